@@ -1,0 +1,77 @@
+# `make demo` and `make test` are the two commands of the README; each sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
+TEST_TOOLS := chromium fonts-dejavu-core busybox mksh
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help setup demo test check lint unit bench ui lock clean
+
+help:
+	@echo "make demo    take over a practice account on this machine (KEEP=1 leaves it running)"
+	@echo "make ui      open the run history of the demo"
+	@echo "make test    all checks and tests; make check is the quick part, without server or lab"
+	@echo "make bench   timings and call counts"
+	@echo "make setup   only install; make clean removes what was installed and made here"
+
+setup: $(VENV)/.installed $(VENV)/.lab-tools $(VENV)/.test-tools
+
+demo: $(VENV)/.installed $(VENV)/.lab-tools
+	@scripts/setup.sh root "The demo's lab"
+	@$(BIN)/python -m lab.demo
+
+ui: $(VENV)/.installed
+	@$(BIN)/haltuun ui
+
+test: setup lint
+	@scripts/setup.sh root "The tests' lab"
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.installed lint unit
+
+lint: $(VENV)/.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 -r $(BIN)/shellcheck
+
+unit: $(VENV)/.installed
+	@$(BIN)/python -m pytest -m "not lab and not server and not slow"
+
+bench: $(VENV)/.installed $(VENV)/.lab-tools
+	@$(BIN)/python -m bench
+
+# These settings keep this machine's package sources out of the lock.
+lock: $(VENV)/.installed
+	@$(PIP) install 'pip-tools>=7.5,<8'
+	@env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet \
+		--all-extras --allow-unsafe --generate-hashes --strip-extras --no-header --no-annotate \
+		--no-config --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--output-file requirements.lock pyproject.toml
+
+clean:
+	@if [ -x $(BIN)/haltuun ]; then $(BIN)/haltuun lab down || true; $(BIN)/haltuun ui --stop || true; fi
+	@rm -rf $(VENV) .haltuun .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+
+$(VENV)/bin/python:
+	@scripts/setup.sh venv $(PYTHON) $(VENV)
+
+# Compiled here once: where PYTHONDONTWRITEBYTECODE is set, every start would compile Prefect anew (10-20 s).
+$(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the Python packages of requirements.lock ..."
+	@$(PIP) install --no-compile --require-hashes -r requirements.lock
+	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
+	@touch $@
+
+$(VENV)/.lab-tools: | $(VENV)/bin/python
+	@scripts/setup.sh packages $(LAB_TOOLS)
+	@touch $@
+
+$(VENV)/.test-tools: | $(VENV)/bin/python
+	@scripts/setup.sh packages $(TEST_TOOLS)
+	@touch $@

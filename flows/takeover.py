@@ -1,0 +1,184 @@
+"""Take one account over: look and plan all stages, then change, prove and gate stage by stage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from prefect import flow, runtime, tags
+from prefect.client.orchestration import get_client
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from haltuun.config import find_config, load_config
+from haltuun.engine import Takeover, drop, keep, open_run, session
+from haltuun.model import StageName
+from haltuun.reach import check_keys, open_host
+from haltuun.stages.discover import list_hosts
+from haltuun.stages.order import STAGES
+from tasks import stages as work
+from tasks.gates import gate
+from tasks.publish import publish_plan, publish_summary
+
+# A stage makes at most this many task runs for hosts, so that the server loses none of them.
+TASK_RUNS_PER_STAGE = 500
+RUNS_PER_HOST = 2  # its work and its verdict
+WIDTH = 10
+
+Mode = Literal["plan", "apply"]
+
+
+@flow(name="take-over-account", flow_run_name="take over {account}", persist_result=False)
+def take_over_account(
+    account: str,
+    mode: Mode = "apply",
+    stages: list[StageName] = [],  # noqa: B006 - a plain list is a plain field in the UI's form
+    hosts: list[str] = [],  # noqa: B006
+    plan_hash: str = "",
+    approve_all: bool = False,
+) -> State[Any]:
+    """Take an inherited account over: discover, verify, repair, patch, backup, logs.
+
+    Without a plan hash only what concerns one host alone is changed; the rest waits: the run ends as
+    AwaitingApproval with the plan as an artifact, and is approved by starting it again with its hash.
+
+    Args:
+        account: Id (12 digits) or alias of an account in haltuun.yaml.
+        mode: plan looks and says what would be changed; apply changes it.
+        stages: Only these stages change anything; empty means all six.
+        hosts: Only these instance ids; empty means all of the account.
+        plan_hash: Hash of the plan that you approve, from its artifact; empty approves nothing.
+        approve_all: Approve every change of this run unseen; it is recorded as that.
+    """
+    config = load_config(find_config(None))
+    run = open_run(config, account, mode, open_host)
+    check_keys(run.account)
+    takeover = Takeover(run, STAGES, lister=list_hosts, only_stages=stages, only_hosts=hosts)
+    keep(takeover)
+    outcome = "Failed"
+    try:
+        takeover.begin({"prefect_run": str(runtime.flow_run.id), "stages": stages, "hosts": hosts})
+        _tag_this_run(f"account:{run.account.label}", *(f"host:{host}" for host in hosts))
+        with tags(f"account:{run.account.label}"):
+            look_and_plan(run.id, run.account.label)
+            takeover.make_plan()
+            if mode == "apply":
+                takeover.approve(plan_hash, everything=approve_all, who=_who())
+            publish_plan(takeover)
+            if mode == "apply":
+                for stage in takeover.sequence():
+                    with tags(f"stage:{stage.value}"):
+                        state = run_stage(run.id, run.account.label, stage.value, return_state=True)
+                    if takeover.blocked:
+                        break
+                    state.result()  # raises what the stage could not handle: a lost lease, a defect
+            outcome = takeover.outcome() if mode == "apply" else "Planned"
+            publish_summary(takeover, outcome)
+    finally:
+        takeover.end(outcome)
+        drop(run.id)
+    data = {
+        "run": run.id,
+        "flow_run": str(runtime.flow_run.id),
+        "plan_hash": takeover.plan_hash,
+        "outcome": outcome,
+    }
+    return _final(outcome, takeover, data)
+
+
+@flow(
+    name="look-and-plan",
+    flow_run_name="look and plan {account}",
+    task_runner=ThreadPoolTaskRunner(max_workers=WIDTH),
+    persist_result=False,
+)
+def look_and_plan(run_id: str, account: str) -> None:
+    """Look at everything, change nothing."""
+    takeover = session(run_id)
+    for stage in takeover.stages:
+        work.look_account(run_id, stage)
+        if takeover.stages[stage].probe_host is not None:
+            finish(
+                work.look_hosts.submit(run_id, stage, batch, label)
+                for batch, label in batches(takeover, tuple(takeover.hosts))
+            )
+        work.plan_stage(run_id, stage)
+
+
+@flow(
+    name="stage",
+    flow_run_name="{stage} {account}",
+    task_runner=ThreadPoolTaskRunner(max_workers=WIDTH),
+    persist_result=False,
+)
+def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
+    """Change, look again, prove, judge."""
+    takeover, name = session(run_id), StageName(stage)
+    takeover.enter(name)
+    work.apply_account(run_id, name)
+    for wave in takeover.waves(name):
+        busy = tuple(host for host in wave if takeover.has_work(name, host))
+        finish(work.work_hosts.submit(run_id, name, batch, label) for batch, label in batches(takeover, busy))
+    if takeover.account_moved(name):
+        work.look_account(run_id, name)
+    work.prove(run_id, name)
+    gate_state = gate(run_id, name, return_state=True)
+    if not takeover.blocked:
+        gate_state.result()
+    verdicts = [
+        work.verdict.submit(run_id, name, batch, label)
+        for batch, label in batches(takeover, tuple(takeover.hosts))
+    ]
+    wait(verdicts)  # a held host's task run is red by intent
+    if takeover.blocked:
+        return Failed(name="GateBlocked", message=takeover.blocked)
+    return Completed(message=gate_state.message)
+
+
+def finish(futures: Iterable[PrefectFuture[Any]]) -> None:
+    """Wait for all, then raise the first error: a lost lease or a defect, as faults of hosts are values."""
+    started = list(futures)
+    wait(started)
+    for future in started:
+        future.result()
+
+
+def batches(takeover: Takeover, hosts: Sequence[str]) -> list[tuple[Sequence[str], str]]:
+    """Hosts for one task run each, and its label; several share one where they are very many."""
+    size = max(1, -(-len(hosts) * RUNS_PER_HOST // TASK_RUNS_PER_STAGE))
+    result = []
+    for start in range(0, len(hosts), size):
+        batch = hosts[start : start + size]
+        label = takeover.hosts[batch[0]].label
+        result.append((batch, label if len(batch) == 1 else f"{len(batch)} hosts from {batch[0]}"))
+    return result
+
+
+def _final(outcome: str, takeover: Takeover, data: dict[str, Any]) -> State[Any]:
+    if outcome == "GateBlocked":
+        return Failed(name="GateBlocked", message=takeover.blocked, data=data)
+    if outcome == "AwaitingApproval":
+        message = (
+            f"{len(takeover.awaiting())} change(s) wait: start it again with plan_hash {takeover.plan_hash}"
+        )
+        return Completed(name="AwaitingApproval", message=message, data=data)
+    if outcome == "PartiallyDone":
+        return Completed(name="PartiallyDone", message="Some hosts are held; see the summary.", data=data)
+    if outcome == "Planned":
+        return Completed(name="Planned", message=f"Plan {takeover.plan_hash}", data=data)
+    return Completed(message="Every host passed every stage.", data=data)
+
+
+def _tag_this_run(*wanted: str) -> None:
+    """On the flow run, where they are searched for; a worker's run has no caller to tag it."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *wanted}))
+
+
+def _who() -> str:
+    # A self-hosted server knows one shared login: who clicked there is not known.
+    if runtime.deployment.id:
+        return "Prefect UI or schedule (the server's shared login)"
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"

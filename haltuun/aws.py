@@ -1,0 +1,376 @@
+"""Everything that talks to AWS: sessions, clients, pagination, typed errors, the call recorder.
+
+The only module that imports boto3. Calls go through `Aws.call`, so that all of them are recorded, a
+read-only run cannot mutate, and each failure becomes one of a few errors a caller can act on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import boto3
+import botocore.exceptions
+import botocore.parsers
+from botocore.config import Config as BotoConfig
+
+from haltuun.clock import Clock
+from haltuun.config import AccountConfig
+from haltuun.errors import (
+    AccessDenied,
+    AwsError,
+    HaltuunError,
+    NoCredentials,
+    NotFound,
+    NotImplementedByEndpoint,
+    Throttled,
+)
+from haltuun.model import Frozen, Unknown
+
+T = TypeVar("T")
+
+# Prefixes of operations that change nothing, in the services used here.
+READS = ("Describe", "List", "Get", "Simulate", "Filter", "Lookup", "Search", "BatchGet", "Head")
+
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"}
+_BAD_CREDENTIALS = {
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "SignatureDoesNotMatch",
+}
+_THROTTLED = {
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+    "SlowDown",
+}
+_NOT_FOUND = {
+    "NoSuchEntity",
+    "ResourceNotFoundException",
+    "ParameterNotFound",
+    "InvalidDocument",
+    "DoesNotExistException",
+    "InvalidInstanceID.NotFound",
+    "InvalidGroup.NotFound",
+    "AssociationDoesNotExist",
+}
+
+
+class CallRecord(Frozen):
+    """One AWS call as made: for the audit of what was done and for the policies in deployments/."""
+
+    service: str
+    operation: str
+    region: str
+    mutating: bool
+    ok: bool
+
+
+class Aws:
+    """One account as the operator's role sees it. Thread-safe.
+
+    `read_only` refuses every operation that is not a read, before it is sent.
+    """
+
+    def __init__(self, account: AccountConfig, clock: Clock, *, read_only: bool) -> None:
+        self.account = account
+        self.clock = clock
+        self.read_only = read_only
+        self.calls: list[CallRecord] = []
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._lock = threading.Lock()
+        self._session: boto3.Session | None = None
+        self._identity: tuple[str, str] | None = None
+        self.before_mutation: Callable[[], None] = lambda: None
+
+    # -- who and where ---------------------------------------------------------------------
+
+    @property
+    def account_id(self) -> str:
+        return self._who()[0]
+
+    @property
+    def partition(self) -> str:
+        """aws, aws-cn, aws-us-gov, aws-eusc, …: from the caller's ARN, never assumed."""
+        return self._who()[1]
+
+    def _who(self) -> tuple[str, str]:
+        if self._identity is None:
+            answer = self.call("sts", "GetCallerIdentity", self.home_region)
+            self._identity = (answer["Account"], str(answer["Arn"]).split(":")[1])
+        return self._identity
+
+    def confirm_account(self) -> None:
+        """Raises AwsError when the credentials belong to another account than the configured one."""
+        if self.account_id != self.account.id:
+            raise AwsError(
+                f"the credentials belong to account {self.account_id}, not {self.account.id}.",
+                subject=self.account.label,
+                remedy="Set role_arn or profile of this account in haltuun.yaml, or use its credentials.",
+                code="WRONG_ACCOUNT",
+            )
+
+    @property
+    def home_region(self) -> str:
+        if self.account.regions:
+            return self.account.regions[0]
+        return self._base_session().region_name or "us-east-1"
+
+    def regions(self) -> list[str]:
+        """The configured regions; without any, every region that is enabled for the account."""
+        enabled = self.ask(lambda: self.pages("ec2", "DescribeRegions", "Regions", self.home_region))
+        if isinstance(enabled, Unknown):
+            if self.account.regions:
+                return list(self.account.regions)
+            raise AccessDenied(
+                f"which regions are enabled cannot be asked ({enabled.unknown}).",
+                subject=self.account.label,
+                remedy="Allow ec2:DescribeRegions, or list 'regions' for the account.",
+            )
+        names = [region["RegionName"] for region in enabled]
+        if not self.account.regions:
+            return sorted(names)
+        wrong = [region for region in self.account.regions if region not in names]
+        if wrong:
+            raise AwsError(
+                f"region {wrong[0]} does not exist or is not enabled for the account.",
+                subject=f"accounts: {self.account.label}: regions",
+                remedy="Correct it in haltuun.yaml, or enable the region.",
+                code="WRONG_REGION",
+            )
+        return list(self.account.regions)
+
+    # -- calls -----------------------------------------------------------------------------
+
+    def call(self, service: str, operation: str, region: str, **parameters: Any) -> dict[str, Any]:
+        """One API call, `operation` as AWS spells it ("DescribeInstances").
+
+        Raises:
+            NoCredentials, AccessDenied, Throttled, NotFound, NotImplementedByEndpoint, AwsError.
+        """
+        mutating = not operation.startswith(READS)
+        if mutating:
+            if self.read_only:
+                raise AwsError(
+                    "a plan changes nothing, yet this operation would.",
+                    subject=f"{service}:{operation}",
+                    remedy="This is a defect of Haltuun: please report it.",
+                    code="READ_ONLY",
+                )
+            self.before_mutation()
+        client = self._client(service, region)
+        method = getattr(client, _snake(client, operation))
+        try:
+            answer = self._once_more(lambda: method(**parameters))
+        except Exception as error:
+            self._record(service, operation, region, mutating, ok=False)
+            raise _translated(error, service, operation, region) from error
+        self._record(service, operation, region, mutating, ok=True)
+        meta = answer.get("ResponseMetadata", {})
+        self.clock.heard(meta.get("HTTPHeaders", {}).get("date"))
+        return dict(answer)
+
+    def pages(self, service: str, operation: str, key: str, region: str, **parameters: Any) -> list[Any]:
+        """All items under `key` over all pages (a plain call where botocore knows no paginator)."""
+        client = self._client(service, region)
+        name = _snake(client, operation)
+        if not client.can_paginate(name):
+            return list(self.call(service, operation, region, **parameters).get(key) or ())
+        items: list[Any] = []
+        try:
+            for page in client.get_paginator(name).paginate(**parameters):
+                self._record(service, operation, region, mutating=False, ok=True)
+                self.clock.heard(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"))
+                items.extend(page.get(key) or ())
+        except Exception as error:
+            self._record(service, operation, region, mutating=False, ok=False)
+            raise _translated(error, service, operation, region) from error
+        return items
+
+    def ask(self, question: Callable[[], T]) -> T | Unknown:
+        """The answer, or Unknown with the reason where AWS would not give one.
+
+        Missing credentials are not an answer of the account: they are raised.
+        """
+        try:
+            return question()
+        except NoCredentials:
+            raise
+        except AwsError as error:
+            return Unknown(unknown=f"{error.code}: {error.subject}: {error.message}")
+
+    # -- below -----------------------------------------------------------------------------
+
+    def _once_more(self, send: Callable[[], Any]) -> Any:
+        try:
+            return send()
+        except botocore.exceptions.ClientError as error:
+            # 5xx are retried by botocore; this is for endpoints that answer nonsense once.
+            if not _not_implemented(error):
+                raise
+            return send()
+        except botocore.parsers.ResponseParserError:
+            return send()
+
+    def _record(self, service: str, operation: str, region: str, mutating: bool, ok: bool) -> None:
+        record = CallRecord(service=service, operation=operation, region=region, mutating=mutating, ok=ok)
+        with self._lock:
+            self.calls.append(record)
+
+    def _client(self, service: str, region: str) -> Any:
+        with self._lock:
+            client = self._clients.get((service, region))
+            if client is None:
+                try:
+                    client = self._assumed_session().client(
+                        service,
+                        region_name=region,
+                        config=BotoConfig(
+                            retries={"mode": "adaptive", "max_attempts": 6},
+                            connect_timeout=10,
+                            read_timeout=60,
+                            max_pool_connections=32,
+                            user_agent_extra="haltuun",
+                        ),
+                    )
+                except HaltuunError:
+                    raise
+                except Exception as error:
+                    raise _translated(error, service, "", region) from error
+                self._clients[(service, region)] = client
+            return client
+
+    def _base_session(self) -> boto3.Session:
+        try:
+            return boto3.Session(profile_name=self.account.profile)
+        except botocore.exceptions.ProfileNotFound as error:
+            raise NoCredentials(
+                f"there is no AWS profile '{self.account.profile}'.",
+                subject=f"accounts: {self.account.label}: profile",
+                remedy="Create it in ~/.aws/config, or correct the name.",
+            ) from error
+
+    def _assumed_session(self) -> boto3.Session:
+        if self._session is None:
+            base = self._base_session()
+            self._session = base if not self.account.role_arn else self._assume(base, self.account.role_arn)
+        return self._session
+
+    def _assume(self, base: boto3.Session, role_arn: str) -> boto3.Session:
+        from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+        from botocore.session import get_session
+
+        source = base.get_credentials()
+        if source is None:
+            raise _no_credentials(self.account.label)
+        extra: dict[str, Any] = {"RoleSessionName": "haltuun"}
+        if self.account.external_id:
+            extra["ExternalId"] = self.account.external_id
+        region = self.account.regions[0] if self.account.regions else base.region_name or "us-east-1"
+        fetcher = AssumeRoleCredentialFetcher(
+            lambda name, **kw: base.client(
+                name, region_name=region, **{k: v for k, v in kw.items() if k != "region_name"}
+            ),
+            source,
+            role_arn,
+            extra_args=extra,
+        )
+        botocore_session = get_session()
+        # Refreshed by itself: a takeover outlives the hour of an assumed role.
+        botocore_session._credentials = DeferredRefreshableCredentials(
+            method="assume-role", refresh_using=fetcher.fetch_credentials
+        )
+        return boto3.Session(botocore_session=botocore_session, region_name=region)
+
+
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """`items` in runs of at most `size` (an API's limit)."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def tags_of(resource: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
+    """AWS's [{Key, Value}] as a dict."""
+    return {tag["Key"]: tag.get("Value", "") for tag in resource.get(key) or ()}
+
+
+def _snake(client: Any, operation: str) -> str:
+    for name, api in client.meta.method_to_api_mapping.items():
+        if api == operation:
+            return str(name)
+    raise NotImplementedByEndpoint(
+        "this boto3 does not know the operation.",
+        subject=f"{client.meta.service_model.service_name}:{operation}",
+        remedy="Install the locked requirements.",
+    )
+
+
+def _not_implemented(error: botocore.exceptions.ClientError) -> bool:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in {"NotImplemented", "UnknownOperationException", "InvalidAction", "UnknownAction"}:
+        return True
+    # An emulator answers HTML or nothing of AWS's own, so botocore takes the status for the code.
+    return status in (404, 500, 501) and code in {"404", "500", "501", "", "InternalError"}
+
+
+def _no_credentials(label: str) -> NoCredentials:
+    return NoCredentials(
+        "there are no AWS credentials.",
+        subject=label,
+        remedy="Set AWS_PROFILE or the AWS_… variables, or 'profile'/'role_arn' in haltuun.yaml.",
+    )
+
+
+def _translated(error: Exception, service: str, operation: str, region: str) -> HaltuunError:
+    subject = f"{service}:{operation} ({region})"
+    if isinstance(error, HaltuunError):
+        return error
+    if isinstance(
+        error, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError
+    ):
+        return _no_credentials(subject)
+    if isinstance(error, botocore.exceptions.ClientError):
+        detail = error.response.get("Error", {})
+        code, message = str(detail.get("Code", "")), str(detail.get("Message", ""))
+        if _not_implemented(error):
+            return NotImplementedByEndpoint(
+                "the endpoint does not implement this operation.",
+                subject=subject,
+                remedy="What depends on it stays unknown.",
+            )
+        if code in _DENIED:
+            return AccessDenied(
+                f"denied: {message}".rstrip("."),
+                subject=subject,
+                remedy=f"Allow {service}:{operation} for the role that Haltuun uses.",
+            )
+        if code in _BAD_CREDENTIALS:
+            return NoCredentials(
+                f"AWS refuses the credentials ({code}).",
+                subject=subject,
+                remedy="Renew them, or correct 'profile'/'role_arn' in haltuun.yaml.",
+            )
+        if code in _THROTTLED:
+            return Throttled("throttled beyond all retries.", subject=subject, remedy="Run again later.")
+        if code in _NOT_FOUND or code.endswith(("NotFound", "NotFoundException", ".NotFound")):
+            return NotFound(message or "does not exist.", subject=subject, remedy="", code=code)
+        return AwsError(f"{code}: {message}", subject=subject, remedy="See the message.", code=code or "AWS")
+    if isinstance(error, botocore.parsers.ResponseParserError):
+        return NotImplementedByEndpoint(
+            "the endpoint's answer is not AWS's.", subject=subject, remedy="What depends on it stays unknown."
+        )
+    if isinstance(error, botocore.exceptions.EndpointConnectionError | botocore.exceptions.ConnectionError):
+        return AwsError(
+            "the endpoint does not answer.",
+            subject=subject,
+            remedy="Check the region's name, the network and AWS_ENDPOINT_URL.",
+            code="AWS_UNREACHABLE",
+        )
+    if isinstance(error, botocore.exceptions.BotoCoreError):
+        return AwsError(str(error), subject=subject, remedy="See the message.")
+    raise error

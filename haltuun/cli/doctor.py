@@ -1,0 +1,100 @@
+"""`haltuun doctor`: is everything there that a takeover needs?"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+
+from haltuun.cli import server
+from haltuun.config import AccountConfig, Config
+from haltuun.errors import EXIT_ERROR, EXIT_OK, HaltuunError
+from haltuun.ledger import Ledger
+
+PACKAGES = ("haltuun", "prefect", "great-expectations", "boto3", "paramiko")
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    ok: bool
+    says: str
+
+
+def examine(config: Config, account: str | None, as_json: bool) -> int:
+    """Each check by itself; returns 1 when one of them fails."""
+    accounts = [config.account(account)] if account else list(config.accounts)
+    findings = [_versions(), _try("ledger", lambda: _ledger(config)), _prefect(config)]
+    for one in accounts:
+        findings.append(_try(f"{one.label}: credentials", partial(_identity, one)))
+        findings += _keys(one)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.says}")
+    return EXIT_OK if all(finding.ok for finding in findings) else EXIT_ERROR
+
+
+def _try(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, check())
+    except HaltuunError as error:
+        return Finding(what, False, str(error))
+
+
+def _versions() -> Finding:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            return Finding("versions", False, f"{name} is not installed. Run 'make setup'.")
+    return Finding("versions", True, f"Python {platform.python_version()}, {', '.join(found)}")
+
+
+def _ledger(config: Config) -> str:
+    Ledger(config.ledger_url).close()
+    return "opens"
+
+
+def _prefect(config: Config) -> Finding:
+    given = os.environ.get("PREFECT_API_URL")
+    if given is None:
+        running = server.running(config.state_dir)
+        return Finding(
+            "Prefect server", True, f"embedded, {'runs at ' + running if running else 'not running'}"
+        )
+    if server.answers(given):
+        return Finding("Prefect server", True, f"{given} answers")
+    return Finding("Prefect server", False, f"{given} does not answer. Start it or correct PREFECT_API_URL.")
+
+
+def _identity(account: AccountConfig) -> str:
+    from haltuun.aws import Aws
+    from haltuun.clock import Clock
+
+    aws = Aws(account, Clock(), read_only=True)
+    aws.confirm_account()
+    return f"account {aws.account_id}, partition {aws.partition}, regions {', '.join(aws.regions())}"
+
+
+def _keys(account: AccountConfig) -> list[Finding]:
+    if account.ssh.key_files is None:
+        agent = os.environ.get("SSH_AUTH_SOCK")
+        says = (
+            "from ssh-agent" if agent else "no key_files and no ssh-agent (SSH_AUTH_SOCK): SSH will not open"
+        )
+        return [Finding(f"{account.label}: SSH keys", bool(agent), says)]
+    findings = []
+    for path in account.ssh.key_files:
+        there = path.is_file()
+        says = str(path) if there else f"{path} does not exist. Correct 'key_files' in haltuun.yaml."
+        findings.append(Finding(f"{account.label}: SSH key", there, says))
+    return findings

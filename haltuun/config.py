@@ -1,0 +1,256 @@
+"""haltuun.yaml: read, checked, and every error with file, line and key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from haltuun.errors import ConfigError
+from haltuun.model import Reach
+
+# haltuun.yaml is written by hand: beyond this it is not one, and YAML aliases could blow it up.
+MAX_BYTES = 1_000_000
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SshConfig(_Section):
+    users: list[str] = ["ubuntu", "ec2-user", "admin"]
+    key_files: list[Path] | None = None  # None: ssh-agent
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    address: Literal["private", "public"] = "private"
+    bastion: str | None = None
+    known_hosts: Path = Path("~/.ssh/known_hosts")
+    host_keys: Literal["strict", "trust-first"] = "strict"
+    max_attempts: Annotated[int, Field(ge=1, le=50)] = 6
+    connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+
+
+class HostConfig(_Section):
+    address: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    user: str | None = None
+    exclude: str | None = None
+    deliberate_hybrid: bool = False
+
+
+InstanceId = Annotated[str, StringConstraints(pattern=r"^i-[0-9a-f]{8,17}$")]
+
+
+class AccountConfig(_Section):
+    id: Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
+    alias: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    profile: str | None = None
+    regions: list[Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d$")]] | None = None
+    ssh: SshConfig = SshConfig()
+    hosts: dict[InstanceId, HostConfig] = {}
+
+    @property
+    def label(self) -> str:
+        return self.alias or self.id
+
+    def host(self, instance_id: str) -> HostConfig:
+        return self.hosts.get(instance_id, HostConfig())
+
+
+class PolicyConfig(_Section):
+    max_held_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    approve: list[Reach] = [Reach.shared, Reach.account, Reach.irreversible]
+    # Log groups of ours: a year, which is also what the usual audits ask for.
+    log_retention_days: Literal[30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1827, 3653] = 365
+    backup_retention_days: Annotated[int, Field(ge=1, le=36500)] = 35
+    host_concurrency: Annotated[int, Field(ge=1, le=100)] = 10
+
+    @field_validator("approve")
+    @classmethod
+    def _never_unasked(cls, value: list[Reach]) -> list[Reach]:
+        if Reach.irreversible not in value:
+            raise ValueError("irreversible changes always wait for approval: keep 'irreversible' in the list")
+        return value
+
+
+class AgentConfig(_Section):
+    package_source: str | None = None  # folder or URL of agent packages
+    version: str | None = None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class Config(_Section):
+    state_dir: Path = Path(".haltuun")
+    database_url: str | None = None  # None: SQLite in state_dir
+    accounts: list[AccountConfig] = []
+    policy: PolicyConfig = PolicyConfig()
+    agent: AgentConfig = AgentConfig()
+
+    @property
+    def ledger_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_dir / 'ledger.db'}"
+
+    def account(self, name: str) -> AccountConfig:
+        """The account with this id or alias.
+
+        Raises:
+            ConfigError: it is not in the file.
+        """
+        for account in self.accounts:
+            if name in (account.id, account.alias):
+                return account
+        there = ", ".join(account.label for account in self.accounts) or "none"
+        raise ConfigError(
+            f"no account '{name}' in the configuration (there: {there}).",
+            remedy="Use an id or alias that is there, or add the account to haltuun.yaml.",
+            code="UNKNOWN_ACCOUNT",
+        )
+
+
+def find_config(given: str | None) -> Path:
+    """The file to read: --config, else HALTUUN_CONFIG, else ./haltuun.yaml."""
+    return Path(given or os.environ.get("HALTUUN_CONFIG") or "haltuun.yaml")
+
+
+def load_config(path: Path) -> Config:
+    """Read and check `path`; relative paths in it count from its folder.
+
+    Raises:
+        ConfigError: with file, line and key.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            "there is no such file.",
+            subject=str(path),
+            remedy="Write one with 'haltuun init', or name it with --config or HALTUUN_CONFIG.",
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(
+            "larger than a configuration can be.", subject=str(path), remedy="Name the right file."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_NoAliases)
+        data = yaml.load(text, Loader=_NoAliases)
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text.", subject=str(path), remedy="Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{problem}.", subject=where, remedy="Correct the YAML there.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            "is not a mapping of keys.",
+            subject=f"{path}:1",
+            remedy="Begin with 'accounts:'; see 'haltuun init'.",
+        )
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = [part for part in first["loc"] if part != "[key]"]
+        line = _line_of(node, loc)
+        raise ConfigError(
+            f"{_sentence(first)}",
+            subject=f"{path}:{line}: {'.'.join(str(part) for part in loc) or '(top)'}",
+            remedy="Correct that key.",
+        ) from error
+    _refuse_twins(config, path, node)
+    return _resolved(config, path.resolve().parent)
+
+
+class _NoAliases(yaml.SafeLoader):
+    """YAML without aliases (a bomb is made of them) and without a key given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not used here", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' stands here twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _sentence(error: Any) -> str:
+    kind, message = error["type"], str(error["msg"])
+    if kind == "extra_forbidden":
+        return "there is no such key."
+    if kind == "missing":
+        return "this key is missing."
+    message = message.removeprefix("Value error, ")
+    return message[0].lower() + message[1:] + ("" if message.endswith(".") else ".")
+
+
+def _line_of(node: Any, loc: list[Any]) -> int:
+    """The line (1-based) of the deepest node on the way `loc` that stands in the file."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _refuse_twins(config: Config, path: Path, node: Any) -> None:
+    seen: dict[str, int] = {}
+    for index, account in enumerate(config.accounts):
+        for name in filter(None, (account.id, account.alias)):
+            if name in seen:
+                raise ConfigError(
+                    f"'{name}' names two accounts.",
+                    subject=f"{path}:{_line_of(node, ['accounts', index])}: accounts.{index}",
+                    remedy="Give each account one entry and an alias of its own.",
+                )
+            seen[name] = index
+
+
+def _resolved(config: Config, base: Path) -> Config:
+    def there(path: Path) -> Path:
+        path = path.expanduser()
+        return path if path.is_absolute() else base / path
+
+    accounts = []
+    for account in config.accounts:
+        files = account.ssh.key_files
+        ssh = account.ssh.model_copy(
+            update={
+                "known_hosts": there(account.ssh.known_hosts),
+                "key_files": None if files is None else [there(file) for file in files],
+            }
+        )
+        accounts.append(account.model_copy(update={"ssh": ssh}))
+    url = config.database_url
+    if url and url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+        url = f"sqlite:///{there(Path(url.removeprefix('sqlite:///')))}"
+    source = config.agent.package_source
+    if source and "://" not in source:
+        source = str(there(Path(source)))
+    return config.model_copy(
+        update={
+            "state_dir": there(config.state_dir),
+            "database_url": url,
+            "accounts": accounts,
+            "agent": config.agent.model_copy(update={"package_source": source}),
+        }
+    )

@@ -1,0 +1,715 @@
+"""Takes one account through the stages: look, plan, apply, prove, gate. Written once, for all stages.
+
+No Prefect here: flows call these methods in order and tasks wrap them. What the methods learn goes
+to the ledger before they return.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from haltuun.aws import Aws, chunks
+from haltuun.clock import Clock
+from haltuun.config import Config
+from haltuun.errors import ConfigError, HaltuunError, LeaseLost
+from haltuun.gates import GateResult, evaluate
+from haltuun.ledger import Lease, Ledger
+from haltuun.model import (
+    Barred,
+    Change,
+    Facts,
+    Finding,
+    Frozen,
+    Host,
+    HostStatus,
+    Json,
+    Plan,
+    Reach,
+    StageName,
+    StagePlan,
+    Unknown,
+    Verdict,
+    canonical,
+)
+from haltuun.run import Opener, Run
+from haltuun.stages.base import Stage, View
+from haltuun.waves import waves
+
+log = logging.getLogger("haltuun")
+
+RENEW_S = 20
+# SendCommand and DescribeInstanceInformation take 50 ids (botocore 1.44).
+PROVE_BATCH = 50
+# Of a handful of hosts, one held host is already a large part; a percentage says nothing there.
+PERCENT_FROM = 5
+LOOKING = "look"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the performance of one change ended."""
+
+    change: Change
+    status: str  # done, already, approval, waits, stale, unknown, not_taken, failed, skipped
+    message: str = ""
+    error: HaltuunError | None = None
+
+    @property
+    def in_effect(self) -> bool:
+        return self.status in ("done", "already")
+
+
+@dataclass
+class Progress:
+    """What is known of one stage in this run."""
+
+    raw: Json = None
+    host_raw: dict[str, Json | Unknown] = field(default_factory=dict)
+    plan: StagePlan = field(default_factory=StagePlan)
+    findings: tuple[Finding, ...] = ()
+    expected: tuple[str, ...] = ()
+    entered: tuple[str, ...] = ()
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # by change id
+    worse: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)  # hosts whose facts a change may have moved
+    worked: set[str] = field(default_factory=set)  # hosts that were changed on the host itself
+    stopped: str = ""
+    gate: GateResult | None = None
+    statuses: dict[str, HostStatus] = field(default_factory=dict)
+    doing: dict[str, tuple[str, str]] = field(default_factory=dict)  # host → what is under way, for people
+
+
+class Takeover:
+    """One run over one account. Methods for one host may run side by side."""
+
+    def __init__(
+        self,
+        run: Run,
+        stages: Sequence[Stage],
+        *,
+        lister: Callable[[Run], Sequence[Host]],
+        only_stages: Iterable[StageName] = (),
+        only_hosts: Iterable[str] = (),
+    ) -> None:
+        self.run = run
+        self.stages = {stage.name: stage for stage in stages}
+        self.hosts: dict[str, Host] = {}
+        self.progress = {stage.name: Progress() for stage in stages}
+        self.plan: Plan | None = None
+        self.approved: frozenset[str] = frozenset()
+        self.stale: list[str] = []
+        self.lease: Lease | None = None
+        self.blocked = ""
+        self._lister = lister
+        self._only_stages = frozenset(only_stages)
+        self._only_hosts = tuple(only_hosts)
+        self._in_effect: set[str] = set()
+        self._stop_renewing = threading.Event()
+        self._lock = threading.Lock()
+
+    # -- beginning and end -------------------------------------------------------------------
+
+    def begin(self, body: Mapping[str, Json]) -> None:
+        """Take the lease (when applying), confirm the account, list its hosts.
+
+        Raises:
+            LeaseHeld, AwsError, ConfigError.
+        """
+        run = self.run
+        if run.mode == "apply":
+            self.lease = run.ledger.take_lease(run.account.id, run.id)
+            run.fence = self.lease.fence
+            run.aws.before_mutation = self._check_lease
+            threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        run.aws.confirm_account()
+        hosts = {host.instance_id: host for host in self._lister(run)}
+        strangers = [host for host in self._only_hosts if host not in hosts]
+        if strangers:
+            raise ConfigError(
+                f"there is no such instance in the account's regions ({', '.join(run.aws.regions())}).",
+                subject=strangers[0],
+                remedy="Check the id and 'regions' in haltuun.yaml.",
+                code="UNKNOWN_HOST",
+            )
+        self.hosts = {i: h for i, h in hosts.items() if not self._only_hosts or i in self._only_hosts}
+        run.ledger.start_run(run.account.id, run.id, {**body, "mode": run.mode}, run.now())
+        run.ledger.saw_hosts(run.id, self.hosts.values())
+        if run.mode == "apply":
+            self._reconcile()
+
+    def end(self, outcome: str) -> None:
+        """Write the end and give the lease back. Safe to call after any failure."""
+        self._stop_renewing.set()
+        run = self.run
+        body = {"plan_hash": self.plan.hash if self.plan else "", "calls": len(run.aws.calls)}
+        run.ledger.end_run(run.account.id, run.id, outcome, body, run.now())
+        if self.lease:
+            run.ledger.release_lease(self.lease)
+
+    def outcome(self) -> str:
+        """GateBlocked, AwaitingApproval, PartiallyDone or Done."""
+        if self.blocked:
+            return "GateBlocked"
+        if self.awaiting():
+            return "AwaitingApproval"
+        bad = {Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.pending}
+        if any(s.verdict in bad for p in self.progress.values() for s in p.statuses.values()):
+            return "PartiallyDone"
+        return "Done"
+
+    def _check_lease(self) -> None:
+        if self.lease:
+            self.run.ledger.check_lease(self.lease)
+
+    def _renew(self) -> None:
+        while not self._stop_renewing.wait(RENEW_S):
+            try:
+                if self.lease:
+                    self.run.ledger.renew_lease(self.lease)
+            except LeaseLost:
+                return  # the next mutation finds out by itself
+            except HaltuunError as error:
+                log.warning("the lease could not be renewed: %s", error)
+
+    def _reconcile(self) -> None:
+        """Resolve by looking what a killed run left intended or sent."""
+        open_changes: dict[str, Change] = {}
+        for event in self.run.ledger.change_events(self.run.account.id):
+            if event.event in ("intended", "sent", "unknown"):
+                open_changes[event.change_id] = event.change
+            else:
+                open_changes.pop(event.change_id, None)
+        for change in open_changes.values():
+            kind = self.stages[change.stage].kinds.get(change.kind)
+            if kind is None or kind.on_host:
+                continue  # a host is looked at by its own probe, which decides anew
+            try:
+                seen = kind.look(self.run, change)
+            except HaltuunError:
+                continue
+            if not isinstance(seen, Unknown):
+                done = canonical(seen) == canonical(change.after)
+                self._journal(
+                    change, "confirmed" if done else "not_done", "found by looking after a killed run"
+                )
+
+    # -- look ------------------------------------------------------------------------------------
+
+    def view(self, stage: StageName, entering: Sequence[str]) -> View:
+        run = self.run
+        planned: list[Change] = []
+        for name in self.stages:
+            if name is stage:
+                break
+            planned.extend(self.progress[name].plan.changes)
+        return View(
+            account=run.account,
+            config=run.config,
+            account_id=run.account.id,
+            partition=run.aws.partition,
+            now=run.now(),
+            run_id=run.id,
+            hosts=self.hosts,
+            entering=tuple(entering),
+            facts=run.facts,
+            account_facts=run.account_facts,
+            planned=tuple(planned),
+        )
+
+    def look_account(self, name: StageName) -> None:
+        """The account's side of a stage, all hosts at once."""
+        stage, progress = self.stages[name], self.progress[name]
+        progress.raw = stage.probe_account(self.run, list(self.hosts.values()))
+        view = self.view(name, ())
+        self.run.account_facts[name] = stage.parse_account(view, progress.raw)
+
+    def look_host(self, name: StageName, instance_id: str) -> None:
+        """The host's side: one connection, one script. Never raises for the host's faults."""
+        stage, progress = self.stages[name], self.progress[name]
+        if stage.probe_host is None:
+            return
+        progress.doing[instance_id] = (LOOKING, f"looking at {self.hosts[instance_id].label}")
+        try:
+            raw = stage.probe_host(self.run, self.hosts[instance_id], self.view(name, (instance_id,)))
+        except HaltuunError as error:
+            raw = Unknown(unknown=f"{error.code}: {error}")
+        except Exception as error:
+            log.exception("looking at %s in %s", instance_id, name.value)
+            raw = Unknown(unknown=f"INTERNAL: {type(error).__name__} while looking at the host; see the log.")
+        finally:
+            progress.doing.pop(instance_id, None)
+        with self._lock:
+            progress.host_raw[instance_id] = raw
+
+    def settle(self, name: StageName, phase: str) -> tuple[Finding, ...]:
+        """Parse and judge what was looked at; into the ledger."""
+        stage, progress, run = self.stages[name], self.progress[name], self.run
+        view = self.view(name, ())
+        missing = Unknown(unknown="NOT_LOOKED: the host was not asked in this stage")
+        facts: dict[str, Facts] = {}
+        for instance_id, host in self.hosts.items():
+            raw = progress.host_raw.get(instance_id, missing)
+            try:
+                facts[instance_id] = stage.parse_host(view, host, progress.raw, raw)
+            except Exception:
+                # Left out of the table: the gate finds it missing and says so.
+                log.exception("parsing %s in %s", instance_id, name.value)
+        run.facts[name] = facts
+        progress.findings = tuple(stage.judge(self.view(name, ())))
+        run.ledger.observed(run.account.id, run.id, name, phase, facts, run.now())
+        account_facts: Mapping[str, Frozen] = {"": run.account_facts[name]}
+        run.ledger.observed(run.account.id, run.id, name, phase, account_facts, run.now())
+        run.ledger.found(run.account.id, run.id, name, progress.findings)
+        return progress.findings
+
+    # -- plan ------------------------------------------------------------------------------------
+
+    def plan_stage(self, name: StageName) -> StagePlan:
+        """Plan for the hosts that would come this far if all earlier changes were made."""
+        stage, progress = self.stages[name], self.progress[name]
+        entering = [
+            host for host in self.hosts if all(host in self.progress[need].expected for need in stage.needs)
+        ]
+        progress.plan = stage.plan(self.view(name, entering))
+        barred = {b.host for b in progress.plan.barred}
+        progress.expected = tuple(host for host in entering if host not in barred)
+        return progress.plan
+
+    def make_plan(self) -> Plan:
+        """All stages' changes as one plan, into the ledger."""
+        chosen = self._only_stages or frozenset(self.stages)
+        self.plan = Plan(
+            account=self.run.account.id,
+            changes=tuple(c for name, p in self.progress.items() if name in chosen for c in p.plan.changes),
+            findings=tuple(f for p in self.progress.values() for f in (*p.findings, *p.plan.notes)),
+            barred={name.value: self.progress[name].plan.barred for name in self.progress if name in chosen},
+        )
+        self.run.ledger.planned(self.run.id, self.plan, self.run.now())
+        return self.plan
+
+    def approve(self, plan_hash: str | None, *, everything: bool, who: str) -> None:
+        """Record the approval. What has changed since the approved plan was shown stays unapproved.
+
+        Raises:
+            ConfigError: no plan of this hash was ever made for the account.
+        """
+        assert self.plan is not None
+        run = self.run
+        if everything:
+            self.approved = frozenset(change.id for change in self.plan.changes)
+            run.ledger.approved(run.account.id, run.id, self.plan.hash, who, "all (--yes)", run.now())
+        elif plan_hash:
+            shown = run.ledger.plan(run.account.id, plan_hash)
+            if shown is None:
+                raise unknown_plan(run.account.label, plan_hash)
+            self.approved = frozenset(change.id for change in shown.changes)
+            run.ledger.approved(run.account.id, run.id, plan_hash, who, "plan hash", run.now())
+            now = {(c.kind, c.region, c.target): c for c in self.plan.changes}
+            for change in shown.changes:
+                fresh = now.get((change.kind, change.region, change.target))
+                if fresh is not None and fresh.id not in self.approved:
+                    self.stale.append(fresh.id)
+                    self._journal(fresh, "stale", f"approved as {change.id}; what it starts from has moved")
+
+    def needs_approval(self, change: Change) -> bool:
+        return change.reach in self.run.config.policy.approve
+
+    def awaiting(self) -> tuple[Change, ...]:
+        """Planned changes that only a person's approval keeps from being performed."""
+        if self.plan is None:
+            return ()
+        return tuple(
+            change
+            for change in self.plan.changes
+            if self.needs_approval(change)
+            and change.id not in self.approved
+            and change.id not in self._in_effect
+        )
+
+    # -- apply -----------------------------------------------------------------------------------
+
+    def enter(self, name: StageName) -> tuple[str, ...]:
+        """The hosts that passed all that the stage needs. Blocks it when too many are held beforehand."""
+        stage, progress = self.stages[name], self.progress[name]
+        good = {Verdict.passed, Verdict.waived}
+        progress.entered = tuple(
+            host
+            for host in self.hosts
+            if all(
+                (status := self.progress[need].statuses.get(host)) is not None and status.verdict in good
+                for need in stage.needs
+            )
+        )
+        held = [b for b in progress.plan.barred if b.host in progress.entered and b.verdict is Verdict.held]
+        limit = self.run.config.policy.max_held_percent
+        entered = len(progress.entered)
+        if entered >= PERCENT_FROM and len(held) * 100 > limit * entered:
+            progress.stopped = (
+                f"{len(held)} of {entered} hosts are held before any change, more than"
+                f" policy.max_held_percent ({limit} %) allows"
+            )
+            self.blocked = f"{name.value}: {progress.stopped}."
+        return progress.entered
+
+    def apply_account(self, name: StageName) -> list[Outcome]:
+        """The stage's changes that concern more than one host, once, in order."""
+        progress = self.progress[name]
+        entered = set(progress.entered)
+        outcomes: list[Outcome] = []
+        if progress.stopped or not entered or not self.chosen(name):
+            return outcomes
+        for change in _ordered(progress.plan.changes):
+            if change.reach in (Reach.shared, Reach.account) and (
+                not change.hosts or entered & set(change.hosts)
+            ):
+                outcomes.append(self._perform(name, change))
+        return outcomes
+
+    def host_changes(self, name: StageName, instance_id: str) -> tuple[Change, ...]:
+        return tuple(
+            change
+            for change in _ordered(self.progress[name].plan.changes)
+            if self.chosen(name)
+            and change.reach in (Reach.host, Reach.irreversible)
+            and change.hosts == (instance_id,)
+        )
+
+    def waves(self, name: StageName) -> list[tuple[str, ...]]:
+        """The entered hosts in the order in which to work on them: canaries first where hosts change."""
+        progress, stage = self.progress[name], self.stages[name]
+        changing: dict[str, tuple[str, ...]] = {}
+        for host in progress.entered:
+            kinds = [c.kind for c in self.host_changes(name, host) if stage.kinds[c.kind].on_host]
+            if kinds:
+                changing[host] = self._likeness(host, kinds[0])
+        still = tuple(host for host in progress.entered if host not in changing)
+        return ([still] if still else []) + waves(changing)
+
+    def _likeness(self, host: str, kind: str) -> tuple[str, ...]:
+        facts = self.run.facts.get(StageName.discover, {}).get(host)
+        return (*(str(getattr(facts, n, "")) for n in ("os_id", "init", "agent_package")), kind)
+
+    def work_host(self, name: StageName, instance_id: str) -> list[Outcome]:
+        """The host's own changes, then a look at it. Never raises for the host's faults."""
+        progress, outcomes = self.progress[name], []
+        if progress.stopped:
+            return []
+        for change in self.host_changes(name, instance_id):
+            progress.doing[instance_id] = (change.kind.rpartition(".")[2], change.summary)
+            try:
+                outcome = self._perform(name, change)
+            finally:
+                progress.doing.pop(instance_id, None)
+            outcomes.append(outcome)
+            if outcome.status == "failed" and self.stages[name].kinds[change.kind].on_host:
+                self._count_worse(name, instance_id)
+                break
+        return outcomes
+
+    def _count_worse(self, name: StageName, instance_id: str) -> None:
+        progress = self.progress[name]
+        with self._lock:
+            progress.worse.add(instance_id)
+            canary = len(progress.worked) == 1
+            if canary or len(progress.worse) >= 2:
+                progress.stopped = f"{len(progress.worse)} host(s) did not come right after a change"
+
+    def relook(self, name: StageName) -> tuple[str, ...]:
+        """The entered hosts whose facts an earlier change of this run may have moved."""
+        touched: set[str] = set()
+        for stage in self.stages:
+            touched |= self.progress[stage].touched
+            if stage is name:
+                break
+        return tuple(host for host in self.progress[name].entered if host in touched)
+
+    def account_moved(self, name: StageName) -> bool:
+        """True when a change was made since the account's side of this stage was looked at."""
+        return any(o.status == "done" for p in self.progress.values() for o in p.outcomes.values())
+
+    def _perform(self, name: StageName, change: Change) -> Outcome:
+        progress = self.progress[name]
+        try:
+            outcome = self._performed(name, change)
+        except LeaseLost:
+            raise
+        except HaltuunError as error:
+            outcome = Outcome(change, "failed", str(error), error)
+        except Exception as error:
+            log.exception("change %s (%s)", change.id, change.summary)
+            wrapped = HaltuunError(
+                f"{type(error).__name__} in '{change.kind}'.",
+                subject=change.target,
+                remedy="See the run's log and report it.",
+                code="INTERNAL",
+            )
+            self._journal(change, "unknown", str(wrapped))
+            outcome = Outcome(change, "failed", str(wrapped), wrapped)
+        with self._lock:
+            progress.outcomes[change.id] = outcome
+            if outcome.in_effect:
+                self._in_effect.add(change.id)
+            if outcome.status in ("done", "not_taken", "failed"):
+                progress.touched.update(change.hosts or progress.entered)
+                if self.stages[name].kinds[change.kind].on_host:
+                    progress.worked.update(change.hosts)
+                for host in change.hosts:
+                    self.run.forget(host)
+        if outcome.status not in ("already", "approval", "waits", "skipped"):
+            log.info(
+                "%s: %s%s", outcome.status, change.summary, f" ({outcome.message})" if outcome.message else ""
+            )
+        return outcome
+
+    def _performed(self, name: StageName, change: Change) -> Outcome:
+        kind = self.stages[name].kinds[change.kind]
+        if change.only_if_failed:
+            before = self.progress[name].outcomes.get(change.only_if_failed)
+            if before is None or before.status != "not_taken":
+                return Outcome(change, "skipped", "not needed")
+        if self.needs_approval(change) and change.id not in self.approved:
+            return Outcome(change, "approval", "waits for approval")
+        missing = [d for d in change.depends_on if d not in self._in_effect]
+        if missing:
+            unapproved = {c.id for c in self.awaiting()}
+            status = "approval" if unapproved & set(missing) else "waits"
+            return Outcome(change, status, f"needs {', '.join(missing)} first")
+        seen = kind.look(self.run, change)
+        if isinstance(seen, Unknown):
+            return Outcome(change, "unknown", seen.unknown)
+        if canonical(seen) == canonical(change.after):
+            return Outcome(change, "already")
+        if canonical(seen) != canonical(change.before):
+            self._journal(change, "stale", {"seen": seen})
+            error = HaltuunError(
+                f"what '{change.summary}' was planned on has moved.",
+                subject=change.target,
+                remedy="Plan again.",
+                code="PLAN_STALE",
+            )
+            return Outcome(change, "stale", str(error), error)
+        self._check_lease()
+        self._journal(change, "intended")
+        self._journal(change, "sent")
+        try:
+            note = kind.apply(self.run, change)
+        except HaltuunError as error:
+            if isinstance(error, LeaseLost):
+                raise
+            taken = error.code != "NOT_TAKEN"
+            self._journal(change, "failed" if taken else "not_taken", str(error))
+            return Outcome(change, "failed" if taken else "not_taken", str(error), error)
+        self._journal(change, "confirmed", note)
+        return Outcome(change, "done")
+
+    def _journal(self, change: Change, event: str, note: Json = None) -> None:
+        run = self.run
+        run.ledger.journal(run.id, run.account.id, change, event, run.now(), note)
+
+    # -- prove and gate ----------------------------------------------------------------------------
+
+    def prove(self, name: StageName) -> int:
+        """Look for the effect on the entered hosts; returns how many proofs are new.
+
+        A barred host is left out: there is no effect to wait for.
+        """
+        stage, progress, run = self.stages[name], self.progress[name], self.run
+        new = 0
+        merged = dict(run.facts.get(name, {}))
+        barred = {b.host for b in progress.plan.barred}
+        hopeful = [host for host in progress.entered if host not in barred]
+        for batch in chunks(hopeful, PROVE_BATCH):
+            hosts = [self.hosts[host] for host in batch]
+            for instance_id, proven in stage.prove(run, hosts, self.view(name, batch)).items():
+                if instance_id in merged:
+                    merged[instance_id] = merged[instance_id].model_copy(update=dict(proven.fields))
+                run.ledger.proved(run.account.id, run.id, proven.proofs)
+                new += len(proven.proofs)
+        run.facts[name] = merged
+        run.ledger.observed(run.account.id, run.id, name, "result", merged, run.now())
+        return new
+
+    def gate(self, name: StageName) -> dict[str, HostStatus]:
+        """Judge the entered hosts by the stage's checks; every host gets a status in the ledger."""
+        stage, progress, run = self.stages[name], self.progress[name], self.run
+        barred = {b.host: b for b in progress.plan.barred}
+        excluded = [h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded]
+        judged = [h for h in progress.entered if h not in excluded]
+        rows = {host: facts.row() for host, facts in run.facts.get(name, {}).items()}
+        progress.gate = evaluate(judged, rows, stage.checks)
+        if progress.gate.blocked and not self.blocked:
+            self.blocked = f"{name.value}: {progress.gate.blocked}"
+        statuses = {}
+        for host in self.hosts:
+            if host in excluded:
+                statuses[host] = _from_barred(barred[host])
+            elif host in progress.gate.verdicts:
+                statuses[host] = self._status(name, host, barred.get(host))
+            else:
+                statuses[host] = self._not_entered(stage, host)
+        now = run.now()
+        progress.statuses = {h: s.model_copy(update={"since": now}) for h, s in statuses.items()}
+        run.ledger.judged(run.account.id, run.id, name, progress.statuses, now)
+        return progress.statuses
+
+    def _status(self, name: StageName, host: str, barred: Barred | None) -> HostStatus:
+        progress = self.progress[name]
+        assert progress.gate is not None
+        verdict = progress.gate.verdicts[host]
+        if verdict.verdict is Verdict.passed:
+            return HostStatus(verdict=Verdict.passed)
+        if barred is not None:
+            return _from_barred(barred)
+        mine = [o for o in progress.outcomes.values() if not o.change.hosts or host in o.change.hosts]
+        waits = [o for o in mine if o.status == "approval"]
+        if waits:
+            named = "; ".join(f"{o.change.id} {o.change.summary}" for o in waits[:3])
+            stale = [o for o in waits if o.change.id in self.stale]
+            return HostStatus(
+                verdict=Verdict.pending,
+                reason="PLAN_STALE" if stale else "AWAITS_APPROVAL",
+                message=f"{len(waits)} change(s) wait for approval: {named}",
+                remedy=f"Approve the plan: haltuun takeover {self.run.account.label} --plan {self.plan_hash}",
+            )
+        failed = next((o for o in mine if o.error is not None and o.status in ("failed", "stale")), None)
+        if failed is not None and failed.error is not None:
+            return HostStatus(
+                verdict=Verdict.held,
+                reason=failed.error.code,
+                message=f"{failed.error.subject}: {failed.error.message}".removeprefix(": "),
+                remedy=failed.error.remedy,
+            )
+        if progress.stopped and self.host_changes(name, host) and host not in progress.worked:
+            return HostStatus(
+                verdict=Verdict.held,
+                reason="STAGE_STOPPED",
+                message=f"Not touched: {progress.stopped}.",
+                remedy="Look at the hosts that did not come right, then retry.",
+            )
+        return HostStatus(
+            verdict=verdict.verdict, reason=verdict.code, message=verdict.message, remedy=verdict.remedy
+        )
+
+    def _not_entered(self, stage: Stage, host: str) -> HostStatus:
+        for need in stage.needs:
+            status = self.progress[need].statuses.get(host)
+            if status is None or status.verdict in (Verdict.passed, Verdict.waived):
+                continue
+            if status.verdict is Verdict.excluded:
+                return status
+            return HostStatus(
+                verdict=Verdict.pending,
+                reason=status.reason,
+                message=f"Not begun: {need.value} is {status.verdict.value}.",
+                remedy=status.remedy,
+            )
+        return HostStatus(verdict=Verdict.pending, reason="NOT_BEGUN", message="Not begun.")
+
+    @property
+    def plan_hash(self) -> str:
+        return self.plan.hash if self.plan else ""
+
+    def chosen(self, name: StageName) -> bool:
+        """False for a stage in which this run was told to change nothing."""
+        return not self._only_stages or name in self._only_stages
+
+    def sequence(self) -> list[StageName]:
+        """The stages to go through: the chosen ones and those they need, the latter without changes."""
+        wanted = {name for name in self.stages if self.chosen(name)}
+        for name in reversed(list(self.stages)):
+            if name in wanted:
+                wanted.update(self.stages[name].needs)
+        return [name for name in self.stages if name in wanted]
+
+    def has_work(self, name: StageName, host: str) -> bool:
+        """True when the host is changed in this stage, or must be looked at again."""
+        return bool(self.host_changes(name, host)) or host in self.relook(name)
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def open_run(
+    config: Config, account_name: str, mode: str, opener: Opener, *, ledger: Ledger | None = None
+) -> Run:
+    """A Run over the named account, with its own AWS sessions and the configured ledger.
+
+    Raises:
+        ConfigError: no such account. HaltuunError: the ledger cannot be opened.
+    """
+    account = config.account(account_name)
+    clock = Clock()
+    return Run(
+        id=new_run_id(),
+        config=config,
+        account=account,
+        mode=mode,
+        aws=Aws(account, clock, read_only=mode != "apply"),
+        clock=clock,
+        ledger=ledger or Ledger(config.ledger_url),
+        opener=opener,
+    )
+
+
+def unknown_plan(label: str, plan_hash: str) -> ConfigError:
+    return ConfigError(
+        f"no plan {plan_hash} was made for this account.",
+        subject=label,
+        remedy=f"Run 'haltuun plan {label}' and approve the hash it prints.",
+        code="UNKNOWN_PLAN",
+    )
+
+
+def _from_barred(barred: Barred) -> HostStatus:
+    return HostStatus(
+        verdict=barred.verdict,
+        reason=barred.code,
+        message=barred.message,
+        remedy=barred.remedy,
+        next_check=barred.next_check,
+    )
+
+
+def _ordered(changes: Sequence[Change]) -> list[Change]:
+    """Dependencies first; otherwise as the stage gave them."""
+    by_id = {change.id: change for change in changes}
+    done: dict[str, Change] = {}
+
+    def put(change: Change, above: tuple[str, ...]) -> None:
+        if change.id in done or change.id in above:
+            return
+        for need in (*change.depends_on, *filter(None, [change.only_if_failed])):
+            if need in by_id:
+                put(by_id[need], (*above, change.id))
+        done[change.id] = change
+
+    for change in changes:
+        put(change, ())
+    return list(done.values())
+
+
+_SESSIONS: dict[str, Takeover] = {}
+
+
+def keep(takeover: Takeover) -> None:
+    """Make it findable by its run id: subflows are given ids, never facts."""
+    _SESSIONS[takeover.run.id] = takeover
+
+
+def session(run_id: str) -> Takeover:
+    return _SESSIONS[run_id]
+
+
+def current() -> Takeover | None:
+    """The newest run of this process, for showing its progress."""
+    return next(reversed(list(_SESSIONS.values())), None)
+
+
+def drop(run_id: str) -> None:
+    _SESSIONS.pop(run_id, None)

@@ -1,0 +1,251 @@
+"""The data check after a stage: one Great Expectations validation over its table, a row a host.
+
+Facts go in as columns, never a ready-made "ok". Traps of Great Expectations that shape this module
+(tried with 1.24): an empty batch passes; a null passes in-set, between and regex; an expectation
+that raises (missing column, mixed types) carries no rows. Hence the row count, the not-null twin of
+each check, and the rule that a check which could not be made makes its hosts unknown.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from haltuun.model import Frozen, Verdict
+
+Row = Mapping[str, str | int | float | bool | None]
+
+
+class Check(Frozen):
+    """One demand on one column. `code`, `message` and `remedy` are what a failing host is told.
+
+    `in_set`: value is one of `values` · `between`: low <= value <= high (either may be None) ·
+    `match`: text matches `pattern` from its beginning (re.match).
+    """
+
+    column: str
+    op: Literal["in_set", "between", "match"]
+    code: str
+    message: str
+    remedy: str
+    values: tuple[str | int | float | bool, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    pattern: str = ""
+
+    def demand(self) -> str:
+        """The check as people read it in the run history."""
+        if self.op == "in_set":
+            return f"{self.column} in {{{', '.join(str(value) for value in self.values)}}}"
+        if self.op == "match":
+            return f"{self.column} matches {self.pattern}"
+        low = "" if self.low is None else f"{self.low:g} ≤ "
+        high = "" if self.high is None else f" ≤ {self.high:g}"
+        return f"{low}{self.column}{high}"
+
+
+class CheckResult(Frozen):
+    """One check over the table: which hosts failed it, which could not be judged by it."""
+
+    check: Check
+    failed: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    raised: str = ""
+
+
+class HostVerdict(Frozen):
+    verdict: Verdict
+    code: str = ""
+    message: str = ""
+    remedy: str = ""
+
+
+class GateResult(Frozen):
+    """The verdicts partition the hosts that entered. `blocked` says why the stage as a whole stops."""
+
+    verdicts: Mapping[str, HostVerdict]
+    checks: tuple[CheckResult, ...] = ()
+    blocked: str = ""
+
+
+def evaluate(entered: Sequence[str], rows: Mapping[str, Row], checks: Sequence[Check]) -> GateResult:
+    """Judge `rows` (instance id → row) of the hosts that `entered` by `checks`, with GX."""
+    present = [host for host in entered if host in rows]
+    results = _validate(present, rows, checks) if present else ()
+    return _verdicts(entered, rows, results)
+
+
+def evaluate_plainly(entered: Sequence[str], rows: Mapping[str, Row], checks: Sequence[Check]) -> GateResult:
+    """The same judgement without GX: the second opinion that a property test holds against it."""
+    present = [host for host in entered if host in rows]
+    results = tuple(_check_plainly(check, present, rows) for check in checks) if present else ()
+    return _verdicts(entered, rows, results)
+
+
+def _verdicts(entered: Sequence[str], rows: Mapping[str, Row], results: Sequence[CheckResult]) -> GateResult:
+    verdicts: dict[str, HostVerdict] = {}
+    for host in entered:
+        if host not in rows:
+            verdicts[host] = HostVerdict(
+                verdict=Verdict.unknown,
+                code="NO_FACTS",
+                message="Nothing was observed of this host in this stage.",
+                remedy="Run the stage again for this host.",
+            )
+            continue
+        failed = next((r.check for r in results if host in r.failed), None)
+        doubt = next((r for r in results if host in r.unknown), None)
+        if failed is not None:
+            row = rows[host]
+            verdicts[host] = HostVerdict(
+                verdict=Verdict.held,
+                code=failed.code,
+                message=failed.message.replace("{value}", str(row.get(failed.column))),
+                remedy=failed.remedy,
+            )
+        elif doubt is not None:
+            why = f"the check raised: {doubt.raised}" if doubt.raised else "it could not be observed"
+            verdicts[host] = HostVerdict(
+                verdict=Verdict.unknown,
+                code=doubt.check.code,
+                message=f"Not known: {doubt.check.demand()} ({why}).",
+                remedy=doubt.check.remedy,
+            )
+        else:
+            verdicts[host] = HostVerdict(verdict=Verdict.passed)
+    raised = [r for r in results if r.raised]
+    missing = [host for host in entered if host not in rows]
+    blocked = ""
+    if raised:
+        blocked = f"{len(raised)} check(s) could not be made: {raised[0].check.demand()}: {raised[0].raised}"
+    elif missing:
+        blocked = f"{len(missing)} of {len(entered)} hosts are missing from the table."
+    return GateResult(verdicts=verdicts, checks=tuple(results), blocked=blocked)
+
+
+def _check_plainly(check: Check, hosts: Sequence[str], rows: Mapping[str, Row]) -> CheckResult:
+    column = {host: rows[host].get(check.column) for host in hosts}
+    if all(check.column not in rows[host] for host in hosts):
+        return CheckResult(check=check, unknown=tuple(hosts), raised="no such column")
+    unknown = tuple(host for host in hosts if _null(column[host]))
+    seen = {host: value for host, value in column.items() if host not in unknown}
+    if any(not _fits(check, value) for value in seen.values()):
+        return CheckResult(check=check, unknown=tuple(hosts), raised="values of a type it cannot judge")
+    failed = tuple(host for host, value in seen.items() if not _meets(check, value))
+    return CheckResult(check=check, failed=failed, unknown=unknown)
+
+
+def _null(value: object) -> bool:
+    return value is None or value != value  # NaN is how a data frame spells null
+
+
+def _fits(check: Check, value: object) -> bool:
+    if check.op == "between":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if check.op == "match":
+        return isinstance(value, str)
+    kinds = {type(allowed) for allowed in check.values}
+    return type(value) in kinds
+
+
+def _meets(check: Check, value: Any) -> bool:
+    if check.op == "in_set":
+        return value in check.values
+    if check.op == "match":
+        return re.match(check.pattern, value) is not None
+    return (check.low is None or value >= check.low) and (check.high is None or value <= check.high)
+
+
+def _validate(
+    hosts: Sequence[str], rows: Mapping[str, Row], checks: Sequence[Check]
+) -> tuple[CheckResult, ...]:
+    gx, pandas = _libraries()
+    # A check whose column holds a type that it cannot judge is taken out before: pandas would
+    # compare what is not comparable, or find True in {1}.
+    bad = {i: _check_plainly(check, hosts, rows) for i, check in enumerate(checks)}
+    bad = {i: result for i, result in bad.items() if result.raised}
+    columns = {check.column: [rows[host].get(check.column) for host in hosts] for check in checks}
+    frame = pandas.DataFrame({"host": list(hosts), **columns}, dtype=object)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    batch = (
+        context.data_sources.add_pandas("facts")
+        .add_dataframe_asset("stage")
+        .add_batch_definition_whole_dataframe("all")
+    )
+    suite = context.suites.add(gx.ExpectationSuite(name="stage"))
+    suite.add_expectation(gx.expectations.ExpectTableRowCountToEqual(value=len(hosts)))
+    for i, check in enumerate(checks):
+        if i not in bad:
+            suite.add_expectation(_expectation(gx, check, i))
+            suite.add_expectation(
+                gx.expectations.ExpectColumnValuesToNotBeNull(
+                    column=check.column, meta={"check": i, "twin": True}
+                )
+            )
+    validation = gx.ValidationDefinition(name="stage", data=batch, suite=suite)
+    outcome = validation.run(
+        batch_parameters={"dataframe": frame},
+        result_format={
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": ["host"],
+            "return_unexpected_index_query": False,
+        },
+    )
+    return tuple(bad.get(i) or _result_of(check, i, hosts, outcome.results) for i, check in enumerate(checks))
+
+
+def _result_of(check: Check, index: int, hosts: Sequence[str], results: Sequence[Any]) -> CheckResult:
+    failed: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    raised = ""
+    for result in results:
+        meta = result.expectation_config.meta or {}
+        if meta.get("check") != index:
+            continue
+        info = result.exception_info or {}
+        if info.get("raised_exception", False) or any(
+            isinstance(value, dict) and value.get("raised_exception") for value in info.values()
+        ):
+            raised = "Great Expectations could not evaluate it"
+            continue
+        wrong = tuple(entry["host"] for entry in result.result.get("unexpected_index_list") or ())
+        if meta.get("twin"):
+            unknown = wrong
+        else:
+            failed = wrong
+    if raised:
+        return CheckResult(check=check, unknown=tuple(hosts), raised=raised)
+    order = {host: position for position, host in enumerate(hosts)}
+    return CheckResult(
+        check=check,
+        failed=tuple(sorted(set(failed) - set(unknown), key=order.__getitem__)),
+        unknown=tuple(sorted(unknown, key=order.__getitem__)),
+    )
+
+
+def _expectation(gx: Any, check: Check, index: int) -> Any:
+    meta = {"check": index, "code": check.code}
+    e = gx.expectations
+    if check.op == "in_set":
+        return e.ExpectColumnValuesToBeInSet(column=check.column, value_set=list(check.values), meta=meta)
+    if check.op == "match":
+        return e.ExpectColumnValuesToMatchRegex(column=check.column, regex=check.pattern, meta=meta)
+    return e.ExpectColumnValuesToBeBetween(
+        column=check.column, min_value=check.low, max_value=check.high, meta=meta
+    )
+
+
+def _libraries() -> tuple[Any, Any]:
+    # Imported here: 3 to 4.5 s, which `haltuun status` must not pay.
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations as gx
+        import pandas
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    return gx, pandas

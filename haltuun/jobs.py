@@ -1,0 +1,208 @@
+"""A script that runs on a host apart from every connection, once; see Transport.run_job.
+
+The same for all ways: each step is a short script that may be repeated. What it is laid as is checked
+by sha256 there, host/runner.sh runs it under setsid, and its folder holds what came of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from haltuun.envelope import assignments, exports, host_script
+from haltuun.errors import (
+    BannerTimeout,
+    CommandTimeout,
+    ConnectionLost,
+    ConnectionRefused,
+    ConnectTimeout,
+    LeaseLost,
+    Unreachable,
+)
+from haltuun.transport import Result
+
+# The fencing number of the run's lease: a host refuses one below the highest it has seen.
+FENCE = "HALTUUN_FENCE"
+INTERRUPTED = -1
+
+_JOB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
+_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}$")
+_STEP_TIMEOUT_S = 60.0
+# How long a poll waits on the host, in its steps of a second at most.
+_POLL_WAIT_S = 15
+# What passes by itself: sshd starts again, the host restarts, a network that was closed opens.
+_PASSING = (ConnectionLost, CommandTimeout, ConnectionRefused, ConnectTimeout, BannerTimeout)
+
+
+class Runner(Protocol):
+    def __call__(self, script: str, *, timeout_s: float, env: Mapping[str, str] | None = None) -> Result: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    script: str
+    env: Mapping[str, str]
+    files: Mapping[str, bytes]
+    chunk_bytes: int  # of a file, in one script
+
+    def __post_init__(self) -> None:
+        if not _JOB_ID.match(self.id):
+            raise ValueError(f"not a job id: {self.id!r}")
+        for name in self.files:
+            if not _FILE_NAME.match(name):
+                raise ValueError(f"not a plain file name: {name!r}")
+
+    @property
+    def fence(self) -> str:
+        fence = self.env.get(FENCE, "")
+        if fence and not fence.isdigit():
+            raise ValueError(f"{FENCE} is a number, not {fence!r}")
+        return fence
+
+    @property
+    def laid(self) -> dict[str, bytes]:
+        """All that is laid; names with "haltuun:" are the runner's own."""
+        return {
+            "haltuun:script.sh": self.script.encode(),
+            "haltuun:env": exports(self.env).encode(),
+            "haltuun:runner.sh": (host_script("process.sh") + host_script("runner.sh")).encode(),
+            **self.files,
+        }
+
+    def step(self, verb: str, wait_s: int) -> str:
+        given = {
+            "haltuun_verb": verb,
+            "haltuun_job": self.id,
+            "haltuun_fence": self.fence,
+            "haltuun_wait_s": str(wait_s),
+        }
+        return assignments(given) + host_script("process.sh") + host_script("job.sh")
+
+    def lay_scripts(self) -> Iterator[str]:
+        """Scripts that bring the parts over, each about `chunk_bytes` in base64."""
+        head = f'umask 077; cd "${{HALTUUN_ROOT:-}}/var/lib/haltuun/jobs/{self.id}/.run" || exit 1\n'
+        parts = {name: self._parts(data) for name, data in self.laid.items()}
+        sums = "".join(
+            f"{hashlib.sha256(self.laid[name]).hexdigest()} {len(chunks)} {name}\n"
+            for name, chunks in parts.items()
+        )
+        batch, size = head + _here("sums", sums.encode()), 0
+        for name, chunks in parts.items():
+            for index, chunk in enumerate(chunks):
+                if size and size + len(chunk) > self.chunk_bytes:
+                    yield batch
+                    batch, size = head, 0
+                batch += _here(f"parts/{name}.{index:06d}", chunk)
+                size += len(chunk)
+        yield batch
+
+    def _parts(self, data: bytes) -> list[bytes]:
+        starts = range(0, max(1, len(data)), self.chunk_bytes)
+        return [data[start : start + self.chunk_bytes] for start in starts]
+
+
+def _here(path: str, data: bytes) -> str:
+    encoded = base64.encodebytes(data).decode()
+    return f"base64 -d >{path} <<'HALTUUN' || exit 1\n{encoded}HALTUUN\n"
+
+
+def run_job(
+    job: Job, run: Runner, reconnect: Callable[[], None], *, timeout_s: float, subject: str
+) -> Result:
+    """The job's result; exit code INTERRUPTED when it died without leaving one (reboot, kill -9).
+
+    Raises:
+        LeaseLost: the host has seen a later lease; nothing was run.
+        CommandTimeout: it still runs after `timeout_s`; the same call attaches to it.
+        Unreachable: the host could not be reached in that time.
+    """
+    steps = _Steps(run, reconnect, time.monotonic() + timeout_s, subject)
+    state, result = steps.take(job, "open", 0)
+    if state == "new":
+        for script in job.lay_scripts():
+            steps.lay(script)
+        state, result = steps.take(job, "start", _POLL_WAIT_S)
+        if state in ("new", "incomplete"):
+            why = "its files are damaged" if state == "incomplete" else "setsid failed"
+            raise Unreachable(
+                f"a job cannot be started ({why}).",
+                subject=subject,
+                remedy="Look at free space below /var/lib/haltuun, then retry.",
+                code="JOB_NOT_STARTED",
+            )
+    while state == "running":
+        if steps.left_s <= 0:
+            raise CommandTimeout(
+                f"the job {job.id} still runs after {timeout_s:g} s.",
+                subject=subject,
+                remedy="It goes on by itself; run again to attach to it.",
+            )
+        state, result = steps.take(job, "poll", _POLL_WAIT_S)
+    word, _, value = state.partition(" ")
+    if word == "refused":
+        raise LeaseLost(
+            f"the host has seen lease {value}, this run holds {job.fence}.",
+            subject=subject,
+            remedy="Another run took the account over: let it finish.",
+        )
+    code = INTERRUPTED if word == "interrupted" else int(value)
+    return result.model_copy(update={"exit_code": code})
+
+
+class _Steps:
+    """Takes steps until they succeed or the time is over, over new connections where one breaks."""
+
+    def __init__(self, run: Runner, reconnect: Callable[[], None], deadline: float, subject: str) -> None:
+        self._run = run
+        self._reconnect = reconnect
+        self._deadline = deadline
+        self._subject = subject
+        self._broken = False
+
+    @property
+    def left_s(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def take(self, job: Job, verb: str, wait_s: int) -> tuple[str, Result]:
+        wait_s = max(0, min(wait_s, int(self.left_s)))
+        result = self._insist(job.step(verb, wait_s), _STEP_TIMEOUT_S)
+        state, _, stdout = result.stdout.partition("\n")
+        if result.exit_code != 0 or not state:
+            raise self._failed(result)
+        return state, result.model_copy(update={"stdout": stdout})
+
+    def lay(self, script: str) -> None:
+        result = self._insist(script, _STEP_TIMEOUT_S)
+        if result.exit_code != 0:
+            raise self._failed(result)
+
+    def _failed(self, result: Result) -> Unreachable:
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+        why = lines[-1][:200] if lines else "no reason given"
+        return Unreachable(
+            f"a job cannot be laid on the host ({why}).",
+            subject=self._subject,
+            remedy="Look at free space and permissions of /var/lib/haltuun, then retry.",
+            code="JOB_NOT_STARTED",
+        )
+
+    def _insist(self, script: str, timeout_s: float) -> Result:
+        pause_s = 0.5
+        while True:
+            try:
+                if self._broken:
+                    self._reconnect()
+                    self._broken = False
+                return self._run(script, timeout_s=max(1.0, min(timeout_s, self.left_s)))
+            except _PASSING:
+                self._broken = True
+                if self.left_s <= pause_s:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)

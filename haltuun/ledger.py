@@ -1,0 +1,657 @@
+"""The ledger: what was seen, judged, planned, approved, done and proven. The truth of Haltuun.
+
+Append-only, leases aside: status is a view over the newest rows. SQLite by default, Postgres for
+teams. The only module that imports sqlalchemy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from haltuun.errors import HaltuunError, LeaseHeld, LeaseLost
+from haltuun.model import (
+    Change,
+    Facts,
+    Finding,
+    Frozen,
+    Host,
+    HostStatus,
+    Json,
+    Plan,
+    Proof,
+    StageName,
+    canonical,
+)
+
+# A killed process stops renewing: after this its lease can be taken by the next run.
+LEASE_S = 90
+SCHEMA = 1
+
+_meta = sa.MetaData()
+
+
+class _Utc(sa.TypeDecorator[datetime]):
+    """Aware UTC in, aware UTC out, on a database that forgets the zone."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _table(name: str, *columns: sa.Column[Any] | sa.UniqueConstraint) -> sa.Table:
+    return sa.Table(
+        name,
+        _meta,
+        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("account", sa.String(12), nullable=False, index=True),
+        *columns,
+    )
+
+
+_schema = sa.Table("ledger", _meta, sa.Column("version", sa.Integer, nullable=False))
+_runs = _table(
+    "runs",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("event", sa.String(20), nullable=False),  # started, ended
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_hosts = _table(
+    "hosts",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("region", sa.String(32), nullable=False),
+    sa.Column("host", sa.String(24), nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False),
+)
+_observations = _table(
+    "observations",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("host", sa.String(24), nullable=False),  # "" for the account's
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("phase", sa.String(8), nullable=False),  # plan, result
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_findings = _table(
+    "findings",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("host", sa.String(24), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_verdicts = _table(
+    "verdicts",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("host", sa.String(24), nullable=False, index=True),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_plans = _table(
+    "plans",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("hash", sa.String(16), nullable=False, index=True),
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_approvals = _table(
+    "approvals",
+    sa.Column("run", sa.String(40), nullable=False),
+    sa.Column("hash", sa.String(16), nullable=False),
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("how", sa.Text, nullable=False),
+)
+_changes = _table(
+    "changes",
+    sa.Column("run", sa.String(40), nullable=False, index=True),
+    sa.Column("change", sa.String(12), nullable=False, index=True),
+    sa.Column("event", sa.String(16), nullable=False),
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+_proofs = _table(
+    "proofs",
+    sa.Column("run", sa.String(40), nullable=False),
+    sa.Column("host", sa.String(24), nullable=False, index=True),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("observed_at", _Utc, nullable=False),
+    sa.Column("valid_until", _Utc, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+)
+_leases = _table(
+    "leases",
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("run", sa.String(40), nullable=False),
+    sa.Column("taken_at", _Utc, nullable=False),
+    sa.Column("expires_at", _Utc, nullable=False),
+    sa.Column("released_at", _Utc),
+    sa.Column("machine", sa.Text, nullable=False),
+    sa.Column("process", sa.Text, nullable=False),
+    sa.UniqueConstraint("account", "fence"),
+)
+_memory = _table(
+    "memory",
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("at", _Utc, nullable=False),
+)
+
+
+class ChangeEvent(Frozen):
+    """One step in the life of a change: intended, sent, confirmed, failed, unknown, stale."""
+
+    run: str
+    change_id: str
+    event: str
+    at: datetime
+    change: Change
+    note: Json = None
+
+
+class RunRow(Frozen):
+    run: str
+    account: str
+    started_at: datetime
+    ended_at: datetime | None
+    mode: str
+    outcome: str
+    body: Mapping[str, Any]
+
+
+class Lease(Frozen):
+    account: str
+    run: str
+    fence: int
+
+
+class Ledger:
+    """Thread-safe. Opens (and on first use makes) the database behind `url`.
+
+    Raises:
+        HaltuunError: LEDGER when the database cannot be opened or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            if url.startswith("sqlite:///"):
+                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = sa.create_engine(url, pool_pre_ping=True)
+            if url.startswith("sqlite:"):
+                sa.event.listen(self._engine, "connect", _sqlite_settings)
+            _meta.create_all(self._engine)
+            self._check_version()
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise HaltuunError(
+                f"the ledger cannot be opened: {_first_line(error)}.",
+                subject=_without_password(url),
+                remedy="Check 'state_dir' or 'database_url' in haltuun.yaml and who may write there.",
+                code="LEDGER",
+            ) from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _check_version(self) -> None:
+        with self._engine.begin() as connection:
+            found = connection.execute(sa.select(_schema.c.version)).scalar()
+            if found is None:
+                connection.execute(_schema.insert().values(version=SCHEMA))
+            elif found != SCHEMA:
+                raise HaltuunError(
+                    f"it was written by another version of Haltuun (schema {found}, here {SCHEMA}).",
+                    subject=_without_password(self.url),
+                    remedy="Use the Haltuun that wrote it, or another 'database_url'.",
+                    code="LEDGER",
+                )
+
+    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(table.insert(), [dict(row) for row in rows])
+        except SQLAlchemyError as error:
+            raise HaltuunError(
+                f"the ledger cannot be written: {_first_line(error)}.",
+                subject=_without_password(self.url),
+                remedy="Free space or repair the database; nothing is changed without the ledger.",
+                code="LEDGER",
+            ) from error
+
+    def _select(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self._engine.connect() as connection:
+            return connection.execute(query).fetchall()
+
+    # -- runs --------------------------------------------------------------------------------
+
+    def start_run(self, account: str, run: str, body: Mapping[str, Json], at: datetime) -> None:
+        self._insert(
+            _runs, [{"account": account, "run": run, "event": "started", "at": at, "body": canonical(body)}]
+        )
+
+    def end_run(self, account: str, run: str, outcome: str, body: Mapping[str, Json], at: datetime) -> None:
+        full = {**body, "outcome": outcome}
+        self._insert(
+            _runs, [{"account": account, "run": run, "event": "ended", "at": at, "body": canonical(full)}]
+        )
+
+    def runs(self, account: str) -> list[RunRow]:
+        """Oldest first."""
+        rows = self._select(sa.select(_runs).where(_runs.c.account == account).order_by(_runs.c.seq))
+        ended = {row.run: row for row in rows if row.event == "ended"}
+        result = []
+        for row in rows:
+            if row.event != "started":
+                continue
+            body, end = json.loads(row.body), ended.get(row.run)
+            end_body = json.loads(end.body) if end else {}
+            result.append(
+                RunRow(
+                    run=row.run,
+                    account=account,
+                    started_at=row.at,
+                    ended_at=end.at if end else None,
+                    mode=body.get("mode", ""),
+                    outcome=end_body.get("outcome", "not ended"),
+                    body={**body, **end_body},
+                )
+            )
+        return result
+
+    # -- what was seen and judged ----------------------------------------------------------------
+
+    def saw_hosts(self, run: str, hosts: Iterable[Host]) -> None:
+        self._insert(
+            _hosts,
+            [
+                {"account": h.account, "run": run, "region": h.region, "host": h.instance_id, "name": h.name}
+                for h in hosts
+            ],
+        )
+
+    def hosts(self, account: str) -> dict[str, Host]:
+        """Every host ever seen, by its newest row."""
+        rows = self._select(sa.select(_hosts).where(_hosts.c.account == account).order_by(_hosts.c.seq))
+        return {
+            row.host: Host(account=account, region=row.region, instance_id=row.host, name=row.name)
+            for row in rows
+        }
+
+    def observed(
+        self, account: str, run: str, stage: StageName, phase: str, facts: Mapping[str, Frozen], at: datetime
+    ) -> None:
+        """`facts` by instance id, "" for the account's own."""
+        self._insert(
+            _observations,
+            [
+                {
+                    "account": account,
+                    "run": run,
+                    "host": host,
+                    "stage": stage.value,
+                    "phase": phase,
+                    "at": (value.observed_at if isinstance(value, Facts) else None) or at,
+                    "body": value.model_dump_json(),
+                }
+                for host, value in facts.items()
+            ],
+        )
+
+    def observations(self, account: str, host: str) -> dict[StageName, tuple[datetime, Mapping[str, Any]]]:
+        """The newest facts of each stage of one host, as data."""
+        rows = self._select(
+            sa.select(_observations)
+            .where(_observations.c.account == account, _observations.c.host == host)
+            .order_by(_observations.c.seq)
+        )
+        return {StageName(row.stage): (row.at, json.loads(row.body)) for row in rows}
+
+    def first_seen(self, account: str, stage: StageName) -> dict[str, Mapping[str, Any]]:
+        """Instance id → the oldest facts of this stage: how Haltuun found the host."""
+        rows = self._select(
+            sa.select(_observations)
+            .where(
+                _observations.c.account == account,
+                _observations.c.stage == stage.value,
+                _observations.c.phase == "plan",
+                _observations.c.host != "",
+            )
+            .order_by(_observations.c.seq.desc())
+        )
+        return {row.host: json.loads(row.body) for row in rows}
+
+    def found(self, account: str, run: str, stage: StageName, findings: Sequence[Finding]) -> None:
+        self._insert(
+            _findings,
+            [
+                {
+                    "account": account,
+                    "run": run,
+                    "stage": stage.value,
+                    "host": finding.host or "",
+                    "body": finding.model_dump_json(),
+                }
+                for finding in findings
+            ],
+        )
+
+    def findings(self, account: str, run: str) -> list[Finding]:
+        rows = self._select(
+            sa.select(_findings)
+            .where(_findings.c.account == account, _findings.c.run == run)
+            .order_by(_findings.c.seq)
+        )
+        return [Finding.model_validate_json(row.body) for row in rows]
+
+    def judged(
+        self, account: str, run: str, stage: StageName, verdicts: Mapping[str, HostStatus], at: datetime
+    ) -> None:
+        self._insert(
+            _verdicts,
+            [
+                {
+                    "account": account,
+                    "run": run,
+                    "host": host,
+                    "stage": stage.value,
+                    "at": at,
+                    "body": status.model_dump_json(),
+                }
+                for host, status in verdicts.items()
+            ],
+        )
+
+    def status(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
+        """Instance id → stage → the newest verdict; `since` is when it became what it is."""
+        rows = self._select(
+            sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
+        )
+        table: dict[str, dict[StageName, HostStatus]] = {}
+        for row in rows:
+            stage, new = StageName(row.stage), HostStatus.model_validate_json(row.body)
+            old = table.setdefault(row.host, {}).get(stage)
+            same = old is not None and (old.verdict, old.reason) == (new.verdict, new.reason)
+            since = old.since if old is not None and same else row.at
+            table[row.host][stage] = new.model_copy(update={"since": since})
+        return table
+
+    # -- plans and approval ----------------------------------------------------------------------
+
+    def planned(self, run: str, plan: Plan, at: datetime) -> None:
+        self._insert(
+            _plans,
+            [
+                {
+                    "account": plan.account,
+                    "run": run,
+                    "hash": plan.hash,
+                    "at": at,
+                    "body": plan.model_dump_json(),
+                }
+            ],
+        )
+
+    def plan(self, account: str, plan_hash: str) -> Plan | None:
+        rows = self._select(
+            sa.select(_plans)
+            .where(_plans.c.account == account, _plans.c.hash == plan_hash)
+            .order_by(_plans.c.seq.desc())
+            .limit(1)
+        )
+        return Plan.model_validate_json(rows[0].body) if rows else None
+
+    def approved(self, account: str, run: str, plan_hash: str, who: str, how: str, at: datetime) -> None:
+        self._insert(
+            _approvals,
+            [{"account": account, "run": run, "hash": plan_hash, "at": at, "who": who, "how": how}],
+        )
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def journal(
+        self, run: str, account: str, change: Change, event: str, at: datetime, note: Json = None
+    ) -> None:
+        body = canonical({"change": change.model_dump(mode="json"), "note": note})
+        self._insert(
+            _changes,
+            [{"account": account, "run": run, "change": change.id, "event": event, "at": at, "body": body}],
+        )
+
+    def change_events(self, account: str, run: str | None = None) -> list[ChangeEvent]:
+        """Oldest first."""
+        query = sa.select(_changes).where(_changes.c.account == account).order_by(_changes.c.seq)
+        if run is not None:
+            query = query.where(_changes.c.run == run)
+        events = []
+        for row in self._select(query):
+            body = json.loads(row.body)
+            events.append(
+                ChangeEvent(
+                    run=row.run,
+                    change_id=row.change,
+                    event=row.event,
+                    at=row.at,
+                    change=Change.model_validate(body["change"]),
+                    note=body["note"],
+                )
+            )
+        return events
+
+    # -- proofs --------------------------------------------------------------------------------------
+
+    def proved(self, account: str, run: str, proofs: Sequence[Proof]) -> None:
+        self._insert(
+            _proofs,
+            [
+                {
+                    "account": account,
+                    "run": run,
+                    "host": proof.host,
+                    "stage": proof.stage.value,
+                    "kind": proof.kind,
+                    "observed_at": proof.observed_at,
+                    "valid_until": proof.valid_until,
+                    "evidence": proof.evidence,
+                }
+                for proof in proofs
+            ],
+        )
+
+    def proofs(self, account: str, host: str) -> list[Proof]:
+        rows = self._select(
+            sa.select(_proofs)
+            .where(_proofs.c.account == account, _proofs.c.host == host)
+            .order_by(_proofs.c.seq)
+        )
+        return [_proof(row) for row in rows]
+
+    def valid_proof(
+        self, account: str, stage: StageName, kind: str, host: str, now: datetime
+    ) -> Proof | None:
+        rows = self._select(
+            sa.select(_proofs)
+            .where(
+                _proofs.c.account == account,
+                _proofs.c.host == host,
+                _proofs.c.stage == stage.value,
+                _proofs.c.kind == kind,
+                _proofs.c.valid_until > now,
+            )
+            .order_by(_proofs.c.seq.desc())
+            .limit(1)
+        )
+        return _proof(rows[0]) if rows else None
+
+    # -- lease -----------------------------------------------------------------------------------------
+
+    def take_lease(self, account: str, run: str) -> Lease:
+        """One run at a time an account. The fence grows with each lease.
+
+        Raises:
+            LeaseHeld: another run holds it and is not known to be dead.
+        """
+        now = datetime.now(UTC)  # leases compare this database's clients, not the account
+        with self._engine.begin() as connection:
+            _serialize(connection)
+            last = connection.execute(
+                sa.select(_leases)
+                .where(_leases.c.account == account)
+                .order_by(_leases.c.fence.desc())
+                .limit(1)
+            ).first()
+            if last and last.released_at is None and last.expires_at > now and not _dead(last):
+                raise LeaseHeld(
+                    f"run {last.run} works on this account since {last.taken_at:%Y-%m-%d %H:%M} UTC"
+                    f" (process {last.process.split()[0]} on {last.machine}).",
+                    subject=account,
+                    remedy=f"Wait for it to end; if it is dead, its lease ends by itself within {LEASE_S} s.",
+                )
+            fence = (last.fence if last else 0) + 1
+            connection.execute(
+                _leases.insert().values(
+                    account=account,
+                    fence=fence,
+                    run=run,
+                    taken_at=now,
+                    expires_at=now + timedelta(seconds=LEASE_S),
+                    machine=socket.gethostname(),
+                    process=_process(os.getpid()),
+                )
+            )
+        return Lease(account=account, run=run, fence=fence)
+
+    def renew_lease(self, lease: Lease) -> None:
+        """Raises LeaseLost when a later run has taken the account."""
+        self.check_lease(lease)
+        with self._engine.begin() as connection:
+            connection.execute(
+                _leases.update()
+                .where(_leases.c.account == lease.account, _leases.c.fence == lease.fence)
+                .values(expires_at=datetime.now(UTC) + timedelta(seconds=LEASE_S))
+            )
+
+    def check_lease(self, lease: Lease) -> None:
+        """To be called before every mutation.
+
+        Raises:
+            LeaseLost: a later run has the account, or this lease has run out unrenewed.
+        """
+        rows = self._select(
+            sa.select(_leases)
+            .where(_leases.c.account == lease.account)
+            .order_by(_leases.c.fence.desc())
+            .limit(1)
+        )
+        last = rows[0] if rows else None
+        if last is None or last.fence != lease.fence or last.released_at is not None:
+            raise LeaseLost(
+                "a later run has taken the account over; this one changes nothing more.",
+                subject=lease.account,
+                remedy="Look at the later run.",
+            )
+        if last.expires_at <= datetime.now(UTC):
+            raise LeaseLost(
+                "this run was asleep for longer than its lease; it changes nothing more.",
+                subject=lease.account,
+                remedy="Start it again: it goes on where this one stopped.",
+            )
+
+    def release_lease(self, lease: Lease) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(
+                _leases.update()
+                .where(
+                    _leases.c.account == lease.account,
+                    _leases.c.fence == lease.fence,
+                    _leases.c.released_at.is_(None),
+                )
+                .values(released_at=datetime.now(UTC))
+            )
+
+    # -- memory ------------------------------------------------------------------------------------------
+
+    def remember(self, account: str, name: str, value: str) -> None:
+        """Keep a small thing for later runs: a host key, the login that worked."""
+        row = {"account": account, "name": name, "value": value, "at": datetime.now(UTC)}
+        self._insert(_memory, [row])
+
+    def recall(self, account: str, name: str) -> str | None:
+        rows = self._select(
+            sa.select(_memory.c.value)
+            .where(_memory.c.account == account, _memory.c.name == name)
+            .order_by(_memory.c.seq.desc())
+            .limit(1)
+        )
+        return str(rows[0][0]) if rows else None
+
+
+def _proof(row: sa.Row[Any]) -> Proof:
+    return Proof(
+        host=row.host,
+        stage=StageName(row.stage),
+        kind=row.kind,
+        evidence=row.evidence,
+        observed_at=row.observed_at,
+        valid_until=row.valid_until,
+    )
+
+
+def _sqlite_settings(connection: Any, record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # what was intended must survive a power cut
+    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.close()
+
+
+def _serialize(connection: sa.Connection) -> None:
+    """Let one client at a time decide over leases."""
+    if connection.dialect.name == "sqlite":
+        # The first statement that writes takes SQLite's only write lock.
+        connection.execute(_schema.update().values(version=SCHEMA))
+    else:
+        connection.execute(sa.text("LOCK TABLE leases IN EXCLUSIVE MODE"))
+
+
+def _process(pid: int) -> str:
+    """`pid starttime`: a pid alone can be another process by now (proc(5), field 22 of stat)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return f"{pid} 0"
+    return f"{pid} {stat.rpartition(')')[2].split()[19]}"
+
+
+def _dead(lease: sa.Row[Any]) -> bool:
+    """True only when its process ran on this machine and is there no more."""
+    if lease.machine != socket.gethostname() or not Path("/proc/self/stat").exists():
+        return False
+    return bool(_process(int(lease.process.split()[0])) != lease.process)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def _without_password(url: str) -> str:
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "database_url"

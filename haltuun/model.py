@@ -1,0 +1,264 @@
+"""The words of the domain as types. Pure: no I/O, nothing of AWS, SSH or Prefect."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = Any  # what json.dumps takes: dict, list, str, int, float, bool, None
+
+
+class StageName(StrEnum):
+    """The six stages, in the order in which they run."""
+
+    discover = "discover"
+    verify = "verify"
+    repair = "repair"
+    patch = "patch"
+    backup = "backup"
+    logs = "logs"
+
+
+class Verdict(StrEnum):
+    """What a gate says of one host. `pending` is before the gate."""
+
+    pending = "pending"
+    passed = "passed"
+    held = "held"
+    waiting = "waiting"
+    excluded = "excluded"
+    unknown = "unknown"
+    waived = "waived"
+
+
+class Reach(StrEnum):
+    """Who is concerned by a change."""
+
+    host = "host"
+    shared = "shared"
+    account = "account"
+    irreversible = "irreversible"
+
+
+class Severity(StrEnum):
+    info = "info"
+    low = "low"
+    medium = "medium"
+    high = "high"
+    critical = "critical"
+
+
+class Frozen(BaseModel):
+    """Immutable value, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Unknown(Frozen):
+    """Could not be observed, and why. Never False, 0 or empty: it refuses to be a truth value."""
+
+    unknown: str
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"unknown is neither true nor false ({self.unknown}); ask known() first")
+
+
+def known(value: object) -> bool:
+    """True when `value` was observed."""
+    return not isinstance(value, Unknown)
+
+
+def is_true(value: object) -> bool:
+    """True only when observed and true; unknown is not."""
+    return known(value) and bool(value)
+
+
+def is_false(value: object) -> bool:
+    """True only when observed and false; unknown is not."""
+    return known(value) and not value
+
+
+class Host(Frozen):
+    """One EC2 instance. Addresses and names are attributes, never identity: clones share both."""
+
+    account: str
+    region: str
+    instance_id: str
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """`i-0abc… web-01`, as people see it."""
+        return f"{self.instance_id} {self.name}".rstrip()
+
+
+class Facts(Frozen):
+    """What one stage observed of one host. Subclasses add fields of type `T | Unknown`.
+
+    `row()` is the host's row in the gate's table: scalars as they are, unknown as None (the not-null
+    twin of a check then finds it), everything composed as JSON text.
+    """
+
+    observed_at: datetime | None = None
+
+    def row(self) -> dict[str, str | int | float | bool | None]:
+        return {
+            name: _scalar(getattr(self, name)) for name in type(self).model_fields if name != "observed_at"
+        }
+
+
+def _scalar(value: object) -> str | int | float | bool | None:
+    if isinstance(value, Unknown):
+        return None
+    if value is None or isinstance(value, str | int | float | bool):
+        return value if not isinstance(value, StrEnum) else value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
+    return json.dumps(value, default=_jsonable, sort_keys=True)
+
+
+def _jsonable(value: object) -> Json:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(value) if isinstance(value, set | frozenset) else list(value)
+    raise TypeError(f"not data: {type(value).__name__}")
+
+
+def canonical(value: Json) -> str:
+    """One spelling for equal data, so that equal data has equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
+
+
+class Finding(Frozen):
+    """A judged fact. `host` is an instance id, or None for the account's."""
+
+    code: str
+    severity: Severity
+    message: str
+    host: str | None = None
+    evidence: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+class Undo(Frozen):
+    """The inverse of a change: performed by the same kind of code, on the same target."""
+
+    kind: str
+    after: Json
+
+
+class Change(Frozen):
+    """One planned mutation as data; see DESIGN's words.
+
+    `before` and `after` hold only what decides (no times, no counters): they make the id, and a
+    change is performed only while `before` still holds. `detail` helps `apply` and is no part of it.
+    """
+
+    stage: StageName
+    kind: str  # names the Kind that performs it, e.g. "iam.role.policy"
+    region: str
+    target: str  # what is changed: a role name, an instance id, a document name
+    hosts: tuple[str, ...]  # instance ids that need it
+    before: Json
+    after: Json
+    reach: Reach
+    summary: str  # one sentence, for the person who approves
+    permissions: tuple[str, ...] = ()  # IAM actions of the operator
+    undo: Undo | None = None
+    no_undo: str = ""  # why there is none
+    concerns: tuple[str, ...] = ()  # who else is concerned, by name
+    depends_on: tuple[str, ...] = ()  # change ids that must be in effect first
+    only_if_failed: str | None = None  # a ladder's next step: the change id that must have failed
+    detail: Json = None
+
+    @property
+    def id(self) -> str:
+        decided = [self.kind, self.region, self.target, self.before, self.after, self.reach.value]
+        return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
+
+    def public(self) -> dict[str, Json]:
+        """The stable face of `plan --json`."""
+        return {
+            "id": self.id,
+            "stage": self.stage.value,
+            "kind": self.kind,
+            "hosts": list(self.hosts),
+            "region": self.region,
+            "target": self.target,
+            "summary": self.summary,
+            "permissions": list(self.permissions),
+            "reach": self.reach.value,
+            "undo": self.undo.model_dump(mode="json") if self.undo else None,
+            "no_undo": self.no_undo,
+            "concerns": list(self.concerns),
+            "before": self.before,
+            "after": self.after,
+            "depends_on": list(self.depends_on),
+            "only_if_failed": self.only_if_failed,
+        }
+
+
+class Barred(Frozen):
+    """Why a host cannot pass a stage as things stand, even if all planned changes are made."""
+
+    host: str
+    code: str
+    message: str
+    remedy: str
+    verdict: Verdict = Verdict.held
+    next_check: datetime | None = None
+
+
+class StagePlan(Frozen):
+    """What a stage wants to change, and whom that will not help."""
+
+    changes: tuple[Change, ...] = ()
+    barred: tuple[Barred, ...] = ()
+    notes: tuple[Finding, ...] = ()  # what is named and not done: too wide, or not ours to change
+
+
+class Plan(Frozen):
+    """All stages' changes of one run; the hash is over the ids alone, in any order."""
+
+    account: str
+    changes: tuple[Change, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    barred: Mapping[str, tuple[Barred, ...]] = Field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        ids = sorted({change.id for change in self.changes})
+        return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+class Proof(Frozen):
+    """An observation that shows an effect."""
+
+    host: str
+    stage: StageName
+    kind: str  # "echo", "marker", "recovery_point", "scan"
+    evidence: str
+    observed_at: datetime
+    valid_until: datetime
+
+
+class HostStatus(Frozen):
+    """One cell of the table hosts × stages."""
+
+    verdict: Verdict
+    reason: str = ""  # a code
+    message: str = ""
+    remedy: str = ""
+    since: datetime | None = None
+    next_check: datetime | None = None

@@ -1,0 +1,1 @@
+"""What people read: plan, gates, summary and the report. Pure: facts in, text out."""

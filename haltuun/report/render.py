@@ -1,0 +1,158 @@
+"""Plan, gate and summary as Markdown and table rows. Host-given text is made harmless first."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from haltuun.gates import GateResult
+from haltuun.model import Change, Host, HostStatus, Plan, Reach, Severity, StageName, Verdict
+
+STATUS_MARK = {
+    Verdict.passed: "🟢",
+    Verdict.held: "🔴",
+    Verdict.unknown: "🟣",
+    Verdict.waiting: "🟡",
+    Verdict.pending: "⚪",
+    Verdict.excluded: "⚫",
+    Verdict.waived: "🔵",
+}
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!])")
+
+StatusTable = Mapping[StageName, Mapping[str, HostStatus]]
+
+
+def plain(text: str) -> str:
+    """One line without control characters: tags, names and output come from machines nobody knows."""
+    return _CONTROL.sub("", text.replace("\n", " ")).strip()
+
+
+def md(text: str) -> str:
+    """`plain`, and nothing in it is Markdown or HTML."""
+    return _MARKDOWN.sub(r"\\\1", plain(text))
+
+
+def count_sentence(statuses: Iterable[HostStatus]) -> str:
+    """`7 passed, 2 held, 1 excluded`"""
+    counts = Counter(status.verdict for status in statuses)
+    return ", ".join(f"{counts[v]} {v.value}" for v in Verdict if counts[v]) or "no hosts"
+
+
+def status_rows(hosts: Mapping[str, Host], statuses: Mapping[str, HostStatus]) -> list[dict[str, str]]:
+    return [
+        {
+            "host": instance_id,
+            "name": plain(hosts[instance_id].name),
+            "verdict": f"{STATUS_MARK[status.verdict]} {status.verdict.value}",
+            "code": status.reason,
+            "why": plain(status.message),
+            "what to do": plain(status.remedy),
+        }
+        for instance_id, status in statuses.items()
+    ]
+
+
+def gate_description(stage: StageName, gate: GateResult | None) -> str:
+    """The demands of the gate and how many hosts failed each."""
+    lines = [f"Gate after {stage.value}"]
+    for result in gate.checks if gate else ():
+        counts = f"{len(result.failed)} failed, {len(result.unknown)} unknown"
+        lines.append(
+            f"- `{result.check.demand()}`: {counts}" + (f" ({result.raised})" if result.raised else "")
+        )
+    if gate and gate.blocked:
+        lines.append(f"BLOCKED: {gate.blocked}")
+    return "\n".join(lines)
+
+
+def plan_markdown(plan: Plan, hosts: Mapping[str, Host], account: str, awaiting: Sequence[Change]) -> str:
+    counts = Counter(change.reach for change in plan.changes)
+    reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
+    lines = [
+        f"# Plan `{plan.hash}` for {md(account)}",
+        "",
+        f"{len(plan.changes)} changes ({reach}); {len(awaiting)} wait for approval.",
+    ]
+    if awaiting:
+        lines += [
+            "",
+            f"To approve: start `take-over-account` with `plan_hash` = `{plan.hash}`,"
+            f" or `haltuun takeover {md(account)} --plan {plan.hash}`.",
+        ]
+    for stage in StageName:
+        changes = [change for change in plan.changes if change.stage is stage]
+        barred = plan.barred.get(stage.value, ())
+        if not changes and not barred:
+            continue
+        lines += ["", f"## {stage.value}", ""]
+        if changes:
+            lines += ["| id | change | reach | hosts | also concerned | undo |", "|---|---|---|---|---|---|"]
+            lines += [_change_row(change, hosts) for change in changes]
+        for one in barred:
+            label = md(hosts[one.host].label if one.host in hosts else one.host)
+            lines.append(f"- {label}: **{one.code}** {md(one.message)} {md(one.remedy)}")
+    serious = [f for f in plan.findings if f.severity is not Severity.info]
+    if serious:
+        lines += ["", "## Findings", ""]
+        lines += [
+            f"- {f.severity.value} **{f.code}** {md(f.host or account)}: {md(f.message)} {md(f.remedy)}"
+            for f in serious
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _change_row(change: Change, hosts: Mapping[str, Host]) -> str:
+    names = ", ".join(hosts[h].name or h if h in hosts else h for h in change.hosts[:6])
+    more = f" +{len(change.hosts) - 6}" if len(change.hosts) > 6 else ""
+    undo = change.undo.kind if change.undo else f"none: {change.no_undo}"
+    also = ", ".join(change.concerns[:6]) + (
+        f" +{len(change.concerns) - 6}" if len(change.concerns) > 6 else ""
+    )
+    cells = [change.id, change.summary, change.reach.value, names + more, also, undo]
+    conditional = " (only if the step before it has no effect)" if change.only_if_failed else ""
+    cells[1] += conditional
+    return "| " + " | ".join(md(cell) for cell in cells) + " |"
+
+
+def last_word(instance_id: str, table: StatusTable) -> tuple[StageName, HostStatus] | None:
+    """The stage that explains why a host is not through, or None when it passed all of them."""
+    order = (Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.excluded, Verdict.pending)
+    for verdict in order:
+        for stage in StageName:
+            status = table.get(stage, {}).get(instance_id)
+            if status is not None and status.verdict is verdict:
+                return stage, status
+    return None
+
+
+def summary_markdown(
+    account: str, run: str, outcome: str, hosts: Mapping[str, Host], table: StatusTable
+) -> str:
+    through = [host for host in hosts if table and last_word(host, table) is None]
+    lines = [
+        f"# {md(account)}: {outcome}",
+        "",
+        f"{len(through)} of {len(hosts)} hosts passed every stage. Run `{run}`.",
+    ]
+    if table:
+        stages = list(table)
+        lines += ["", "| host | " + " | ".join(stage.value for stage in stages) + " |"]
+        lines += ["|---" * (len(stages) + 1) + "|"]
+        for instance_id, host in hosts.items():
+            marks = [
+                STATUS_MARK[table[stage][instance_id].verdict] if instance_id in table[stage] else ""
+                for stage in stages
+            ]
+            lines.append(f"| {md(host.label)} | " + " | ".join(marks) + " |")
+    notes = [(host, word) for host in hosts if (word := last_word(host, table)) is not None]
+    if notes:
+        lines += ["", "## Not through", ""]
+        for instance_id, (stage, status) in notes:
+            lines.append(
+                f"- {md(hosts[instance_id].label)}: {stage.value} {status.verdict.value},"
+                f" **{status.reason}**. {md(status.message)} {md(status.remedy)}"
+            )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The six stages. Each is data plus small functions: probe, parse, judge, plan, apply, prove, CHECKS."""

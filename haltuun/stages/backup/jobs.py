@@ -1,0 +1,141 @@
+"""The first backup of a host, and arming it once its recovery point is there."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from haltuun.errors import AwsError, HaltuunError
+from haltuun.model import Change, Json, Unknown
+from haltuun.run import Run
+from haltuun.stages.backup.names import (
+    COMPLETION_WINDOW_MINUTES,
+    MAX_AGE_H,
+    START_WINDOW_MINUTES,
+    VAULT,
+    instance_arn,
+    role_arn,
+)
+from haltuun.stages.backup.points import RUNNING, get_jobs, get_points
+from haltuun.stages.base import Kind
+from haltuun.stages.polling import poll
+from haltuun.stages.tags import MANAGED, apply_tag, look_tag
+
+STARTED: Json = {"backup": "started"}
+# How long a host's own worker waits for its recovery point before going on: the job itself goes on
+# too, the proof looks at all hosts together, and what came later is armed by the next run.
+ARM_WAIT_S = 600.0
+# A new role is known to AWS Backup within seconds of its making.
+ROLE_SETTLES_S = 60.0
+
+
+def _arn(run: Run, change: Change) -> str:
+    return instance_arn(run.aws.partition, change.region, run.account.id, change.target)
+
+
+def _age_h(run: Run, at: str) -> float:
+    return (run.now() - datetime.fromisoformat(at)).total_seconds() / 3600
+
+
+def look_job(run: Run, change: Change) -> Json | Unknown:
+    """ "started" when a job runs or a recent recovery point is there: then none is to be started."""
+    arn = _arn(run, change)
+    points = get_points(run, change.region, arn)
+    if isinstance(points, Unknown):
+        return points
+    point = points.get(change.target)
+    if point and _age_h(run, point["at"]) <= MAX_AGE_H:
+        return STARTED
+    jobs = get_jobs(run, change.region, arn)
+    if isinstance(jobs, Unknown):
+        return jobs
+    job = jobs.get(change.target)
+    return STARTED if job and job["state"] in RUNNING else None
+
+
+def apply_job(run: Run, change: Change) -> Json:
+    arn = _arn(run, change)
+    jobs = get_jobs(run, change.region, arn)
+    failed = 0 if isinstance(jobs, Unknown) else jobs.get(change.target, {}).get("failed", 0)
+    # The same token within a day starts no second job; one that failed must not be answered again.
+    token = f"haltuun-{change.target}-{run.now():%Y%m%d}-{failed}"
+
+    def attempt() -> dict[str, Any] | AwsError:
+        try:
+            return run.aws.call(
+                "backup",
+                "StartBackupJob",
+                change.region,
+                BackupVaultName=VAULT,
+                ResourceArn=arn,
+                IamRoleArn=role_arn(run.aws.partition, run.account.id),
+                IdempotencyToken=token,
+                StartWindowMinutes=START_WINDOW_MINUTES,
+                CompleteWindowMinutes=COMPLETION_WINDOW_MINUTES,
+                Lifecycle={"DeleteAfterDays": run.config.policy.backup_retention_days},
+                RecoveryPointTags={MANAGED: "true"},
+            )
+        except AwsError as error:
+            return error
+
+    answer = poll(attempt, lambda seen: not is_role_unsettled(seen), ROLE_SETTLES_S)
+    if isinstance(answer, AwsError):
+        raise answer
+    return {"job_id": answer["BackupJobId"]}
+
+
+def is_role_unsettled(answer: object) -> bool:
+    """AWS Backup cannot yet assume a role that IAM has only just made."""
+    return (
+        isinstance(answer, AwsError)
+        and answer.code == "InvalidParameterValueException"
+        and "role" in answer.message.lower()
+    )
+
+
+def apply_arm(run: Run, change: Change) -> Json:
+    """Set the tag, but only once a recent recovery point is complete."""
+    arn = _arn(run, change)
+
+    def look() -> tuple[Json | Unknown, Json | Unknown]:
+        points = get_points(run, change.region, arn)
+        jobs = get_jobs(run, change.region, arn)
+        point = points if isinstance(points, Unknown) else points.get(change.target)
+        return point, jobs if isinstance(jobs, Unknown) else jobs.get(change.target)
+
+    def done(seen: tuple[Json | Unknown, Json | Unknown]) -> bool:
+        point, job = seen
+        if isinstance(point, Unknown) or _recent(run, point):
+            return True
+        return not isinstance(job, Unknown) and (job is None or job["state"] not in RUNNING | {"COMPLETED"})
+
+    point, job = poll(look, done, ARM_WAIT_S)
+    if isinstance(point, Unknown) or not _recent(run, point):
+        raise _not_ready(change, point, job)
+    apply_tag(run, change)
+    return {"recovery_point": point["arn"]}
+
+
+def _recent(run: Run, point: Json) -> bool:
+    return bool(point) and _age_h(run, point["at"]) <= MAX_AGE_H
+
+
+def _not_ready(change: Change, point: Json | Unknown, job: Json | Unknown) -> HaltuunError:
+    if isinstance(point, Unknown):
+        message = f"its recovery points could not be read ({point.unknown})."
+    elif isinstance(job, Unknown) or not job:
+        message = "no recovery point is there, and no backup job is running."
+    elif job["state"] in RUNNING:
+        message = f"its backup job is {job['state']}; no recovery point is complete yet."
+    else:
+        message = f"its backup job ended {job['state']}: {job['message'] or 'no reason given'}."
+    return HaltuunError(
+        message,
+        subject=change.target,
+        remedy="Look at the job in AWS Backup, then retry.",
+        code="NO_RECOVERY_POINT",
+    )
+
+
+JOB = Kind(name="backup.job", look=look_job, apply=apply_job)
+ARM = Kind(name="backup.arm", look=look_tag, apply=apply_arm)

@@ -1,0 +1,108 @@
+"""Facts to findings, and what the gate demands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from haltuun.gates import Check
+from haltuun.model import Finding, Host, Severity, StageName
+from haltuun.stages.backup.facts import BackupAccount, BackupFacts
+from haltuun.stages.backup.names import MAX_AGE_H, VAULT
+from haltuun.stages.backup.points import RUNNING
+from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.tags import BACKUP
+
+# Names by which databases show themselves behind a listening port.
+_DATABASES = ("mysql", "mariadb", "postgres", "mongo", "redis", "oracle", "sqlservr")
+
+CHECKS = (
+    Check(
+        column="backup_tag",
+        op="in_set",
+        values=("daily",),
+        code="NOT_SELECTED",
+        message=f"The host does not carry {BACKUP}=daily, so the daily plan does not take it.",
+        remedy="Approve the plan's change that tags it, then retry.",
+    ),
+    Check(
+        column="recovery_point",
+        op="in_set",
+        values=(True,),
+        code="NO_RECOVERY_POINT",
+        message=f"No backup of this host has been completed in the vault {VAULT}.",
+        remedy="Look at its job in AWS Backup, then retry.",
+    ),
+    Check(
+        column="recovery_point_age_h",
+        op="between",
+        high=MAX_AGE_H,
+        code="RECOVERY_POINT_OLD",
+        message="The newest recovery point is {value} hours old: the daily backup does not come.",
+        remedy="Look at the host's failed jobs in AWS Backup, then retry.",
+    ),
+)
+
+
+def judge(view: View) -> Sequence[Finding]:
+    return (*_judge_account(view), *_judge_hosts(view))
+
+
+def _judge_account(view: View) -> Iterator[Finding]:
+    account = view.account_facts.get(StageName.backup)
+    if not isinstance(account, BackupAccount):
+        return
+    for region, facts in sorted(account.regions.items()):
+        if isinstance(facts.opted_out, tuple) and facts.opted_out:
+            yield Finding(
+                code="BACKUP_OPT_IN",
+                severity=Severity.low,
+                message=f"AWS Backup is switched off for {', '.join(facts.opted_out)} in {region}. Haltuun's"
+                " selection names its types and works all the same; selections by tag alone do not.",
+                remedy="Switch the types on in AWS Backup's settings if other plans are to work.",
+            )
+
+
+def _judge_hosts(view: View) -> Iterator[Finding]:
+    for instance_id, facts in view.facts.get(StageName.backup, {}).items():
+        if isinstance(facts, BackupFacts) and instance_id in view.hosts:
+            yield from _judge_host(view, view.hosts[instance_id], facts)
+
+
+def _judge_host(view: View, host: Host, facts: BackupFacts) -> Iterator[Finding]:
+    if isinstance(facts.protected_by, tuple) and facts.protected_by:
+        yield Finding(
+            code="ALREADY_PROTECTED",
+            severity=Severity.info,
+            message=f"{host.label}: a predecessor's backups are there; they are left as they are.",
+            host=host.instance_id,
+            evidence=facts.protected_by,
+            remedy="When Haltuun's recovery points suffice, end the old ones to save their cost.",
+        )
+    if isinstance(facts.job_state, str) and facts.job_state not in RUNNING | {"COMPLETED"}:
+        yield Finding(
+            code="BACKUP_FAILED",
+            severity=Severity.high,
+            message=f"{host.label}: the last backup job ended {facts.job_state}: {facts.job_message}.",
+            host=host.instance_id,
+            remedy="Mend what the job names, then retry.",
+        )
+    databases = _databases(view, host)
+    if databases:
+        yield Finding(
+            code="CRASH_CONSISTENT",
+            severity=Severity.low,
+            message=f"{host.label}: its recovery points are as after a power cut; {', '.join(databases)}"
+            " will run its crash recovery after a restore.",
+            host=host.instance_id,
+            evidence=tuple(databases),
+            remedy="Add a dump of the database if that is not enough.",
+        )
+
+
+def _databases(view: View, host: Host) -> list[str]:
+    discover = view.facts.get(StageName.discover, {}).get(host.instance_id)
+    if not isinstance(discover, DiscoverFacts) or not isinstance(discover.listeners, tuple):
+        return []
+    names = {listener.process for listener in discover.listeners}
+    return sorted(name for name in names if name.startswith(_DATABASES))

@@ -1,0 +1,84 @@
+"""The proof of backup: a completed recovery point of each host, not older than the daily plan allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from haltuun.model import Host, Json, Proof, StageName, Unknown
+from haltuun.run import Run
+from haltuun.stages.backup.kinds import get_vault
+from haltuun.stages.backup.names import MAX_AGE_H
+from haltuun.stages.backup.parse import point_columns
+from haltuun.stages.backup.points import RUNNING, get_jobs, get_points
+from haltuun.stages.base import Proven, View
+from haltuun.stages.own import Own
+from haltuun.stages.polling import poll
+from haltuun.stages.tags import ids_by_region
+
+# The first backup of a large volume takes most of an hour. Only hosts whose job runs are waited for.
+DEADLINE_S = 2700.0
+
+Seen = tuple[Json | Unknown, Json | Unknown]
+
+
+def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
+    proven: dict[str, Proven] = {}
+    by_id = {host.instance_id: host for host in hosts}
+    for region, ids in ids_by_region(hosts).items():
+        vault = get_vault(run, region)
+        if isinstance(vault, Own) and vault.state != "ours":
+            continue  # no vault, no recovery points: what the look said of these hosts holds
+        points, jobs = _wait_for_points(run, region, ids)
+        now = run.now()
+        for instance_id in ids:
+            point = points if isinstance(points, Unknown) else points.get(instance_id, {})
+            columns = point_columns(point, now)
+            if not isinstance(jobs, Unknown) and instance_id in jobs:
+                job = jobs[instance_id]
+                columns = {**columns, "job_state": job["state"], "job_message": job["message"]}
+            proven[instance_id] = Proven(fields=columns, proofs=_proof(run, by_id[instance_id], columns))
+    return proven
+
+
+def _wait_for_points(run: Run, region: str, ids: Sequence[str]) -> Seen:
+    def look() -> Seen:
+        return get_points(run, region), get_jobs(run, region)
+
+    def done(seen: Seen) -> bool:
+        points, jobs = seen
+        if isinstance(points, Unknown) or isinstance(jobs, Unknown):
+            return True
+        return not any(_awaited(run, points.get(i), jobs.get(i)) for i in ids)
+
+    return poll(look, done, DEADLINE_S)
+
+
+def _awaited(run: Run, point: Json, job: Json) -> bool:
+    """No recent recovery point, and a job that may still bring one."""
+    if point and _age_h(run, point["at"]) <= MAX_AGE_H:
+        return False
+    return bool(job) and job["state"] in RUNNING
+
+
+def _age_h(run: Run, at: str) -> float:
+    return (run.now() - datetime.fromisoformat(at)).total_seconds() / 3600
+
+
+def _proof(run: Run, host: Host, columns: Mapping[str, Any]) -> tuple[Proof, ...]:
+    age, at = columns["recovery_point_age_h"], columns["recovery_point_at"]
+    if not isinstance(age, float) or age > MAX_AGE_H or not isinstance(at, datetime):
+        return ()
+    if run.valid_proof(StageName.backup, "recovery_point", host.instance_id):
+        return ()
+    return (
+        Proof(
+            host=host.instance_id,
+            stage=StageName.backup,
+            kind="recovery_point",
+            evidence=f"{columns['recovery_point_arn']} completed, begun {at.isoformat()}",
+            observed_at=run.now(),
+            valid_until=at + timedelta(hours=MAX_AGE_H),
+        ),
+    )

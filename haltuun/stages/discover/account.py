@@ -1,0 +1,160 @@
+"""Looks at the account: its instances in every region and state, Systems Manager's nodes, and what a
+predecessor left. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from haltuun.aws import Aws, chunks, tags_of
+from haltuun.errors import AwsError, NotFound
+from haltuun.model import Host, Json, Unknown
+from haltuun.run import Run
+
+SESSION_DOCUMENT = "SSM-SessionManagerRunShell"
+DHMC_SETTING = "/ssm/managed-instance/default-ec2-instance-management-role"
+EVIDENCE_TAG = "haltuun:evidence"
+GONE = ("terminated", "shutting-down")
+# A filter takes 200 values, DescribeContainerInstances 100 (botocore 1.44).
+FILTER_VALUES = 200
+CONTAINER_INSTANCES = 100
+REGIONS_AT_ONCE = 8
+
+
+def list_hosts(run: Run) -> list[Host]:
+    """All instances of the account's regions that are not gone, in every other state.
+
+    A region that cannot be asked is left out here; parse_account says so, as unknown.
+
+    Raises:
+        AwsError: no region could be asked.
+    """
+    hosts: list[Host] = []
+    failed: list[AwsError] = []
+    regions = run.aws.regions()
+    for region in regions:
+        try:
+            instances = get_instances(run.aws, region)
+        except AwsError as error:
+            failed.append(error)
+            continue
+        hosts.extend(
+            Host(
+                account=run.account.id,
+                region=region,
+                instance_id=instance["InstanceId"],
+                name=tags_of(instance).get("Name", ""),
+            )
+            for instance in instances
+            if instance["State"]["Name"] not in GONE
+        )
+    if failed and len(failed) == len(regions):
+        raise failed[0]
+    return sorted(hosts, key=lambda host: (host.region, host.name, host.instance_id))
+
+
+def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
+    """Region → what was asked → answer or Unknown."""
+    regions = run.aws.regions()
+    with ThreadPoolExecutor(max_workers=min(REGIONS_AT_ONCE, len(regions))) as pool:
+        answers = pool.map(lambda region: get_region(run.aws, region), regions)
+        return dict(zip(regions, answers, strict=True))
+
+
+def get_instances(aws: Aws, region: str) -> list[dict[str, Any]]:
+    reservations = aws.pages("ec2", "DescribeInstances", "Reservations", region)
+    return [instance for reservation in reservations for instance in reservation["Instances"]]
+
+
+def get_region(aws: Aws, region: str) -> dict[str, Json]:
+    def pages(service: str, operation: str, key: str, **parameters: Any) -> Json:
+        return plain(aws.ask(lambda: aws.pages(service, operation, key, region, **parameters)))
+
+    instances = plain(aws.ask(lambda: get_instances(aws, region)))
+    own = [{"Key": "OWNER", "Values": ["Self"]}]
+    return {
+        "instances": instances,
+        "images": plain(_images(aws, region, instances)),
+        "evidence": pages(
+            "ec2",
+            "DescribeSnapshots",
+            "Snapshots",
+            OwnerIds=["self"],
+            Filters=[{"Name": "tag-key", "Values": [EVIDENCE_TAG]}],
+        ),
+        "nodes": pages("ssm", "DescribeInstanceInformation", "InstanceInformationList", MaxResults=50),
+        "asg_instances": pages("autoscaling", "DescribeAutoScalingInstances", "AutoScalingInstances"),
+        "ecs_instances": aws.ask(lambda: get_ecs_instances(aws, region)),
+        "dhmc": plain(
+            aws.ask(
+                lambda: aws.call("ssm", "GetServiceSetting", region, SettingId=DHMC_SETTING)["ServiceSetting"]
+            )
+        ),
+        "baselines": pages("ssm", "DescribePatchBaselines", "BaselineIdentities", Filters=own),
+        "patch_groups": pages("ssm", "DescribePatchGroups", "Mappings"),
+        "windows": pages("ssm", "DescribeMaintenanceWindows", "WindowIdentities"),
+        "associations": pages("ssm", "ListAssociations", "Associations"),
+        "backup_plans": pages("backup", "ListBackupPlans", "BackupPlansList"),
+        "backup_vaults": pages("backup", "ListBackupVaults", "BackupVaultList"),
+        "log_groups": pages("logs", "DescribeLogGroups", "logGroups"),
+        "session_preferences": _or_none(
+            aws, lambda: aws.call("ssm", "GetDocument", region, Name=SESSION_DOCUMENT)["Content"]
+        ),
+    }
+
+
+def _images(aws: Aws, region: str, instances: Json) -> Json:
+    """By filter and not by id: an image that no longer exists would make the whole call fail."""
+    if isinstance(instances, Unknown):
+        return instances
+    ids = sorted({instance["ImageId"] for instance in instances if instance.get("ImageId")})
+
+    def ask() -> list[Any]:
+        found: list[Any] = []
+        for some in chunks(ids, FILTER_VALUES):
+            wanted = [{"Name": "image-id", "Values": list(some)}]
+            found.extend(aws.pages("ec2", "DescribeImages", "Images", region, Filters=wanted))
+        return found
+
+    return aws.ask(ask)
+
+
+def get_ecs_instances(aws: Aws, region: str) -> list[str]:
+    """Instance ids that are registered in an ECS cluster."""
+    found: list[str] = []
+    for cluster in aws.pages("ecs", "ListClusters", "clusterArns", region):
+        arns = aws.pages("ecs", "ListContainerInstances", "containerInstanceArns", region, cluster=cluster)
+        for some in chunks(arns, CONTAINER_INSTANCES):
+            answer = aws.call(
+                "ecs", "DescribeContainerInstances", region, cluster=cluster, containerInstances=list(some)
+            )
+            found.extend(
+                row["ec2InstanceId"] for row in answer["containerInstances"] if row.get("ec2InstanceId")
+            )
+    return sorted(found)
+
+
+def _or_none(aws: Aws, question: Callable[[], Any]) -> Json:
+    """None where AWS says that there is no such thing: that is an answer."""
+
+    def ask() -> Any:
+        try:
+            return question()
+        except NotFound:
+            return None
+
+    return plain(aws.ask(ask))
+
+
+def plain(value: Any) -> Json:
+    """As JSON has it: times as ISO text, without the envelope of the answer."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items() if key != "ResponseMetadata"}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value

@@ -1,0 +1,110 @@
+"""Facts to findings, and what the gate demands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from haltuun.gates import Check
+from haltuun.model import Finding, Host, Severity, StageName, Unknown, is_false
+from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverAccount
+from haltuun.stages.logs.facts import LogsAccount, LogsFacts
+from haltuun.stages.logs.names import GROUP_PREFIX, SESSIONS_DOCUMENT
+
+CHECKS = (
+    Check(
+        column="supported",
+        op="in_set",
+        values=(True,),
+        code="LOGS_UNSUPPORTED",
+        message="Haltuun configures log shipping on Linux only.",
+        remedy="Configure the CloudWatch agent on this host by hand.",
+    ),
+    Check(
+        column="configured",
+        op="in_set",
+        values=(True,),
+        code="LOGS_NOT_CONFIGURED",
+        message="The CloudWatch agent has not been given the configuration for what runs on this host.",
+        remedy="See how the association haltuun-logs-install ended on it (State Manager), then retry.",
+    ),
+    Check(
+        column="marker_found",
+        op="in_set",
+        values=(True,),
+        code="MARKER_MISSING",
+        message="A line written on the host did not arrive in its log group.",
+        remedy="Read amazon-cloudwatch-agent.log on the host: its role and its way to 'logs' come first.",
+    ),
+)
+
+
+def judge(view: View) -> Sequence[Finding]:
+    return (*_judge_sessions(view), *_judge_groups(view), *_judge_hosts(view))
+
+
+def _judge_sessions(view: View) -> Iterator[Finding]:
+    account = view.account_facts.get(StageName.logs)
+    if not isinstance(account, LogsAccount):
+        return
+    for region, facts in sorted(account.regions.items()):
+        if isinstance(facts.sessions, Unknown) or facts.sessions.state != "foreign":
+            continue
+        logged = not is_false(facts.sessions_logged)
+        yield Finding(
+            code="SESSION_PREFERENCES_KEPT" if logged else "SESSIONS_NOT_LOGGED",
+            severity=Severity.info if logged else Severity.medium,
+            message=f"{SESSIONS_DOCUMENT} in {region} is a predecessor's and is left as it is;"
+            f" sessions are {'logged' if logged else 'not logged'} by it.",
+            remedy="" if logged else "Set a log group in Session Manager's preferences.",
+        )
+
+
+def _judge_groups(view: View) -> Iterator[Finding]:
+    """A predecessor's groups that keep everything: shown, not changed, for a retention deletes data."""
+    account = view.account_facts.get(StageName.discover)
+    if not isinstance(account, DiscoverAccount):
+        return
+    for region, facts in sorted(account.regions.items()):
+        if not isinstance(facts.log_groups, tuple):
+            continue
+        forever = sorted(
+            group.name
+            for group in facts.log_groups
+            if group.retention_days is None and not group.name.startswith(GROUP_PREFIX)
+        )
+        if forever:
+            yield Finding(
+                code="LOGS_KEPT_FOREVER",
+                severity=Severity.low,
+                message=f"{len(forever)} log group(s) of a predecessor in {region} have no retention.",
+                evidence=tuple(forever[:20]),
+                remedy="Set one where you may: Haltuun does not, because it deletes what is older.",
+            )
+
+
+def _judge_hosts(view: View) -> Iterator[Finding]:
+    for instance_id, facts in view.facts.get(StageName.logs, {}).items():
+        if isinstance(facts, LogsFacts) and instance_id in view.hosts:
+            yield from _judge_host(view.hosts[instance_id], facts)
+
+
+def _judge_host(host: Host, facts: LogsFacts) -> Iterator[Finding]:
+    if isinstance(facts.wanted, Unknown):
+        return
+    if facts.wanted.left_out:
+        yield Finding(
+            code="LOGS_LEFT_OUT",
+            severity=Severity.low,
+            message=f"{host.label}: {facts.wanted.left_out} log file(s) do not fit into the agent's configuration.",
+            host=host.instance_id,
+            remedy="Bring them together under fewer names, or configure them by hand.",
+        )
+    if facts.wanted.mode == "add" and facts.logs_tag is None:
+        yield Finding(
+            code="LOGS_AGENT_BEFORE",
+            severity=Severity.info,
+            message=f"{host.label}: a CloudWatch agent is, or may be, there already;"
+            " Haltuun's configuration is added to its own.",
+            host=host.instance_id,
+        )

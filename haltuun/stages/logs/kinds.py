@@ -1,0 +1,197 @@
+"""Log groups, parameters, session preferences: found by name, made, changed, removed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from haltuun.errors import HaltuunError
+from haltuun.model import Change, Json, Unknown
+from haltuun.run import Run
+from haltuun.stages.associations import ASSOCIATION, await_success
+from haltuun.stages.base import Kind
+from haltuun.stages.logs.names import INSTALL, SESSIONS_DOCUMENT
+from haltuun.stages.own import MADE_BY, Own, as_value, get_own
+from haltuun.stages.tags import MANAGED, TAG, apply_tag, look_tag, managed_tags
+
+# State Manager reaches a new target within ten minutes; the package is 100 MB.
+INSTALL_S = 900.0
+
+
+# -- log groups and their retention ----------------------------------------------------------------
+
+
+def get_groups(run: Run, region: str, prefix: str) -> dict[str, int | None] | Unknown:
+    """Name → retention in days (None: for ever). What begins with our prefix is ours."""
+
+    def question() -> dict[str, int | None]:
+        found = run.aws.pages("logs", "DescribeLogGroups", "logGroups", region, logGroupNamePrefix=prefix)
+        return {group["logGroupName"]: group.get("retentionInDays") for group in found}
+
+    return run.aws.ask(question)
+
+
+def look_group(run: Run, change: Change) -> Json | Unknown:
+    groups = get_groups(run, change.region, change.target)
+    if isinstance(groups, Unknown):
+        return groups
+    return {"group": change.target} if change.target in groups else None
+
+
+def apply_group(run: Run, change: Change) -> Json:
+    tags = {MANAGED: "true"}
+    run.aws.call("logs", "CreateLogGroup", change.region, logGroupName=change.target, tags=tags)
+    return None
+
+
+def look_retention(run: Run, change: Change) -> Json | Unknown:
+    groups = get_groups(run, change.region, change.target)
+    if isinstance(groups, Unknown):
+        return groups
+    days = groups.get(change.target)
+    return None if days is None else {"days": days}
+
+
+def apply_retention(run: Run, change: Change) -> Json:
+    if change.after is None:
+        run.aws.call("logs", "DeleteRetentionPolicy", change.region, logGroupName=change.target)
+    else:
+        days = change.after["days"]
+        run.aws.call(
+            "logs", "PutRetentionPolicy", change.region, logGroupName=change.target, retentionInDays=days
+        )
+    return None
+
+
+# -- the configuration's parameter -------------------------------------------------------------------
+
+
+def get_parameter(run: Run, region: str, name: str) -> Own | Unknown:
+    """Its name is its content's hash: what has this content is ours."""
+
+    def question() -> Own:
+        value = run.aws.call("ssm", "GetParameter", region, Name=name)["Parameter"]["Value"]
+        return Own(state="ours", id=name, value={"sha256": sha256(value)})
+
+    return get_own(run, question)
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def apply_parameter(run: Run, change: Change) -> Json:
+    if change.after is None:
+        run.aws.call("ssm", "DeleteParameter", change.region, Name=change.target)
+        return None
+    body: dict[str, Any] = {
+        "Name": change.target,
+        "Type": "String",
+        "Value": change.detail["text"],
+        "Tier": "Intelligent-Tiering",
+        "Description": f"{MADE_BY} Configuration of the CloudWatch agent.",
+    }
+    if change.before is None:
+        run.aws.call("ssm", "PutParameter", change.region, Tags=managed_tags(), **body)
+    else:
+        run.aws.call("ssm", "PutParameter", change.region, Overwrite=True, **body)
+    return None
+
+
+# -- Session Manager's preferences -------------------------------------------------------------------
+
+
+def get_sessions(run: Run, region: str) -> tuple[Own | Unknown, bool | Unknown]:
+    """The preferences document, and whether sessions are logged anywhere by it."""
+    logged: bool | Unknown = False
+
+    def question() -> Own:
+        nonlocal logged
+        answer = run.aws.call("ssm", "GetDocument", region, Name=SESSIONS_DOCUMENT, DocumentFormat="JSON")
+        content = json.loads(answer["Content"])
+        inputs = content.get("inputs") or {}
+        logged = bool(inputs.get("cloudWatchLogGroupName") or inputs.get("s3BucketName"))
+        if not str(content.get("description", "")).startswith(MADE_BY):
+            return Own(state="foreign", id=SESSIONS_DOCUMENT)
+        return Own(
+            state="ours",
+            id=SESSIONS_DOCUMENT,
+            value={"log_group": inputs.get("cloudWatchLogGroupName")},
+        )
+
+    own = get_own(run, question)
+    return own, own if isinstance(own, Unknown) else logged
+
+
+def session_document(log_group: str) -> Json:
+    """Sessions streamed to `log_group`. Encryption is asked for only where the group has a key."""
+    return {
+        "schemaVersion": "1.0",
+        "description": f"{MADE_BY} Session Manager's preferences: sessions are logged.",
+        "sessionType": "Standard_Stream",
+        "inputs": {
+            "s3BucketName": "",
+            "s3KeyPrefix": "",
+            "s3EncryptionEnabled": True,
+            "cloudWatchLogGroupName": log_group,
+            "cloudWatchEncryptionEnabled": False,
+            "cloudWatchStreamingEnabled": True,
+            "idleSessionTimeout": "20",
+            "maxSessionDuration": "",
+            "kmsKeyId": "",
+            "runAsEnabled": False,
+            "runAsDefaultUser": "",
+            "shellProfile": {"windows": "", "linux": ""},
+        },
+    }
+
+
+def look_sessions(run: Run, change: Change) -> Json | Unknown:
+    return as_value(get_sessions(run, change.region)[0])
+
+
+def apply_sessions(run: Run, change: Change) -> Json:
+    if change.after is None:
+        run.aws.call("ssm", "DeleteDocument", change.region, Name=SESSIONS_DOCUMENT)
+        return None
+    run.aws.call(
+        "ssm",
+        "CreateDocument",
+        change.region,
+        Name=SESSIONS_DOCUMENT,
+        Content=json.dumps(session_document(change.after["log_group"])),
+        DocumentType="Session",
+        DocumentFormat="JSON",
+        Tags=managed_tags(),
+    )
+    return None
+
+
+# -- the host's tag, once the agent is installed -----------------------------------------------------
+
+
+def apply_configure(run: Run, change: Change) -> Json:
+    """Give the host its configuration's tag, but only when the agent is installed on it."""
+    reason = await_success(run, change.region, {change.target: INSTALL}, INSTALL_S)[change.target]
+    if reason:
+        raise HaltuunError(
+            f"the CloudWatch agent was not installed by {INSTALL}: {reason}.",
+            subject=change.target,
+            remedy="Read the association's output on the host (State Manager), then retry.",
+            code="LOGS_AGENT_NOT_INSTALLED",
+        )
+    return apply_tag(run, change)
+
+
+GROUP = Kind(name="logs.group", look=look_group, apply=apply_group)
+RETENTION = Kind(name="logs.retention", look=look_retention, apply=apply_retention)
+PARAMETER = Kind(
+    name="ssm.parameter",
+    look=lambda run, change: as_value(get_parameter(run, change.region, change.target)),
+    apply=apply_parameter,
+)
+SESSIONS = Kind(name="ssm.session_preferences", look=look_sessions, apply=apply_sessions)
+CONFIGURE = Kind(name="logs.configure", look=look_tag, apply=apply_configure)
+
+KINDS = {kind.name: kind for kind in (GROUP, RETENTION, PARAMETER, SESSIONS, CONFIGURE, ASSOCIATION, TAG)}

@@ -1,0 +1,159 @@
+"""Things that bear Haltuun's names in an account: absent, ours, or somebody else's.
+
+Names are deterministic, so a thing is found by its name; it is touched only when it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from haltuun.errors import NotFound
+from haltuun.model import (
+    Barred,
+    Change,
+    Finding,
+    Frozen,
+    Json,
+    Reach,
+    Severity,
+    StageName,
+    Undo,
+    Unknown,
+    Verdict,
+    canonical,
+)
+from haltuun.run import Run
+from haltuun.stages.tags import MANAGED
+
+# Where tags cannot be read (or the API takes none) the description tells.
+MADE_BY = "Made by Haltuun."
+
+
+class Own(Frozen):
+    """What stands under one of our names. `value` holds only what Haltuun sets, in a change's terms."""
+
+    state: Literal["absent", "ours", "foreign"]
+    id: str = ""
+    value: Json = None
+
+
+ABSENT = Own(state="absent")
+
+
+def is_ours(tags: Mapping[str, str] | Unknown, description: str = "") -> bool:
+    if not isinstance(tags, Unknown) and MANAGED in tags:
+        return True
+    return description.startswith(MADE_BY)
+
+
+def get_own(run: Run, question: Callable[[], Own]) -> Own | Unknown:
+    """The answer; a NotFound is `absent`, any other refusal Unknown."""
+
+    def asked() -> Own:
+        try:
+            return question()
+        except NotFound:
+            return ABSENT
+
+    return run.aws.ask(asked)
+
+
+def get_ssm_tags(run: Run, region: str, resource_type: str, resource_id: str) -> dict[str, str] | Unknown:
+    def tags() -> dict[str, str]:
+        answer = run.aws.call(
+            "ssm", "ListTagsForResource", region, ResourceType=resource_type, ResourceId=resource_id
+        )
+        return {tag["Key"]: tag["Value"] for tag in answer.get("TagList") or ()}
+
+    return run.aws.ask(tags)
+
+
+def as_value(seen: Own | Unknown) -> Json | Unknown:
+    """What a Kind's `look` returns of it."""
+    if isinstance(seen, Unknown):
+        return seen
+    if seen.state == "foreign":
+        return {"not_ours": seen.id}
+    return seen.value
+
+
+@dataclass
+class Draft:
+    """A stage's plan in the making: what is wanted is compared with what is seen."""
+
+    stage: StageName
+    changes: list[Change] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    barred: list[Barred] = field(default_factory=list)
+
+    def want(
+        self,
+        seen: Own | Unknown,
+        after: Json,
+        *,
+        kind: str,
+        region: str,
+        target: str,
+        hosts: Sequence[str],
+        summary: str,
+        permissions: tuple[str, ...],
+        needs: Sequence[tuple[str, ...]] = (),
+        reach: Reach = Reach.account,
+        undo: bool = True,
+        no_undo: str = "",
+        detail: Json = None,
+    ) -> tuple[str, ...] | None:
+        """The ids that what builds on this depends on: none when it stands, None when it cannot stand.
+
+        `needs` are the answers of earlier calls.
+        """
+        if isinstance(seen, Unknown):
+            why = seen.unknown.rstrip(".")
+            self._cannot(
+                "UNSEEN",
+                f"Whether '{target}' is in {region} could not be read ({why}); it is not planned.",
+                "Allow the call it names, or use an endpoint that knows it, and plan again.",
+                hosts,
+                Verdict.unknown,
+            )
+            return None
+        if seen.state == "foreign":
+            self._cannot(
+                "NAME_TAKEN",
+                f"'{target}' in {region} ({seen.id}) was not made by Haltuun: it is left as it is.",
+                f"Rename or remove it, or tag it {MANAGED}=true if Haltuun may have it.",
+                hosts,
+                Verdict.held,
+            )
+            return None
+        if seen.state == "ours" and canonical(seen.value) == canonical(after):
+            return ()
+        change = Change(
+            stage=self.stage,
+            kind=kind,
+            region=region,
+            target=target,
+            hosts=tuple(sorted(hosts)),
+            before=seen.value,
+            after=after,
+            reach=reach,
+            summary=summary,
+            permissions=permissions,
+            undo=Undo(kind=kind, after=seen.value) if undo else None,
+            no_undo=no_undo,
+            depends_on=tuple(sorted({i for need in needs for i in need})),
+            detail=detail,
+        )
+        self.changes.append(change)
+        return (change.id,)
+
+    def _cannot(self, code: str, message: str, remedy: str, hosts: Sequence[str], verdict: Verdict) -> None:
+        self.notes.append(Finding(code=code, severity=Severity.high, message=message, remedy=remedy))
+        already = {barred.host for barred in self.barred}
+        self.barred.extend(
+            Barred(host=host, code=code, message=message, remedy=remedy, verdict=verdict)
+            for host in sorted(hosts)
+            if host not in already
+        )

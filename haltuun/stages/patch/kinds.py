@@ -1,0 +1,301 @@
+"""Baselines, patch groups and the maintenance window: found by name, made, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from haltuun.errors import AwsError
+from haltuun.model import Change, Json, Unknown
+from haltuun.run import Run
+from haltuun.stages.associations import ASSOCIATION
+from haltuun.stages.base import Kind
+from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours
+from haltuun.stages.patch.families import FAMILIES, Family, approval_rules
+from haltuun.stages.tags import ARMED, TAG, managed_tags
+
+WINDOW = "haltuun-patch"
+TARGET = "haltuun-armed"
+TASK = "haltuun-install"
+DOCUMENT = "AWS-RunPatchBaseline"
+# Sunday night, after the night's backup: two hours to begin installing, one more to end.
+WINDOW_VALUE: Json = {
+    "schedule": "cron(0 3 ? * SUN *)",
+    "timezone": "Etc/UTC",
+    "duration_h": 3,
+    "cutoff_h": 1,
+}
+TARGET_VALUE: Json = {"targets": [[f"tag:{ARMED}", ["yes"]]]}
+# NoReboot: a server that nobody knows may not come up again by itself. What waits for a reboot is
+# counted and shown (PENDING_REBOOT) until a person plans one.
+PARAMETERS = {"Operation": ["Install"], "RebootOption": ["NoReboot"]}
+TASK_VALUE: Json = {"document": DOCUMENT, "max_concurrency": "10%", "max_errors": "1"}
+
+
+def family_named(name: str) -> Family:
+    return FAMILIES[name.removeprefix("haltuun-")]
+
+
+# -- baselines ---------------------------------------------------------------------------------
+
+
+def get_baseline(run: Run, region: str, name: str) -> Own | Unknown:
+    """Our baseline of that name. Its rules stay as a person may have set them since."""
+
+    def question() -> Own:
+        filters = [{"Key": "NAME_PREFIX", "Values": [name]}, {"Key": "OWNER", "Values": ["Self"]}]
+        found = run.aws.pages("ssm", "DescribePatchBaselines", "BaselineIdentities", region, Filters=filters)
+        same = [baseline for baseline in found if baseline["BaselineName"] == name]
+        for baseline in same:
+            tags = get_ssm_tags(run, region, "PatchBaseline", baseline["BaselineId"])
+            if is_ours(tags, baseline.get("BaselineDescription", "")):
+                value = {"operating_system": baseline["OperatingSystem"]}
+                return Own(state="ours", id=baseline["BaselineId"], value=value)
+        return Own(state="foreign", id=same[0]["BaselineId"]) if same else ABSENT
+
+    return get_own(run, question)
+
+
+def apply_baseline(run: Run, change: Change) -> Json:
+    if change.after is None:
+        seen = get_baseline(run, change.region, change.target)
+        if isinstance(seen, Own) and seen.state == "ours":
+            run.aws.call("ssm", "DeletePatchBaseline", change.region, BaselineId=seen.id)
+        return None
+    family = family_named(change.target)
+    try:
+        made = run.aws.call(
+            "ssm",
+            "CreatePatchBaseline",
+            change.region,
+            Name=change.target,
+            OperatingSystem=family.operating_system,
+            ApprovalRules=approval_rules(family),
+            Description=f"{MADE_BY} Security updates of {family.operating_system}.",
+            ClientToken=_token(run, change),
+            Tags=managed_tags(),
+        )
+    except AwsError as error:
+        # moto 5.2 makes the baseline and then refuses its tags; the description marks it as ours too.
+        seen = get_baseline(run, change.region, change.target)
+        if error.code != "InvalidResourceId" or isinstance(seen, Unknown) or seen.state != "ours":
+            raise
+        return {"baseline_id": seen.id, "tags": "refused"}
+    return {"baseline_id": made["BaselineId"]}
+
+
+def _token(run: Run, change: Change) -> str:
+    # 1 to 64 characters; of this run, so that what was undone can be made again later.
+    return f"{change.id}-{run.id}"[:64]
+
+
+# -- patch groups ------------------------------------------------------------------------------
+
+
+def get_patch_group(run: Run, region: str, name: str) -> Own | Unknown:
+    """Is our baseline registered for the patch group of the same name?"""
+    baseline = get_baseline(run, region, name)
+    if isinstance(baseline, Unknown) or baseline.state != "ours":
+        return baseline
+
+    def question() -> Own:
+        # Answers AWS's default baseline for a group that nobody registered.
+        answer = run.aws.call(
+            "ssm",
+            "GetPatchBaselineForPatchGroup",
+            region,
+            PatchGroup=name,
+            OperatingSystem=family_named(name).operating_system,
+        )
+        if answer.get("BaselineId") == baseline.id:
+            return Own(state="ours", id=baseline.id, value={"baseline": name})
+        return ABSENT
+
+    return get_own(run, question)
+
+
+def apply_patch_group(run: Run, change: Change) -> Json:
+    seen = get_baseline(run, change.region, change.target)
+    if isinstance(seen, Unknown) or seen.state != "ours":
+        raise AwsError(
+            "the baseline is not there.", subject=change.target, remedy="Plan again.", code="PLAN_STALE"
+        )
+    register = "RegisterPatchBaselineForPatchGroup"
+    operation = register if change.after else "DeregisterPatchBaselineForPatchGroup"
+    run.aws.call("ssm", operation, change.region, BaselineId=seen.id, PatchGroup=change.target)
+    return {"baseline_id": seen.id}
+
+
+# -- the maintenance window, its target and its task ---------------------------------------------
+
+
+def get_window(run: Run, region: str, name: str = WINDOW) -> Own | Unknown:
+    def question() -> Own:
+        found = run.aws.pages(
+            "ssm",
+            "DescribeMaintenanceWindows",
+            "WindowIdentities",
+            region,
+            Filters=[{"Key": "Name", "Values": [name]}],
+        )
+        same = [window for window in found if window.get("Name") == name]
+        for window in same:
+            tags = get_ssm_tags(run, region, "MaintenanceWindow", window["WindowId"])
+            if is_ours(tags, window.get("Description", "")):
+                return Own(state="ours", id=window["WindowId"], value=_window_value(window))
+        return Own(state="foreign", id=same[0]["WindowId"]) if same else ABSENT
+
+    return get_own(run, question)
+
+
+def _window_value(window: Mapping[str, Any]) -> Json:
+    return {
+        "schedule": window.get("Schedule"),
+        "timezone": window.get("ScheduleTimezone"),
+        "duration_h": window.get("Duration"),
+        "cutoff_h": window.get("Cutoff"),
+    }
+
+
+def apply_window(run: Run, change: Change) -> Json:
+    seen = get_window(run, change.region)
+    there = isinstance(seen, Own) and seen.state == "ours"
+    if change.after is None:
+        if isinstance(seen, Own) and there:
+            run.aws.call("ssm", "DeleteMaintenanceWindow", change.region, WindowId=seen.id)
+        return None
+    body = {
+        "Schedule": change.after["schedule"],
+        "ScheduleTimezone": change.after["timezone"],
+        "Duration": change.after["duration_h"],
+        "Cutoff": change.after["cutoff_h"],
+    }
+    if isinstance(seen, Own) and there:
+        run.aws.call("ssm", "UpdateMaintenanceWindow", change.region, WindowId=seen.id, **body)
+        return {"window_id": seen.id}
+    made = run.aws.call(
+        "ssm",
+        "CreateMaintenanceWindow",
+        change.region,
+        Name=WINDOW,
+        Description=f"{MADE_BY} Installs security updates on instances tagged {ARMED}=yes.",
+        AllowUnassociatedTargets=False,
+        ClientToken=_token(run, change),
+        Tags=managed_tags(),
+        **body,
+    )
+    return {"window_id": made["WindowId"]}
+
+
+def _in_window(run: Run, region: str, operation: str, key: str, name: str) -> tuple[str, Any]:
+    """The window's id, and the entry of that name in it (or None)."""
+    window = get_window(run, region)
+    if isinstance(window, Unknown):
+        raise AwsError(window.unknown, subject=WINDOW, remedy="Plan again.", code="UNSEEN")
+    if window.state != "ours":
+        return "", None
+    entries = run.aws.pages("ssm", operation, key, region, WindowId=window.id)
+    return window.id, next((entry for entry in entries if entry.get("Name") == name), None)
+
+
+def get_window_target(run: Run, region: str, name: str = TARGET) -> Own | Unknown:
+    def question() -> Own:
+        _, entry = _in_window(run, region, "DescribeMaintenanceWindowTargets", "Targets", name)
+        if entry is None:
+            return ABSENT
+        targets = [[t["Key"], list(t["Values"])] for t in entry["Targets"]]
+        return Own(state="ours", id=entry["WindowTargetId"], value={"targets": targets})
+
+    return get_own(run, question)
+
+
+def apply_window_target(run: Run, change: Change) -> Json:
+    window_id, entry = _in_window(run, change.region, "DescribeMaintenanceWindowTargets", "Targets", TARGET)
+    if entry is not None:
+        run.aws.call(
+            "ssm",
+            "DeregisterTargetFromMaintenanceWindow",
+            change.region,
+            WindowId=window_id,
+            WindowTargetId=entry["WindowTargetId"],
+        )
+    if change.after is None:
+        return None
+    made = run.aws.call(
+        "ssm",
+        "RegisterTargetWithMaintenanceWindow",
+        change.region,
+        WindowId=window_id,
+        ResourceType="INSTANCE",
+        Name=TARGET,
+        Targets=[{"Key": key, "Values": values} for key, values in change.after["targets"]],
+        ClientToken=_token(run, change),
+    )
+    return {"window_target_id": made["WindowTargetId"]}
+
+
+def get_window_task(run: Run, region: str, name: str = TASK) -> Own | Unknown:
+    def question() -> Own:
+        _, entry = _in_window(run, region, "DescribeMaintenanceWindowTasks", "Tasks", name)
+        if entry is None:
+            return ABSENT
+        value = {
+            "document": entry.get("TaskArn"),
+            "max_concurrency": entry.get("MaxConcurrency"),
+            "max_errors": entry.get("MaxErrors"),
+        }
+        return Own(state="ours", id=entry["WindowTaskId"], value=value)
+
+    return get_own(run, question)
+
+
+def apply_window_task(run: Run, change: Change) -> Json:
+    window_id, entry = _in_window(run, change.region, "DescribeMaintenanceWindowTasks", "Tasks", TASK)
+    if entry is not None:
+        run.aws.call(
+            "ssm",
+            "DeregisterTaskFromMaintenanceWindow",
+            change.region,
+            WindowId=window_id,
+            WindowTaskId=entry["WindowTaskId"],
+        )
+    if change.after is None:
+        return None
+    target = get_window_target(run, change.region)
+    if isinstance(target, Unknown) or target.state != "ours":
+        raise AwsError("the window has no target.", subject=WINDOW, remedy="Plan again.", code="PLAN_STALE")
+    # Without ServiceRoleArn Systems Manager uses its service-linked role, and makes it if need be.
+    made = run.aws.call(
+        "ssm",
+        "RegisterTaskWithMaintenanceWindow",
+        change.region,
+        WindowId=window_id,
+        Name=TASK,
+        TaskType="RUN_COMMAND",
+        TaskArn=change.after["document"],
+        Targets=[{"Key": "WindowTargetIds", "Values": [target.id]}],
+        TaskInvocationParameters={"RunCommand": {"Parameters": PARAMETERS, "TimeoutSeconds": 600}},
+        MaxConcurrency=change.after["max_concurrency"],
+        MaxErrors=change.after["max_errors"],
+        Priority=1,
+        ClientToken=_token(run, change),
+    )
+    return {"window_task_id": made["WindowTaskId"]}
+
+
+def _kind(name: str, get: Any, apply: Any) -> Kind:
+    return Kind(
+        name=name, look=lambda run, change: as_value(get(run, change.region, change.target)), apply=apply
+    )
+
+
+BASELINE = _kind("ssm.patch_baseline", get_baseline, apply_baseline)
+PATCH_GROUP = _kind("ssm.patch_group", get_patch_group, apply_patch_group)
+MAINTENANCE_WINDOW = _kind("ssm.maintenance_window", get_window, apply_window)
+WINDOW_TARGET = _kind("ssm.maintenance_window.target", get_window_target, apply_window_target)
+WINDOW_TASK = _kind("ssm.maintenance_window.task", get_window_task, apply_window_task)
+
+KINDS = {
+    kind.name: kind
+    for kind in (BASELINE, PATCH_GROUP, MAINTENANCE_WINDOW, WINDOW_TARGET, WINDOW_TASK, ASSOCIATION, TAG)
+}

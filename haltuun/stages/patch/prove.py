@@ -1,0 +1,107 @@
+"""The proof of patch: a scan younger than a day has come in from each host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from haltuun.model import Host, Proof, StageName, Unknown
+from haltuun.run import Run
+from haltuun.stages.associations import FINAL, get_status, start_once
+from haltuun.stages.base import Proven, View
+from haltuun.stages.patch.facts import SCAN_MAX_AGE_H
+from haltuun.stages.patch.parse import state_columns
+from haltuun.stages.patch.probe import SCAN, get_patch_states
+from haltuun.stages.polling import poll
+from haltuun.stages.tags import SCAN as SCAN_TAG
+from haltuun.stages.tags import get_instance_tags, ids_by_region
+
+# A scan takes one to a few minutes; apt on a small, old instance longer.
+DEADLINE_S = 600.0
+
+
+def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
+    """Start the scan where no fresh one is there, and wait for all hosts together."""
+    proven: dict[str, Proven] = {}
+    by_id = {host.instance_id: host for host in hosts}
+    tags = get_instance_tags(run, hosts)
+    for region, ids in ids_by_region(hosts).items():
+        here = tags[region]
+        tagged = [i for i in ids if not isinstance(here, Unknown) and here[i].get(SCAN_TAG) == "daily"]
+        columns, failed = _wait_for_scans(run, region, ids, tagged)
+        for instance_id in ids:
+            row = columns[instance_id]
+            if instance_id in failed:
+                row = {**row, "scan_note": failed[instance_id]}
+            fields = {**row, **({"prereq_ok": True} if _fresh(row) else {})}
+            proven[instance_id] = Proven(fields=fields, proofs=_proof(run, by_id[instance_id], row))
+    return proven
+
+
+def _wait_for_scans(
+    run: Run, region: str, ids: Sequence[str], tagged: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The hosts' scan columns, and those of `tagged` whose scan ended badly with the reason."""
+    columns = _columns(run, region, ids)
+    seen = [i for i in tagged if not isinstance(columns[i]["scanned"], Unknown)]
+    waiting = [i for i in seen if not _fresh(columns[i])]
+    failed: dict[str, str] = {}
+    if not waiting or not start_once(run, region, SCAN):
+        return columns, failed
+    started = run.now() - timedelta(seconds=5)
+
+    def look() -> dict[str, dict[str, Any]]:
+        seen = _columns(run, region, ids)
+        for instance_id in waiting:
+            if not _fresh(seen[instance_id]) and instance_id not in failed:
+                reason = _bad_end(run, region, instance_id, started)
+                if reason:
+                    failed[instance_id] = reason
+        return seen
+
+    def done(seen: dict[str, dict[str, Any]]) -> bool:
+        return all(_fresh(seen[i]) or i in failed for i in waiting)
+
+    return poll(look, done, DEADLINE_S), failed
+
+
+def _columns(run: Run, region: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    states = get_patch_states(run, region, ids)
+    now = run.now()
+    if isinstance(states, Unknown):
+        return {i: state_columns(states, now) for i in ids}
+    return {i: state_columns(states.get(i, {}), now) for i in ids}
+
+
+def _fresh(columns: Mapping[str, Any]) -> bool:
+    age = columns["scan_age_h"]
+    return isinstance(age, float) and age <= SCAN_MAX_AGE_H
+
+
+def _bad_end(run: Run, region: str, instance_id: str, since: datetime) -> str:
+    status = get_status(run, region, instance_id, SCAN)
+    if isinstance(status, Unknown) or not status:
+        return ""
+    ended = status.get("ExecutionDate")
+    if status.get("Status") in FINAL - {"Success"} and isinstance(ended, datetime) and ended >= since:
+        return str(status.get("DetailedStatus") or status["Status"])
+    return ""
+
+
+def _proof(run: Run, host: Host, columns: Mapping[str, Any]) -> tuple[Proof, ...]:
+    at = columns["scan_at"]
+    if not _fresh(columns) or not isinstance(at, datetime):
+        return ()
+    if run.valid_proof(StageName.patch, "scan", host.instance_id):
+        return ()
+    return (
+        Proof(
+            host=host.instance_id,
+            stage=StageName.patch,
+            kind="scan",
+            evidence=f"{at.isoformat()}, {columns['missing']} missing, baseline {columns['baseline_id']}",
+            observed_at=run.now(),
+            valid_until=at + timedelta(hours=SCAN_MAX_AGE_H),
+        ),
+    )

@@ -1,0 +1,27 @@
+"""Waiting for an effect: looks again at growing intervals, until it is there or the deadline is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+FIRST_WAIT_S = 1.0
+# AWS's own examples poll commands and jobs every few seconds; longer saves calls, not time.
+LONGEST_WAIT_S = 20.0
+GROWTH = 1.5
+
+
+def poll(look: Callable[[], T], done: Callable[[T], bool], deadline_s: float) -> T:
+    """The first answer that is `done`, else the last one before the deadline."""
+    end = time.monotonic() + deadline_s
+    wait_s = FIRST_WAIT_S
+    while True:
+        seen = look()
+        left_s = end - time.monotonic()
+        if done(seen) or left_s <= 0:
+            return seen
+        time.sleep(min(wait_s, left_s))
+        wait_s = min(wait_s * GROWTH, LONGEST_WAIT_S)

@@ -1,0 +1,196 @@
+"""amazon-ssm-agent.log → what the last start did. Pure.
+
+Sources of the lines: amazon-ssm-agent 3.3.1142.0; an entry may span lines ("caused by: …").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+
+from haltuun.model import Frozen
+from haltuun.stages.repair.facts import Identity, LogLine
+
+FILE = "/var/log/amazon/ssm/amazon-ssm-agent.log"
+METADATA_ADDRESS = "169.254.169.254"
+
+_HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
+_STARTS = re.compile(r"^Proxy environment variables:|^(\[instanceID=\S+\] )?Starting Agent: amazon-ssm-agent")
+_CHECKS = "Checking if agent identity"
+_TAKES = re.compile(r"^Agent will take identity from (\w+)")
+# Agents before 3.0 name the instance in every line and the identity nowhere.
+_OLD_IDENTITY = re.compile(r"\[instanceID=((mi|i)-[0-9a-f]+)\]")
+_CONNECTED = (
+    "Set up control channel successfully",
+    "SSM Connection channel status is set to",
+)
+_CLEARED = "Registration information has been removed from the instance."
+_PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M)
+_ENDED = re.compile(r"^\[amazon-ssm-agent\] Bye\.")
+
+
+class Entry(Frozen):
+    """One log entry; `text` is without time and level, continuation lines joined by newlines."""
+
+    line: int
+    level: str
+    text: str
+    at: datetime | None
+    raw: str
+
+    def evidence(self) -> LogLine:
+        return LogLine(file=FILE, line=self.line, text=self.raw.replace("\n", " | "))
+
+
+class Start(Frozen):
+    """One start of the core process and all that was logged until the next."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def took(self) -> Entry | None:
+        return next((entry for entry in self.entries if _TAKES.match(entry.text)), None)
+
+    @property
+    def gave_up(self) -> bool:
+        return any("Error occurred when starting amazon-ssm-agent" in entry.text for entry in self.entries)
+
+
+class AgentLog(Frozen):
+    """The log from its last start on.
+
+    `entries` are the last start's; where that took no identity, those of the failed starts just
+    before it too (a restart loop is one story). Without a start they are all that the log holds.
+    """
+
+    has_start: bool
+    identity: Identity | None  # None: took none, or the log holds no start
+    took: Entry | None
+    entries: tuple[Entry, ...]
+    connected: Entry | None
+    cleared_after_start: Entry | None
+    ended: bool  # the core said goodbye: it was stopped
+
+    def since_connected(self) -> tuple[Entry, ...]:
+        """What was logged after the control channel came up: faults before that are over."""
+        if self.connected is None:
+            return self.entries
+        return tuple(entry for entry in self.entries if entry.line > self.connected.line)
+
+    @property
+    def proxies(self) -> dict[str, tuple[str, Entry]]:
+        """The proxy variables that the last start had, by name; empty ones left out."""
+        found: dict[str, tuple[str, Entry]] = {}
+        for entry in self.entries:
+            match = _PROXY.match(entry.text)
+            if match:
+                if match.group(2).strip():
+                    found[match.group(1)] = (match.group(2).strip(), entry)
+                else:
+                    found.pop(match.group(1), None)
+        return found
+
+    def metadata_is_proxied(self) -> Entry | None:
+        """IMDS is plain http, so http_proxy alone takes it, unless no_proxy names the address."""
+        proxies = self.proxies
+        if "http_proxy" not in proxies:
+            return None
+        spared, _ = proxies.get("no_proxy", ("", None))
+        return None if covers_metadata(spared) else proxies["http_proxy"][1]
+
+
+def covers_metadata(no_proxy: str) -> bool:
+    """Whether Go's reading of `no_proxy` (golang.org/x/net/http/httpproxy) spares IMDS."""
+    for part in (piece.strip() for piece in no_proxy.split(",")):
+        if part == "*" or part.removesuffix(":80") == METADATA_ADDRESS:
+            return True
+        if "/" in part:
+            try:
+                if ip_address(METADATA_ADDRESS) in ip_network(part, strict=False):
+                    return True
+            except ValueError:
+                continue
+    return False
+
+
+def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
+    """Lines → entries; a line without a time continues the entry above it."""
+    entries: list[Entry] = []
+    for line in lines:
+        match = _HEAD.match(line.text)
+        if match:
+            at = datetime.strptime(match.group(1), "%Y-%m-%d %H:%M:%S")
+            entries.append(
+                Entry(line=line.line, level=match.group(2), text=match.group(3).strip(), at=at, raw=line.text)
+            )
+        elif entries:
+            last = entries[-1]
+            entries[-1] = last.model_copy(
+                update={"text": f"{last.text}\n{line.text}", "raw": f"{last.raw}\n{line.text}"}
+            )
+    return entries
+
+
+def read_log(lines: Sequence[LogLine]) -> AgentLog:
+    """The last start, and what of it still holds."""
+    entries = read_entries(lines)
+    starts = _starts(entries)
+    if not starts:
+        return _summary(has_start=False, identity=_old_identity(entries), entries=tuple(entries), took=None)
+    last = starts[-1]
+    story = list(last.entries)
+    if last.took is None and not _old_identity(last.entries):
+        for start in reversed(starts[:-1]):
+            if not start.gave_up:
+                break
+            story = [*start.entries, *story]
+    identity = _identity_of(last)
+    return _summary(has_start=True, identity=identity, entries=tuple(story), took=last.took)
+
+
+def _summary(
+    *, has_start: bool, identity: Identity | None, entries: tuple[Entry, ...], took: Entry | None
+) -> AgentLog:
+    connected = [entry for entry in entries if any(text in entry.text for text in _CONNECTED)]
+    ended = [entry for entry in entries if _ENDED.match(entry.text)]
+    cleared = [entry for entry in entries if _CLEARED in entry.text]
+    return AgentLog(
+        has_start=has_start,
+        identity=identity,
+        took=took,
+        entries=entries,
+        connected=connected[-1] if connected and not ended else None,
+        cleared_after_start=cleared[-1] if cleared else None,
+        ended=bool(ended),
+    )
+
+
+def _starts(entries: Sequence[Entry]) -> list[Start]:
+    heads = [i for i, entry in enumerate(entries) if _STARTS.match(entry.text)]
+    if not heads:
+        # A log cut in the middle of a start still shows what that start took.
+        heads = [i for i, entry in enumerate(entries) if entry.text.startswith(_CHECKS)][:1]
+    bounds = [*heads, len(entries)]
+    return [Start(entries=tuple(entries[begin:end])) for begin, end in pairwise(bounds)]
+
+
+def _identity_of(start: Start) -> Identity | None:
+    took = start.took
+    if took is None:
+        return _old_identity(start.entries)
+    match = _TAKES.match(took.text)
+    name = match.group(1) if match else ""
+    if name in ("EC2", "OnPrem", "CustomIdentity"):
+        return name  # type: ignore[return-value]
+    return None
+
+
+def _old_identity(entries: Sequence[Entry]) -> Identity | None:
+    for entry in reversed(entries):
+        match = _OLD_IDENTITY.search(entry.text)
+        if match and "core manager stop" not in entry.text:
+            return "OnPrem" if match.group(2) == "mi" else "EC2"
+    return None

@@ -1,0 +1,58 @@
+"""The host's side → causes. Pure; works on any subset of the files."""
+
+from __future__ import annotations
+
+from haltuun.model import Frozen, Unknown
+from haltuun.stages.repair.facts import Agent, Cause, Identity
+from haltuun.stages.repair.rules import RULES
+from haltuun.stages.repair.situation import Situation, identity_taken, situation_of
+from haltuun.stages.repair.wording import WORDING
+
+
+class Diagnosis(Frozen):
+    """Identity of the last start (None: it took none), its id, and the causes found."""
+
+    identity: Identity | None
+    instance_id: str | None
+    connected: bool
+    causes: tuple[Cause, ...]
+
+    def has(self, *codes: str) -> bool:
+        return any(cause.code in codes for cause in self.causes)
+
+
+def diagnose(agent: Agent) -> Diagnosis:
+    """Judge the host's side alone."""
+    s = situation_of(agent)
+    causes = []
+    for rule in RULES:
+        evidence = tuple(rule.find(s))
+        if evidence:
+            wording = WORDING[rule.code]
+            causes.append(
+                Cause(code=rule.code, message=wording.message, remedy=wording.remedy, evidence=evidence)
+            )
+    identity = identity_taken(s)
+    return Diagnosis(
+        identity=identity,
+        instance_id=_identity_id(s, identity),
+        connected=s.log is not None and s.log.connected is not None,
+        causes=tuple(causes),
+    )
+
+
+def _identity_id(s: Situation, identity: Identity | None) -> str | None:
+    config = s.agent.identity_config
+    if (
+        identity is not None
+        and not isinstance(config, Unknown)
+        and config is not None
+        and config.identity_type == identity
+    ):
+        return config.instance_id or None
+    vault = s.agent.vault
+    if identity == "OnPrem" and not isinstance(vault, Unknown):
+        return vault.instance_id or None
+    if identity == "EC2" and not isinstance(s.agent.imds_instance_id, Unknown):
+        return s.agent.imds_instance_id or None
+    return None

@@ -1,0 +1,190 @@
+"""What repair knows of a host: the agent as the host shows it, and the node as Systems Manager does."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from haltuun.model import Facts, Frozen, Unknown
+
+_NOT_ASKED = Unknown(unknown="NOT_ASKED: not asked yet")
+
+Identity = Literal["EC2", "OnPrem", "CustomIdentity", "none"]
+
+
+class Process(Frozen):
+    """One process of the agent; `started` is in clock ticks since boot (/proc/PID/stat, field 22)."""
+
+    comm: str
+    pid: int
+    started: int = 0
+
+
+class LogLine(Frozen):
+    """One line of a file on the host, as it stands there; numbers count from 1."""
+
+    file: str
+    line: int
+    text: str
+
+
+class IdentityConfig(Frozen):
+    """runtimeconfig/identity_config.json, four fields of it: what the core last took."""
+
+    identity_type: str = ""
+    instance_id: str = ""
+    credential_source: str = ""
+    expires_at: str = ""
+    share_file: str = ""
+
+
+class AgentConfig(Frozen):
+    """amazon-ssm-agent.json as far as it moves the identity or the endpoints."""
+
+    state: Literal["absent", "ok", "broken"]
+    problem: str = ""
+    consumption_order: tuple[str, ...] = ()
+    custom_identities: tuple[str, ...] = ()
+    region: str = ""
+    endpoints: tuple[str, ...] = ()  # "Ssm.Endpoint=…"
+
+
+class Vault(Frozen):
+    """The hybrid registration on disk. The private key itself never leaves the host."""
+
+    manifest: bool
+    key_file: bool
+    instance_id: str = ""
+    region: str = ""
+    private_key: bool = False
+    fingerprint_file: bool = False
+    similarity_threshold: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """The agent takes OnPrem only if all three are there (onprem_identity.go:101-103), and reads
+        an absent manifest as an empty vault (instance_info.go:215-218)."""
+        return self.manifest and self.key_file and self.private_key and bool(self.instance_id and self.region)
+
+
+class RootCredentials(Frozen):
+    """/root/.aws/credentials as a projection: never a key."""
+
+    present: bool
+    sections: tuple[str, ...] = ()
+    default_kind: Literal["none", "temporary", "long-term"] = "none"
+
+
+class Agent(Frozen):
+    """The host's side, whole. A part that the files at hand do not show is Unknown."""
+
+    root: bool | Unknown = _NOT_ASKED
+    init: Literal["systemd", "upstart", "sysv"] | Unknown = _NOT_ASKED
+    packages: dict[str, str] | Unknown = _NOT_ASKED  # "deb", "rpm", "snap" → version
+    binary: str | Unknown = _NOT_ASKED  # path, "" where there is none
+    dpkg_arch: str = ""  # "amd64"; "" where there is no dpkg
+    processes: tuple[Process, ...] | Unknown = _NOT_ASKED
+    enabled: bool | Unknown = _NOT_ASKED
+    imds_instance_id: str | Unknown = _NOT_ASKED
+    imds_account: str | Unknown = _NOT_ASKED
+    imds_region: str | Unknown = _NOT_ASKED
+    vault: Vault | Unknown = _NOT_ASKED
+    registration_file: bool | Unknown = _NOT_ASKED
+    hybrid_dirs: tuple[str, ...] | Unknown = _NOT_ASKED  # mi-… folders
+    identity_config: IdentityConfig | Unknown | None = _NOT_ASKED
+    config: AgentConfig | Unknown = _NOT_ASKED
+    credentials: RootCredentials | Unknown = _NOT_ASKED
+    proxy: tuple[str, ...] | Unknown = _NOT_ASKED  # "https_proxy=http://***@proxy:3128"
+    disk_free_kb: int | Unknown = _NOT_ASKED
+    state_kb: int | Unknown = _NOT_ASKED  # size of /var/lib/amazon/ssm
+    clock: datetime | Unknown = _NOT_ASKED  # the host's local time, as its log writes it (naive)
+    log: tuple[LogLine, ...] | Unknown = _NOT_ASKED
+
+    @property
+    def package(self) -> str | Unknown:
+        """ "deb", "snap", "rpm", or "none"; deb before snap where both are."""
+        if isinstance(self.packages, Unknown):
+            return self.packages
+        return next((kind for kind in ("deb", "rpm", "snap") if kind in self.packages), "none")
+
+    @property
+    def version(self) -> str | Unknown:
+        """Without the package's own revision: 3.3.1142.0."""
+        kind = self.package
+        if isinstance(kind, Unknown) or isinstance(self.packages, Unknown):
+            return kind if isinstance(kind, Unknown) else "unknown"
+        return self.packages.get(kind, "").split("-")[0]
+
+    @property
+    def running(self) -> bool | Unknown:
+        """The core process; a worker alone is an orphan, not a running agent."""
+        if isinstance(self.processes, Unknown):
+            return self.processes
+        return any(process.comm == "amazon-ssm-agen" for process in self.processes)
+
+
+class Cause(Frozen):
+    """A judged fault of the agent, with the lines or files that show it."""
+
+    code: str
+    message: str
+    remedy: str
+    evidence: tuple[LogLine, ...] = ()
+
+
+class NodeRow(Frozen):
+    """A managed node of this account as DescribeInstanceInformation gives it."""
+
+    node_id: str
+    region: str
+    ping_status: str
+    ip_address: str = ""
+    computer_name: str = ""
+    agent_version: str = ""
+    last_ping_at: datetime | None = None
+
+
+class RepairAccount(Frozen):
+    """All managed nodes by region, and whether the agent package that the configuration pins is there."""
+
+    nodes: dict[str, tuple[NodeRow, ...] | Unknown] = Field(default_factory=dict)
+    package_problem: str | Unknown | None = _NOT_ASKED  # None: it is there and its sha256 is right
+
+    def node(self, region: str, node_id: str) -> NodeRow | Unknown | None:
+        """The node of this id in the region; None where the account has none of it."""
+        rows = self.nodes.get(region, Unknown(unknown=f"NOT_ASKED: nodes of {region}"))
+        if isinstance(rows, Unknown):
+            return rows
+        return next((row for row in rows if row.node_id == node_id), None)
+
+
+class RepairFacts(Facts):
+    """One host. `agent` holds the details that the columns below are drawn from."""
+
+    identity: Identity | Unknown = _NOT_ASKED  # what the agent runs as; stopped: what it would take
+    identity_id: str | Unknown | None = _NOT_ASKED
+    connected: bool | Unknown = _NOT_ASKED  # control channel (or ec2messages) since its last start
+    running: bool | Unknown = _NOT_ASKED
+    enabled: bool | Unknown = _NOT_ASKED
+    package: str | Unknown = _NOT_ASKED
+    version: str | Unknown = _NOT_ASKED
+    right_box: bool | Unknown = _NOT_ASKED
+    vault_instance_id: str | Unknown | None = _NOT_ASKED
+    vault_region: str | Unknown | None = _NOT_ASKED
+    vault_foreign: bool | Unknown = _NOT_ASKED  # the saved registration is another account's or region's
+    deliberate: bool | Unknown = _NOT_ASKED  # signs that the hybrid registration is meant
+    causes: tuple[str, ...] | Unknown = _NOT_ASKED
+
+    ssm_status: str | Unknown = _NOT_ASKED  # PingStatus, or "never"
+    ssm_last_ping_at: datetime | Unknown | None = _NOT_ASKED
+    online_as: str | Unknown | None = _NOT_ASKED
+    online_as_self: bool | Unknown = _NOT_ASKED
+    echoed: bool | Unknown = _NOT_ASKED
+
+    agent: Agent | Unknown = _NOT_ASKED
+    found: tuple[Cause, ...] = ()
+
+    def row(self) -> dict[str, str | int | float | bool | None]:
+        return {name: value for name, value in super().row().items() if name not in ("agent", "found")}

@@ -1,0 +1,334 @@
+"""Why a host is not repaired here: each guard a small function, first one that speaks decides. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from haltuun.model import Barred, Change, Host, StageName, Unknown, Verdict, is_false, is_true, known
+from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
+from haltuun.stages.repair.facts import Agent, NodeRow, RepairAccount, RepairFacts
+from haltuun.stages.repair.wording import WORDING
+
+# "Connection lost" that no step on the host mends was seen to end after weeks by itself; after this
+# long it is a case for AWS's support.
+WAITING_LIMIT = timedelta(days=45)
+SPARE_KB = 10_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One host with all that a guard or a step may look at."""
+
+    view: View
+    host: Host
+    facts: RepairFacts
+    found: DiscoverFacts | None
+    account: RepairAccount
+    prepared: tuple[Change, ...]  # verify's changes for this host
+
+    @property
+    def agent(self) -> Agent:
+        assert isinstance(self.facts.agent, Agent)
+        return self.facts.agent
+
+    def has(self, *codes: str) -> bool:
+        causes = self.facts.causes
+        return not isinstance(causes, Unknown) and any(code in causes for code in codes)
+
+    def barred(
+        self, code: str, message: str, remedy: str, verdict: Verdict = Verdict.held
+    ) -> Barred:
+        return Barred(
+            host=self.host.instance_id, code=code, message=message, remedy=remedy, verdict=verdict
+        )
+
+    def barred_by(self, code: str) -> Barred:
+        evidence = next((c.evidence for c in self.facts.found if c.code == code), ())
+        where = f" ({evidence[-1].file}: {evidence[-1].text})" if evidence else ""
+        return self.barred(code, f"{WORDING[code].message}{where[:300]}", WORDING[code].remedy)
+
+
+Guard = Callable[[Case], Barred | None]
+
+
+def first(case: Case, guards: tuple[Guard, ...]) -> Barred | None:
+    return next((barred for guard in guards if (barred := guard(case)) is not None), None)
+
+
+# -- may it be touched at all --------------------------------------------------------------------------
+
+
+def _excluded(case: Case) -> Barred | None:
+    why = case.found.exclude if case.found else None
+    if why is None:
+        return None
+    return case.barred(
+        "EXCLUDED",
+        f"Left alone: {why}.",
+        "Remove the exclusion from haltuun.yaml or the tag haltuun:exclude.",
+        Verdict.excluded,
+    )
+
+
+def _stopped(case: Case) -> Barred | None:
+    if case.found is None or not isinstance(case.found.state, str) or case.found.state == "running":
+        return None
+    return case.barred(
+        "INSTANCE_STOPPED", f"The instance is {case.found.state}.", "Start it, then retry; or retire it."
+    )
+
+
+def _windows(case: Case) -> Barred | None:
+    if case.found is None or case.found.platform != "windows":
+        return None
+    return case.barred(
+        "WINDOWS_BY_HAND",
+        "Haltuun does not repair the agent on Windows hosts.",
+        "Repair it by hand (service AmazonSSMAgent, see the runbook), then retry.",
+    )
+
+
+def _suspect(case: Case) -> Barred | None:
+    if case.found is None or not case.found.is_suspect:
+        return None
+    return case.barred(
+        "SUSPECT",
+        "A strong sign of compromise: nothing is changed here before a person has looked.",
+        "Look at the evidence snapshot and the finding; isolate or rebuild the host.",
+    )
+
+
+def _asg_member(case: Case) -> Barred | None:
+    if case.found is None:
+        return None
+    groups = [case.found.asg] if isinstance(case.found.asg, str) and case.found.asg else []
+    owners = case.found.managed_by if not isinstance(case.found.managed_by, Unknown) else ()
+    if groups or any(owner.startswith("asg") for owner in owners):
+        name = groups[0] if groups else owners[0].partition(":")[2]
+        return case.barred(
+            "ASG_MEMBER",
+            f"Member of the Auto Scaling group {name}: a repair in place lasts until it is replaced.",
+            "Repair the image of its launch template, then refresh the group's instances.",
+            Verdict.excluded,
+        )
+    if owners:
+        return case.barred(
+            "MANAGED_MEMBER",
+            f"Made and replaced by {', '.join(owners)}: it is not repaired in place.",
+            "Repair the image or the node group it comes from.",
+            Verdict.excluded,
+        )
+    return None
+
+
+def _unseen(case: Case) -> Barred | None:
+    agent = case.facts.agent
+    if not isinstance(agent, Unknown):
+        return None
+    code, _, rest = agent.unknown.partition(": ")
+    return case.barred(
+        code if rest else "NOT_LOOKED",
+        f"The agent could not be looked at: {rest or code}",
+        "Make the host reachable (see the code's page), then retry.",
+        Verdict.unknown,
+    )
+
+
+def _no_root(case: Case) -> Barred | None:
+    if not is_false(case.agent.root):
+        return None
+    return case.barred(
+        "NO_SUDO", "The login is not root and sudo does not make it root.", "Allow sudo for the user."
+    )
+
+
+def _wrong_box(case: Case) -> Barred | None:
+    if not is_false(case.facts.right_box):
+        return None
+    agent = case.agent
+    return case.barred(
+        "WRONG_BOX",
+        f"The machine that answers is {agent.imds_instance_id}, not {case.host.instance_id}.",
+        "Correct the host's address in haltuun.yaml, or the network between.",
+    )
+
+
+def _imds(case: Case) -> Barred | None:
+    if is_true(case.facts.right_box):
+        return None
+    return case.barred(
+        "IMDS_UNREACHABLE",
+        "The host gets no answer from its metadata service: an agent without it has no identity at all.",
+        WORDING["IMDS_UNREACHABLE"].remedy,
+    )
+
+
+UNTOUCHABLE: tuple[Guard, ...] = (
+    _excluded,
+    _stopped,
+    _windows,
+    _suspect,
+    _asg_member,
+    _unseen,
+    _no_root,
+    _wrong_box,
+    _imds,
+)
+
+
+# -- faults that a person mends ------------------------------------------------------------------------
+
+
+def _by_hand(case: Case) -> Barred | None:
+    codes = ("CONFIG_BROKEN", "CUSTOM_IDENTITY", "PROXY_INTERCEPTS_IMDS", "PROXY_CONFIGURED", "DISK_FULL")
+    code = next((code for code in codes if case.has(code)), None)
+    return case.barred_by(code) if code else None
+
+
+def _pinned_elsewhere(case: Case) -> Barred | None:
+    config = case.agent.config
+    if isinstance(config, Unknown):
+        return None
+    if config.region and config.region != case.host.region:
+        return case.barred_by("REGION_PINNED")
+    if config.consumption_order and "EC2" not in config.consumption_order:
+        return case.barred_by("IDENTITY_ORDER_OVERRIDE")
+    if config.endpoints:
+        return case.barred_by("ENDPOINT_OVERRIDE")
+    return None
+
+
+def _two_packages(case: Case) -> Barred | None:
+    return case.barred_by("SNAP_AND_DEB") if case.has("SNAP_AND_DEB") else None
+
+
+def _no_service_manager(case: Case) -> Barred | None:
+    if case.agent.init in ("systemd", "upstart"):
+        return None
+    return case.barred(
+        "INIT_UNKNOWN",
+        "The host runs neither systemd nor upstart: Haltuun does not know how to restart the agent.",
+        "Restart or repair the agent by hand, then retry.",
+    )
+
+
+BY_HAND: tuple[Guard, ...] = (_by_hand, _pinned_elsewhere, _two_packages, _no_service_manager)
+
+
+# -- before a registration is taken away -----------------------------------------------------------------
+
+
+def _deliberate(case: Case) -> Barred | None:
+    settings = case.view.account.host(case.host.instance_id)
+    if settings.deliberate_hybrid:
+        return case.barred(
+            "DELIBERATE_HYBRID",
+            "The configuration says that this host is registered as hybrid on purpose.",
+            "Nothing to do; take 'deliberate_hybrid' out of haltuun.yaml to have it repaired.",
+            Verdict.excluded,
+        )
+    if "deliberate_hybrid" in settings.model_fields_set:
+        return None  # a person has said that it is not meant
+    if is_true(case.facts.deliberate):
+        return case.barred(
+            "DELIBERATE_HYBRID",
+            f"{case.facts.vault_instance_id} was registered with similarity threshold -1:"
+            " somebody wanted this hybrid registration.",
+            "Say in haltuun.yaml for this host 'deliberate_hybrid: true' (leave it) or 'false' (repair it).",
+        )
+    return None
+
+
+def _in_use_elsewhere(case: Case) -> Barred | None:
+    """The mi- is Online from a machine that is none of this account's: its living original."""
+    if "deliberate_hybrid" in case.view.account.host(case.host.instance_id).model_fields_set:
+        return None
+    mi = case.facts.vault_instance_id
+    region = case.facts.vault_region
+    if not isinstance(mi, str) or not isinstance(region, str):
+        return None
+    node = case.account.node(region, mi)
+    if isinstance(node, Unknown) or node is None or node.ping_status != "Online" or _is_ours(case, node):
+        return None
+    return case.barred(
+        "HYBRID_IN_USE",
+        f"{mi} is Online from {node.computer_name or 'a machine'} ({node.ip_address}), which is no instance"
+        " here: this host may be a copy of a machine that still lives.",
+        "If so, say 'deliberate_hybrid: false' for this host in haltuun.yaml to have its copy cleared.",
+    )
+
+
+def _is_ours(case: Case, node: NodeRow) -> bool:
+    """Clones share a registration: Online from a clone of the same image is no living original."""
+    discovered = case.view.facts.get(StageName.discover, {}).values()
+    instances = [facts for facts in discovered if isinstance(facts, DiscoverFacts)]
+    if node.ip_address:
+        return any(node.ip_address in (facts.private_ip, facts.public_ip) for facts in instances)
+    return bool(node.computer_name) and any(facts.hostname == node.computer_name for facts in instances)
+
+
+def _dhmc(case: Case) -> Barred | None:
+    """Under default host management the vault is the credential: without a profile, a purge may leave the
+    host without any (AWS: default host management, "remove the instance profile")."""
+    if has_profile(case):
+        return None
+    account = case.view.account_facts.get(StageName.discover)
+    region = account.regions.get(case.host.region) if isinstance(account, DiscoverAccount) else None
+    role = region.dhmc_role if region is not None else Unknown(unknown="not asked")
+    if known(role) and not role:
+        return case.barred_by("ROLE_MISSING")
+    said = f"not readable ({role.unknown})" if isinstance(role, Unknown) else f"on ({role})"
+    return case.barred(
+        "DHMC_GUARD",
+        f"The host has no instance profile and default host management is {said}:"
+        " clearing its vault could leave it without any credentials.",
+        "Attach an instance profile with the agent's permissions, then retry.",
+    )
+
+
+def has_profile(case: Case) -> bool:
+    """Now, or after verify's planned changes."""
+    arn = case.found.profile_arn if case.found is not None else None
+    attached = isinstance(arn, str) and bool(arn)
+    return attached or any("profile" in change.kind for change in case.prepared)
+
+
+def _room_to_save(case: Case) -> Barred | None:
+    free, state = case.agent.disk_free_kb, case.agent.state_kb
+    if isinstance(free, Unknown) or isinstance(state, Unknown) or free > state + SPARE_KB:
+        return None
+    return case.barred(
+        "DISK_FULL",
+        f"{free} KiB are free in /var/lib: the agent's state ({state} KiB) could not be saved first.",
+        WORDING["DISK_FULL"].remedy,
+    )
+
+
+BEFORE_CLEARING: tuple[Guard, ...] = (_deliberate, _in_use_elsewhere, _dhmc, _room_to_save)
+
+
+# -- nothing to do but wait ------------------------------------------------------------------------------
+
+
+def waiting(case: Case) -> Barred:
+    """Right identity, running agent, open channel, and still not Online."""
+    now = case.view.now
+    last = case.facts.ssm_last_ping_at
+    if not isinstance(last, Unknown) and last is not None and now - last > WAITING_LIMIT:
+        return case.barred(
+            "WAITING_LIMIT",
+            f"Not Online since {last:%Y-%m-%d} although nothing is wrong on the host.",
+            "Open a case with AWS's support, with the agent's debug log; or replace the instance.",
+        )
+    wording = WORDING["WAITING_SERVICE"]
+    return Barred(
+        host=case.host.instance_id,
+        code="WAITING_SERVICE",
+        message=wording.message,
+        remedy=wording.remedy,
+        verdict=Verdict.waiting,
+        next_check=now + timedelta(days=1),
+    )

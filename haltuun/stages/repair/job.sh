@@ -1,0 +1,58 @@
+#!/bin/sh
+# A job that changes a host: the right box first, and an end that says how it went. The lock and the
+# lease's number are the runner's (haltuun/host/runner.sh).
+# Needs host.sh before it.
+# shellcheck disable=SC2034,SC2153 # shared with the scripts before and after it
+
+SAVED=$HALTUUN/saved/$CHANGE_ID
+# What one attempt leaves for the next of the same run, when it was killed.
+NOTES=$HALTUUN/notes/$CHANGE_ID-$RUN_ID
+REASON=''
+OFFSET=''
+STOPPED=no
+
+finish() {
+    [ -n "${3:-}" ] && REASON=$3
+    say identity "$(json_string "$IDENTITY_CONFIG" IdentityType)"
+    say instance_id "$(json_string "$IDENTITY_CONFIG" InstanceId)"
+    say vault "$(vault_value instanceID)"
+    say running "$(core_runs && echo yes || echo no)"
+    say clock "$(date '+%Y-%m-%d %H:%M:%S')"
+    [ -d "$SAVED" ] && say saved "$SAVED"
+    [ -n "$REASON" ] && say reason "$(printf '%s' "$REASON" | tr '\n' ' ' | redact)"
+    if [ -e "$JOB_DIR/unproven.log" ]; then cat "$JOB_DIR/unproven.log"; else new_lines; fi |
+        head -n 200 | cut -c1-700 | redact | awk '{print "log=" NR ":" $0}'
+    say result "$1"
+    exit "$2"
+}
+
+failed() {
+    finish failed 40 "$1"
+}
+
+# However the job ends, the agent is not left stopped that was running.
+# shellcheck disable=SC2329 # by trap
+leave() {
+    code=$?
+    trap - EXIT
+    if [ "$STOPPED" = yes ] && [ "$(cat "$NOTES/was_running" 2>/dev/null)" = yes ] && ! core_runs; then
+        service start
+    fi
+    exit "$code"
+}
+
+prove_right_box() {
+    look_at_imds
+    if [ "$IMDS_ID $IMDS_ACCOUNT $IMDS_REGION" != "$TARGET_INSTANCE_ID $TARGET_ACCOUNT $TARGET_REGION" ]; then
+        say box "${IMDS_ID:-none} ${IMDS_ACCOUNT:-none} ${IMDS_REGION:-none}"
+        say result wrong_box
+        exit 30
+    fi
+}
+
+started_at() {
+    sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null | awk '{print $20}'
+}
+
+trap leave EXIT
+trap 'exit 143' HUP INT TERM

@@ -1,0 +1,67 @@
+"""Facts → findings. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_true
+from haltuun.stages.base import View
+from haltuun.stages.repair.facts import Cause, RepairFacts
+from haltuun.stages.repair.wording import WORDING
+
+
+def judge(view: View) -> Sequence[Finding]:
+    found: list[Finding] = []
+    for instance_id, facts in view.facts.get(StageName.repair, {}).items():
+        if isinstance(facts, RepairFacts):
+            found.extend(judge_host(instance_id, facts))
+    return found
+
+
+def judge_host(instance_id: str, facts: RepairFacts) -> list[Finding]:
+    found = [_of_cause(instance_id, cause) for cause in facts.found]
+    if is_true(facts.vault_foreign) and _has(facts, "STALE_HYBRID"):
+        found.append(_foreign(instance_id, facts))
+    if _is_waiting(facts):
+        wording = WORDING["WAITING_SERVICE"]
+        found.append(
+            Finding(
+                code="WAITING_SERVICE",
+                severity=wording.severity,
+                message=wording.message,
+                host=instance_id,
+                remedy=wording.remedy,
+            )
+        )
+    return found
+
+
+def _of_cause(instance_id: str, cause: Cause) -> Finding:
+    return Finding(
+        code=cause.code,
+        severity=WORDING[cause.code].severity,
+        message=cause.message,
+        host=instance_id,
+        evidence=tuple(f"{line.file}:{line.line}: {line.text}" for line in cause.evidence),
+        remedy=cause.remedy,
+    )
+
+
+def _foreign(instance_id: str, facts: RepairFacts) -> Finding:
+    wording = WORDING["HYBRID_FOREIGN"]
+    return Finding(
+        code="HYBRID_FOREIGN",
+        severity=Severity.critical,
+        message=wording.message,
+        host=instance_id,
+        evidence=(f"{facts.vault_instance_id} in {facts.vault_region} is no node of this account here",),
+        remedy=wording.remedy,
+    )
+
+
+def _has(facts: RepairFacts, code: str) -> bool:
+    return not isinstance(facts.causes, Unknown) and code in facts.causes
+
+
+def _is_waiting(facts: RepairFacts) -> bool:
+    return facts.identity == "EC2" and is_true(facts.connected) and is_false(facts.online_as_self)

@@ -1,0 +1,247 @@
+"""How each kind of change to an agent is looked at and performed: one job on the host each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from haltuun.errors import HaltuunError, PlanStale, Unreachable, WrongBox
+from haltuun.jobs import INTERRUPTED
+from haltuun.model import Change, Host, Json, Unknown, is_true
+from haltuun.run import Run
+from haltuun.stages.base import Kind
+from haltuun.stages.repair.agentlog import FILE
+from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.facts import Agent, LogLine
+from haltuun.stages.repair.package import get_package
+from haltuun.stages.repair.parse import parse_agent, parse_clock, right_box
+from haltuun.stages.repair.probe import get_output, script
+from haltuun.stages.repair.state import WAKEABLE, as_planned, state_of
+from haltuun.transport import Result
+
+# A closed network is silent for about 128 s, so less proves nothing.
+AGENT_WAIT_S = 180
+# Stopping, saving, four restarts, the proof's deadline and giving back.
+JOB_TIMEOUT_S = 900.0
+# A job killed on the host (kill -9, reboot) is begun once more: each action continues where it was.
+ATTEMPTS = 2
+PACKAGE_FILE = "amazon-ssm-agent.deb"
+
+
+def look(run: Run, change: Change) -> Json | Unknown:
+    """The agent's state in the change's words, through the same probe that the plan was made on."""
+    try:
+        agent = parse_agent(get_output(run, _host(run, change)))
+    except Unreachable as error:
+        return Unknown(unknown=f"{error.code}: {error}")
+    except ValueError as error:
+        return Unknown(unknown=f"PROBE_UNREADABLE: {error}")
+    box = right_box(run.account.id, _host(run, change), agent)
+    if not is_true(box):
+        # Nothing is laid on a machine that is not, or not provably, the one that was meant.
+        return box if isinstance(box, Unknown) else Unknown(unknown="WRONG_BOX: another machine answers")
+    return as_planned(state_of(_host(run, change), agent), change)
+
+
+def _apply(action: str) -> Callable[[Run, Change], Json]:
+    def apply(run: Run, change: Change) -> Json:
+        return _concluded(change, _job(run, change, action))
+
+    return apply
+
+
+def _apply_install(run: Run, change: Change) -> Json:
+    arch = _dpkg_arch(run, change)
+    package = get_package(run.config.agent, arch)
+    env = {
+        "PACKAGE_FILE": PACKAGE_FILE,
+        "PACKAGE_SHA256": change.detail["sha256"],
+        "PACKAGE_VERSION": change.detail["version"],
+    }
+    return _concluded(change, _job(run, change, "install", env, {PACKAGE_FILE: package}))
+
+
+def _dpkg_arch(run: Run, change: Change) -> str:
+    if "://" not in (run.config.agent.package_source or ""):
+        return ""
+    return parse_agent(get_output(run, _host(run, change))).dpkg_arch
+
+
+def _host(run: Run, change: Change) -> Host:
+    return Host(account=run.account.id, region=change.region, instance_id=change.target)
+
+
+def _job(
+    run: Run,
+    change: Change,
+    action: str,
+    env: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Result:
+    text = script("host.sh", "job.sh", "service.sh", "saved.sh", "repair.sh")
+    transport = run.open(_host(run, change))
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            result = transport.run_job(
+                f"{change.id}-{run.id}-{attempt}",
+                text,
+                timeout_s=JOB_TIMEOUT_S,
+                env={**_env(run, change, action), **(env or {})},
+                files=files,
+            )
+            if result.exit_code != INTERRUPTED:
+                break
+        return result
+    finally:
+        transport.close()
+
+
+def _env(run: Run, change: Change, action: str) -> dict[str, str]:
+    detail = change.detail if isinstance(change.detail, dict) else {}
+    after = change.after if isinstance(change.after, dict) else {}
+    return {
+        "ACTION": action,
+        "CHANGE_ID": change.id,
+        "RUN_ID": run.id,
+        "TARGET_INSTANCE_ID": change.target,
+        "TARGET_ACCOUNT": run.account.id,
+        "TARGET_REGION": change.region,
+        "EXPECT_VAULT": str(detail.get("vault") or ""),
+        "FOREIGN": "yes" if detail.get("foreign") else "no",
+        "MOVE_TOKEN": "yes" if detail.get("token") else "no",
+        "SAVED_FROM": str(after.get("saved") or ""),
+        "WANT_RUNNING": _yes_no(after.get("running")),
+        "WANT_ENABLED": _yes_no(after.get("enabled")),
+        **_pace(),
+    }
+
+
+def _pace() -> dict[str, str]:
+    """Shorter waits where a lab's agents are quicker than real ones."""
+    wait_s = os.environ.get("HALTUUN_AGENT_WAIT_S")
+    return {"LOG_WAIT_S": wait_s or str(AGENT_WAIT_S)}
+
+
+def _yes_no(value: Json) -> str:
+    return {True: "yes", False: "no"}.get(value, "") if isinstance(value, bool) else ""
+
+
+# -- what came of it -------------------------------------------------------------------------------------
+
+
+def _concluded(change: Change, result: Result) -> Json:
+    """The job's report for the ledger.
+
+    Raises:
+        HaltuunError: NOT_TAKEN (no effect: the ladder goes on), a cause's code (no proof), WRONG_BOX, …
+    """
+    report, lines = _read_report(result.stdout)
+    outcome = report.get("result", "")
+    if outcome == "done":
+        return report
+    error = _ERRORS.get(outcome, _interrupted)
+    raise error(change, report, lines, result)
+
+
+def _read_report(stdout: str) -> tuple[dict[str, str], tuple[LogLine, ...]]:
+    report: dict[str, str] = {}
+    lines: list[LogLine] = []
+    for line in stdout.splitlines():
+        key, equals, value = line.partition("=")
+        if key == "log":
+            number, _, text = value.partition(":")
+            lines.append(LogLine(file=FILE, line=int(number), text=text))
+        elif equals:
+            report[key] = value
+    return report, tuple(lines)
+
+
+Report = Mapping[str, str]
+
+
+def _not_taken(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    return HaltuunError(
+        f"tried without effect: {report.get('reason', 'the agent did not change')}.",
+        subject=change.target,
+        remedy="See the runbook of STALE_HYBRID for the steps by hand.",
+        code="NOT_TAKEN",
+    )
+
+
+def _not_proven(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    causes = diagnose(Agent(log=lines, clock=parse_clock(report.get("clock", "")))).causes
+    cause = next((cause for cause in causes if cause.code in WAKEABLE), None)
+    fate = {
+        "yes": " The saved state was put back.",
+        "foreign": " The other owner's registration stays off.",
+        "failed": " The saved state could not be put back.",
+    }.get(report.get("restored", ""), "")
+    why = cause.message if cause else f"{report.get('reason', 'no proof')}."
+    return HaltuunError(
+        f"the agent did not come up as {change.target}: {why}{fate}",
+        subject=change.target,
+        remedy=cause.remedy if cause else "Look at /var/log/amazon/ssm/amazon-ssm-agent.log on the host.",
+        code=cause.code if cause else "NOT_PROVEN",
+    )
+
+
+def _wrong_box(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    return WrongBox(
+        f"the machine that answers is {report.get('box', 'unknown')}; nothing was written there.",
+        subject=change.target,
+        remedy="Correct the host's address in haltuun.yaml.",
+    )
+
+
+def _stale(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    return PlanStale(
+        f"{report.get('reason', 'the host has changed')}.", subject=change.target, remedy="Plan again."
+    )
+
+
+def _failed(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    return HaltuunError(
+        f"the repair stopped: {report.get('reason', 'no reason given')}.",
+        subject=change.target,
+        remedy="Remove the reason on the host, then retry.",
+        code="REPAIR_FAILED",
+    )
+
+
+def _interrupted(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    said = [line for line in result.stderr.splitlines() if line.strip()]
+    why = f" ({said[-1].strip()[:200]})" if said else ""
+    return HaltuunError(
+        f"the repair's script ended without a result, exit code {result.exit_code}{why}.",
+        subject=change.target,
+        remedy="Retry: it looks again and goes on from there.",
+        code="REPAIR_INTERRUPTED",
+    )
+
+
+_ERRORS: Mapping[str, Callable[[Change, Report, tuple[LogLine, ...], Result], HaltuunError]] = {
+    "not_taken": _not_taken,
+    "not_proven": _not_proven,
+    "wrong_box": _wrong_box,
+    "stale": _stale,
+    "failed": _failed,
+}
+
+_ACTIONS = {
+    "agent.restart": "restart",
+    "agent.clear": "clear",
+    "agent.vault_aside": "aside",
+    "agent.state": "state",
+    "agent.restore": "restore",
+    "agent.remove": "remove",
+    "agent.credentials_aside": "credentials",
+    "agent.credentials_restore": "restore",
+}
+
+KINDS: Mapping[str, Kind] = {
+    **{
+        name: Kind(name=name, look=look, apply=_apply(action), on_host=True)
+        for name, action in _ACTIONS.items()
+    },
+    "agent.install": Kind(name="agent.install", look=look, apply=_apply_install, on_host=True),
+}

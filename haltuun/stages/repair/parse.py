@@ -1,0 +1,325 @@
+"""What was looked at → facts. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from haltuun.model import Host, Json, StageName, Unknown
+from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.repair.agentlog import FILE
+from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.facts import (
+    Agent,
+    AgentConfig,
+    IdentityConfig,
+    LogLine,
+    NodeRow,
+    Process,
+    RepairAccount,
+    RepairFacts,
+    RootCredentials,
+    Vault,
+)
+from haltuun.stages.repair.state import identity_of, is_connected
+
+Lines = Mapping[str, Sequence[str]]
+
+_NODE_ID = re.compile(r"^(mi|i)-[0-9a-f]{8,}$")
+
+
+def parse_account(view: View, raw: Json) -> RepairAccount:
+    """`raw`: {"nodes": {region: [InstanceInformation, …] or Unknown}, "package_problem": text or None}."""
+    nodes: dict[str, tuple[NodeRow, ...] | Unknown] = {}
+    for region, rows in raw["nodes"].items():
+        nodes[region] = rows if isinstance(rows, Unknown) else tuple(parse_node(region, row) for row in rows)
+    return RepairAccount(nodes=nodes, package_problem=raw["package_problem"])
+
+
+def parse_node(region: str, row: Mapping[str, Any]) -> NodeRow:
+    return NodeRow(
+        node_id=row["InstanceId"],
+        region=region,
+        ping_status=row.get("PingStatus", ""),
+        ip_address=row.get("IPAddress", ""),
+        computer_name=row.get("ComputerName", ""),
+        agent_version=row.get("AgentVersion", ""),
+        last_ping_at=_utc(row.get("LastPingDateTime")),
+    )
+
+
+def _utc(value: Any) -> datetime | None:
+    """botocore gives the machine's own time zone."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+
+def parse_agent(output: str) -> Agent:
+    """probe.sh's output. Raises ValueError when it is not whole."""
+    lines = _key_values(output)
+    if "end" not in lines:
+        raise ValueError("the probe's output ends too early")
+    return Agent(
+        root=_yes(lines, "root"),
+        init=_init(lines),
+        packages={kind: _one(lines, kind) for kind in ("deb", "rpm", "snap") if _one(lines, kind)},
+        binary=_one(lines, "binary"),
+        processes=tuple(_process(text) for text in lines["process"]),
+        dpkg_arch=_one(lines, "dpkg_arch"),
+        enabled=_yes(lines, "enabled"),
+        imds_instance_id=_imds(lines, "imds_instance_id"),
+        imds_account=_imds(lines, "imds_account"),
+        imds_region=_imds(lines, "imds_region"),
+        vault=_vault(lines),
+        registration_file=_yes(lines, "registration_file"),
+        hybrid_dirs=tuple(sorted(lines["hybrid_dir"])),
+        identity_config=_identity_config(lines),
+        config=_config(lines),
+        credentials=_credentials(lines),
+        proxy=tuple(lines["proxy"]),
+        disk_free_kb=_number(lines, "disk_free_kb"),
+        state_kb=_number(lines, "state_kb"),
+        clock=parse_clock(_one(lines, "clock")),
+        log=tuple(_log_line(text) for text in lines["log"]),
+    )
+
+
+def _key_values(output: str) -> Lines:
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in output.splitlines():
+        key, equals, value = line.partition("=")
+        if equals:
+            found[key].append(value)
+    return found
+
+
+def _one(lines: Lines, key: str) -> str:
+    values = lines[key]
+    return values[0].strip() if values else ""
+
+
+def _yes(lines: Lines, key: str) -> bool | Unknown:
+    value = _one(lines, key)
+    if value in ("yes", "no"):
+        return value == "yes"
+    return Unknown(unknown=f"NOT_SHOWN: the host did not say {key}")
+
+
+def _number(lines: Lines, key: str) -> int | Unknown:
+    value = _one(lines, key)
+    return int(value) if value.isdigit() else Unknown(unknown=f"NOT_SHOWN: the host did not say {key}")
+
+
+def _init(lines: Lines) -> Literal["systemd", "upstart", "sysv"] | Unknown:
+    value = _one(lines, "init")
+    if value in ("systemd", "upstart", "sysv"):
+        return value  # type: ignore[return-value]
+    return Unknown(unknown="NOT_SHOWN: the host did not say its init")
+
+
+def _imds(lines: Lines, key: str) -> str | Unknown:
+    value = _one(lines, key)
+    return value or Unknown(unknown="IMDS_UNREACHABLE: the host got no answer from its metadata service")
+
+
+def _process(text: str) -> Process:
+    comm, pid, started = text.split()
+    return Process(comm=comm, pid=int(pid), started=int(started))
+
+
+def _vault(lines: Lines) -> Vault:
+    threshold = _one(lines, "fingerprint_threshold")
+    instance_id = _one(lines, "vault_instance_id")
+    return Vault(
+        manifest=_one(lines, "vault_manifest") == "yes",
+        key_file=_one(lines, "vault_key_file") == "yes",
+        instance_id=instance_id if _NODE_ID.match(instance_id) or not instance_id else "malformed",
+        region=_one(lines, "vault_region"),
+        private_key=_one(lines, "vault_private_key") == "yes",
+        fingerprint_file=_one(lines, "fingerprint_file") == "yes",
+        similarity_threshold=int(threshold) if re.fullmatch(r"-?\d+", threshold) else None,
+    )
+
+
+def _identity_config(lines: Lines) -> IdentityConfig | None:
+    if _one(lines, "identity_config") != "yes":
+        return None
+    return IdentityConfig(
+        identity_type=_one(lines, "identity_config.IdentityType"),
+        instance_id=_one(lines, "identity_config.InstanceId"),
+        credential_source=_one(lines, "identity_config.CredentialSource"),
+        expires_at=_one(lines, "identity_config.CredentialsExpiresAt"),
+        share_file=_one(lines, "identity_config.ShareFile"),
+    )
+
+
+def _config(lines: Lines) -> AgentConfig:
+    if _one(lines, "config_file") != "yes":
+        return AgentConfig(state="absent")
+    return parse_config("\n".join(lines["config"]))
+
+
+def parse_config(text: str) -> AgentConfig:
+    """amazon-ssm-agent.json; keys are matched without case, as Go does."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        return AgentConfig(state="broken", problem=f"not valid JSON: {error}")
+    if not isinstance(data, dict):
+        return AgentConfig(state="broken", problem="not a JSON object")
+    identity = _section(data, "identity")
+    order = _value(identity, "consumptionorder") or []
+    custom = _value(identity, "customidentities") or []
+    endpoints = [
+        f"{name}.Endpoint={_value(_section(data, name), 'endpoint')}"
+        for name in ("Ssm", "Mds", "Mgs", "S3", "Kms")
+        if _value(_section(data, name), "endpoint")
+    ]
+    domain = _value(_section(data, "agent"), "servicedomain")
+    if domain:
+        endpoints.append(f"Agent.ServiceDomain={domain}")
+    return AgentConfig(
+        state="ok",
+        consumption_order=tuple(str(name) for name in order) if isinstance(order, list) else (),
+        custom_identities=tuple(
+            str(_value(entry, "instanceid")) for entry in custom if isinstance(entry, dict)
+        ),
+        region=str(_value(_section(data, "agent"), "region") or ""),
+        endpoints=tuple(endpoints),
+    )
+
+
+def _value(data: Mapping[str, Any], name: str) -> Any:
+    return next((value for key, value in data.items() if key.lower() == name.lower()), None)
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = _value(data, name)
+    return found if isinstance(found, dict) else {}
+
+
+def _credentials(lines: Lines) -> RootCredentials:
+    kind = _one(lines, "credentials_default")
+    return RootCredentials(
+        present=_one(lines, "credentials_file") == "yes",
+        sections=tuple(lines["credentials_section"]),
+        default_kind=kind if kind in ("temporary", "long-term") else "none",
+    )
+
+
+def parse_clock(text: str) -> datetime | Unknown:
+    """The host's local time, naive: as its log has it."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return Unknown(unknown="NOT_SHOWN: the host did not say its time")
+
+
+def _log_line(text: str) -> LogLine:
+    number, _, rest = text.partition(":")
+    return LogLine(file=FILE, line=int(number), text=rest)
+
+
+# -- host ------------------------------------------------------------------------------------------
+
+
+def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> RepairFacts:
+    """`raw` is the account's, `host_raw` probe.sh's output (text) or Unknown."""
+    account = parse_account(view, raw)
+    seen = _node_columns(account, host)
+    agent = _agent_or_unknown(host_raw)
+    if isinstance(agent, Unknown):
+        return RepairFacts(observed_at=view.now, **seen, **_without_host(agent, seen), agent=agent)
+    return RepairFacts(observed_at=view.now, **seen, **host_columns(view, host, account, agent), agent=agent)
+
+
+def _agent_or_unknown(host_raw: Json | Unknown) -> Agent | Unknown:
+    if isinstance(host_raw, Unknown):
+        return host_raw
+    try:
+        return parse_agent(host_raw)
+    except (ValueError, TypeError) as error:
+        return Unknown(unknown=f"PROBE_UNREADABLE: the probe's output cannot be read ({error}).")
+
+
+def _node_columns(account: RepairAccount, host: Host) -> dict[str, Any]:
+    node = account.node(host.region, host.instance_id)
+    if isinstance(node, Unknown):
+        return {
+            "ssm_status": node,
+            "ssm_last_ping_at": node,
+            "online_as": node,
+            "online_as_self": node,
+        }
+    return node_columns(node)
+
+
+def node_columns(node: NodeRow | None) -> dict[str, Any]:
+    """The columns that Systems Manager alone decides, of the host's own node (None: it has none)."""
+    online = node is not None and node.ping_status == "Online"
+    return {
+        "ssm_status": "never" if node is None else node.ping_status,
+        "ssm_last_ping_at": None if node is None else node.last_ping_at,
+        "online_as": node.node_id if node is not None and online else None,
+        "online_as_self": online,
+    }
+
+
+def _without_host(reason: Unknown, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """A node that is Online under its own id shows by itself that its agent took the EC2 identity."""
+    if seen["online_as_self"] is True:
+        return {"identity": "EC2", "identity_id": seen["online_as"], "running": True, "connected": True}
+    columns = ("identity", "identity_id", "connected", "running", "enabled", "package", "version")
+    more = ("right_box", "vault_instance_id", "vault_region", "vault_foreign", "deliberate", "causes")
+    return dict.fromkeys((*columns, *more), reason)
+
+
+def host_columns(view: View, host: Host, account: RepairAccount, agent: Agent) -> dict[str, Any]:
+    diagnosis = diagnose(agent)
+    identity, identity_id = identity_of(agent, diagnosis)
+    vault = agent.vault
+    assert not isinstance(vault, Unknown)
+    return {
+        "identity": identity,
+        "identity_id": identity_id,
+        "connected": is_connected(agent, diagnosis),
+        "running": agent.running,
+        "enabled": agent.enabled,
+        "package": agent.package,
+        "version": agent.version,
+        "right_box": right_box(view.account_id, host, agent),
+        "vault_instance_id": vault.instance_id or None,
+        "vault_region": vault.region or None,
+        "vault_foreign": vault_foreign(host, account, vault),
+        "deliberate": vault.complete and vault.similarity_threshold == -1,
+        "causes": tuple(cause.code for cause in diagnosis.causes),
+        "found": diagnosis.causes,
+    }
+
+
+def right_box(account_id: str, host: Host, agent: Agent) -> bool | Unknown:
+    """Whether the machine that answered is the instance that was meant (promise 8)."""
+    said = (agent.imds_instance_id, agent.imds_account, agent.imds_region)
+    unknown = next((value for value in said if isinstance(value, Unknown)), None)
+    if unknown is not None:
+        return unknown
+    return said == (host.instance_id, account_id, host.region)
+
+
+def vault_foreign(host: Host, account: RepairAccount, vault: Vault) -> bool | Unknown:
+    """The saved registration is another region's, or no node of this account in this region."""
+    if not vault.instance_id:
+        return False
+    if vault.region and vault.region != host.region:
+        return True
+    node = account.node(host.region, vault.instance_id)
+    return node if isinstance(node, Unknown) else node is None
+
+
+def discovered(view: View, instance_id: str) -> DiscoverFacts | None:
+    facts = view.facts.get(StageName.discover, {}).get(instance_id)
+    return facts if isinstance(facts, DiscoverFacts) else None

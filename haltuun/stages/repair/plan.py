@@ -1,0 +1,301 @@
+"""Causes → the least step that mends them, or why none is taken. Pure."""
+
+from __future__ import annotations
+
+from haltuun.model import (
+    Barred,
+    Change,
+    Finding,
+    Json,
+    Reach,
+    StageName,
+    StagePlan,
+    Undo,
+    Unknown,
+    is_false,
+    is_true,
+    known,
+)
+from haltuun.stages.base import View
+from haltuun.stages.repair.facts import RepairAccount, RepairFacts
+from haltuun.stages.repair.guards import BEFORE_CLEARING, BY_HAND, UNTOUCHABLE, Case, first, waiting
+from haltuun.stages.repair.package import REMEDY
+from haltuun.stages.repair.parse import discovered
+from haltuun.stages.repair.state import WAKEABLE, state_of
+from haltuun.stages.repair.wording import WORDING
+
+SAVED = "/var/lib/haltuun/saved"
+
+def plan(view: View) -> StagePlan:
+    changes: list[Change] = []
+    barred: list[Barred] = []
+    notes: list[Finding] = []
+    for instance_id in view.entering:
+        facts = view.facts.get(StageName.repair, {}).get(instance_id)
+        if not isinstance(facts, RepairFacts):
+            continue
+        case = _case(view, instance_id, facts)
+        steps = plan_host(case)
+        if isinstance(steps, Barred):
+            barred.append(steps)
+        else:
+            changes.extend(steps)
+        notes.extend(_notes(case))
+    return StagePlan(changes=tuple(changes), barred=tuple(barred), notes=tuple(notes))
+
+
+def _case(view: View, instance_id: str, facts: RepairFacts) -> Case:
+    account = view.account_facts.get(StageName.repair)
+    return Case(
+        view=view,
+        host=view.hosts[instance_id],
+        facts=facts,
+        found=discovered(view, instance_id),
+        account=account if isinstance(account, RepairAccount) else RepairAccount(),
+        prepared=tuple(c for c in view.changes_of(StageName.verify) if instance_id in c.hosts),
+    )
+
+
+def plan_host(case: Case) -> tuple[Change, ...] | Barred:
+    """The host's changes in order, none if it is well; or why it stays as it is."""
+    if _is_well(case):
+        return ()
+    barred = first(case, UNTOUCHABLE) or first(case, BY_HAND)
+    if barred is not None:
+        return barred
+    if case.has("STALE_HYBRID"):
+        return first(case, BEFORE_CLEARING) or _repair_stale(case)
+    if case.has("AGENT_MISSING"):
+        return _install_or_barred(case, ())
+    if _needs_restart(case):
+        return (_restart(case), *_credentials(case))
+    others = (*_credentials(case), *_enable(case))
+    if others or not is_false(case.facts.online_as_self):
+        return others
+    return waiting(case)
+
+
+def _is_well(case: Case) -> bool:
+    facts = case.facts
+    if not is_true(facts.online_as_self) or facts.identity != "EC2":
+        return False
+    # Not having been let in leaves nothing to plan: it is Online as itself.
+    return isinstance(facts.agent, Unknown) or not (
+        case.has("STALE_HYBRID", "CREDENTIALS_SHADOWED") or is_false(facts.enabled)
+    )
+
+
+def _needs_restart(case: Case) -> bool:
+    facts = case.facts
+    if case.has("CLEARED_NOT_RESTARTED", "AGENT_STOPPED") or facts.identity != "EC2":
+        return True
+    if is_true(facts.online_as_self):
+        return False
+    return is_false(facts.connected)
+
+
+# -- steps --------------------------------------------------------------------------------------------------
+
+
+def _step(
+    case: Case,
+    kind: str,
+    after: dict[str, Json],
+    summary: str,
+    *,
+    depends_on: tuple[str, ...] = (),
+    undo_kind: str = "",
+    undo_after: Json = None,
+    no_undo: str = "",
+    only_if_failed: str | None = None,
+    detail: Json = None,
+) -> Change:
+    now = state_of(case.host, case.agent)
+    before = {key: now[key] for key in after}
+    change = Change(
+        stage=StageName.repair,
+        kind=kind,
+        region=case.host.region,
+        target=case.host.instance_id,
+        hosts=(case.host.instance_id,),
+        before=before,
+        after=after,
+        reach=Reach.host,
+        summary=summary,
+        no_undo=no_undo,
+        depends_on=tuple(sorted({*(c.id for c in case.prepared), *depends_on})),
+        only_if_failed=only_if_failed,
+        detail={"account": case.host.account, **(detail or {})},
+    )
+    if not undo_kind:
+        return change
+    saved = {"saved": f"{SAVED}/{change.id}"} if undo_kind.endswith("restore") else {}
+    undo = Undo(kind=undo_kind, after={**(undo_after or before), **saved})
+    return change.model_copy(update={"undo": undo})
+
+
+def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
+    """`-register -clear`, and if that takes nothing away, the three files that decide moved aside."""
+    mi, region = case.facts.vault_instance_id, case.facts.vault_region
+    registration = f"the hybrid registration {mi} ({region})"
+    foreign = is_true(case.facts.vault_foreign)
+    fate = (
+        f"the registration is {_owner(case)}, so it stays off even if the proof does not come"
+        if foreign
+        else "if the proof does not come, the saved state is put back"
+    )
+    detail = {"vault": mi, "foreign": foreign, "token": _token_is_the_agents(case)}
+    if detail["token"]:
+        fate += "; the hybrid agent's token in /root/.aws/credentials goes with the saved state"
+    if case.has("AGENT_MISSING"):
+        aside = _step(
+            case,
+            "agent.vault_aside",
+            {"identity": "none", "instance_id": None, "vault": None},
+            f"Move {registration} of the agent that is no longer installed aside"
+            " (RegistrationKey, Manifest, InstanceFingerprint); state is saved first.",
+            undo_kind="agent.restore",
+            detail=detail,
+        )
+        rest = _install_or_barred(case, (aside.id,))
+        return rest if isinstance(rest, Barred) else (aside, *rest)
+    after: dict[str, Json] = {"identity": "EC2", "instance_id": case.host.instance_id, "vault": None}
+    clear = _step(
+        case,
+        "agent.clear",
+        after,
+        f"Stop the agent, clear {registration} and start it as {case.host.instance_id};"
+        f" state is saved first, and {fate}.",
+        undo_kind="agent.restore",
+        detail=detail,
+    )
+    aside = _step(
+        case,
+        "agent.vault_aside",
+        after,
+        f"Only if clearing takes no effect: move {registration} aside (RegistrationKey, Manifest,"
+        f" InstanceFingerprint) and start the agent; state is saved first, and {fate}.",
+        undo_kind="agent.restore",
+        only_if_failed=clear.id,
+        detail=detail,
+    )
+    return (clear, aside)
+
+
+def _owner(case: Case) -> str:
+    if case.facts.vault_region != case.host.region:
+        return f"of region {case.facts.vault_region}"
+    return "no node of this account"
+
+
+def _restart(case: Case) -> Change:
+    after: dict[str, Json] = {"identity": "EC2", "running": True, "enabled": True, "connected": True}
+    now = state_of(case.host, case.agent)
+    was_up = now["running"] is True and now["enabled"] is not False
+    return _step(
+        case,
+        "agent.restart",
+        after,
+        f"{'Restart' if now['running'] is True else 'Start and enable'} the agent: {_reason(case)}",
+        undo_kind="" if was_up else "agent.state",
+        undo_after={"running": now["running"], "enabled": now["enabled"]},
+        no_undo="it ran before and runs after" if was_up else "",
+    )
+
+
+def _reason(case: Case) -> str:
+    for code in ("CLEARED_NOT_RESTARTED", "ORPHAN_WORKER", "AGENT_STOPPED", *WAKEABLE):
+        if case.has(code):
+            message = WORDING[code].message
+            return message[0].lower() + message[1:]
+    return "it has not connected since its last start."
+
+
+def _enable(case: Case) -> tuple[Change, ...]:
+    if not is_false(case.facts.enabled) or not is_true(case.facts.running):
+        return ()
+    enable = _step(
+        case,
+        "agent.state",
+        {"running": True, "enabled": True},
+        "Enable the agent, so that it runs again after a reboot.",
+        undo_kind="agent.state",
+    )
+    return (enable,)
+
+
+def _token_is_the_agents(case: Case) -> bool:
+    """A person's profiles beside it are named in a finding, and the file is not touched."""
+    credentials = case.agent.credentials
+    return (
+        case.has("CREDENTIALS_SHADOWED")
+        and not isinstance(credentials, Unknown)
+        and credentials.sections == ("default",)
+    )
+
+
+def _credentials(case: Case) -> tuple[Change, ...]:
+    if not _token_is_the_agents(case):
+        return ()
+    step = _step(
+        case,
+        "agent.credentials_aside",
+        {"credentials": "none"},
+        "Move the hybrid agent's token (/root/.aws/credentials, only [default]) aside once the agent is EC2.",
+        undo_kind="agent.credentials_restore",
+    )
+    return (step,)
+
+
+def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change, ...] | Barred:
+    config = case.view.config.agent
+    if not config.package_source or not config.version or not config.sha256:
+        return case.barred_by("AGENT_MISSING")
+    if not case.agent.dpkg_arch:
+        return case.barred(
+            "AGENT_MISSING",
+            "The agent is missing, and only Debian packages are installed by Haltuun.",
+            "Install amazon-ssm-agent by hand, then retry.",
+        )
+    problem = case.account.package_problem
+    if known(problem) and problem:
+        return case.barred("AGENT_PACKAGE", f"The pinned agent package cannot be used: {problem}", REMEDY)
+    version = config.version.split("-")[0]
+    install = _step(
+        case,
+        "agent.install",
+        {"package": "deb", "version": version, "running": True},
+        f"Install amazon-ssm-agent {version} from {_shown(config.package_source)} (sha256 pinned), enable and"
+        " start it.",
+        depends_on=depends_on,
+        undo_kind="agent.remove",
+        detail={"sha256": config.sha256, "version": version},
+    )
+    return (install,)
+
+
+
+
+def _shown(source: str) -> str:
+    """The source without what may stand before an @ in a URL."""
+    scheme, there, rest = source.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if there else "the configured package folder"
+
+
+# -- notes --------------------------------------------------------------------------------------------------
+
+
+def _notes(case: Case) -> list[Finding]:
+    if not case.has("CREDENTIALS_SHADOWED") or _token_is_the_agents(case):
+        return []
+    wording = WORDING["CREDENTIALS_SHADOWED"]
+    return [
+        Finding(
+            code="CREDENTIALS_SHADOWED",
+            severity=wording.severity,
+            host=case.host.instance_id,
+            message="Beside the hybrid agent's token /root/.aws/credentials holds other profiles:"
+            " it is not touched.",
+            remedy=wording.remedy,
+        )
+    ]

@@ -1,0 +1,119 @@
+#!/bin/sh
+# Looks at the agent; changes nothing. Prints key=value lines; of key files only named fields.
+# Needs host.sh before it. BUSY_WAIT_S: how long to wait for a job of Haltuun that is still at work.
+
+look_at_identity_config() {
+    if [ -e "$IDENTITY_CONFIG" ]; then
+        say identity_config yes
+        for field in IdentityType InstanceId CredentialSource CredentialsExpiresAt ShareFile; do
+            say "identity_config.$field" "$(json_string "$IDENTITY_CONFIG" "$field")"
+        done
+    else
+        say identity_config no
+    fi
+}
+
+look_at_vault() {
+    say vault_manifest "$(yes_no grep -q '"RegistrationKey"' "$MANIFEST")"
+    say vault_key_file "$(yes_no test -e "$KEY_FILE")"
+    say vault_instance_id "$(vault_value instanceID)"
+    say vault_region "$(vault_value region)"
+    say vault_private_key "$(yes_no grep -q '"privateKey"[[:space:]]*:[[:space:]]*"[^"]' "$KEY_FILE")"
+    say fingerprint_file "$(yes_no test -e "$FINGERPRINT_FILE")"
+    say fingerprint_threshold "$(sed -n \
+        's/.*"similarityThreshold"[[:space:]]*:[[:space:]]*\(-\{0,1\}[0-9]*\).*/\1/p' "$FINGERPRINT_FILE" 2>/dev/null)"
+    say registration_file "$(yes_no test -e "$STATE/registration")"
+    for dir in "$STATE"/mi-*; do
+        [ -d "$dir" ] && say hybrid_dir "${dir##*/}"
+    done
+}
+
+look_at_config() {
+    file=/etc/amazon/ssm/amazon-ssm-agent.json
+    say config_file "$(yes_no test -e $file)"
+    [ -e $file ] || return 0
+    head -c 65536 $file | redact | sed \
+        -e 's/\("[^"]*[Pp]rivate[Kk]ey[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' \
+        -e 's/\("[^"]*[Ss]ecret[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' \
+        -e 's/\("[^"]*[Tt]oken[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' \
+        -e 's/\("[^"]*[Pp]assword[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' |
+        tr -d '\r' | sed 's/^/config=/'
+}
+
+look_at_credentials() {
+    say credentials_file "$(yes_no test -e "$CREDENTIALS")"
+    [ -e "$CREDENTIALS" ] || return 0
+    tr -d '\r' <"$CREDENTIALS" | awk '
+        /^[ \t]*\[/ {
+            gsub(/^[ \t]*\[[ \t]*|[ \t]*\].*$/, "")
+            section = $0
+            print "credentials_section=" section
+        }
+        section == "default" && /^[ \t]*aws_access_key_id[ \t]*=/ {
+            sub(/^[^=]*=[ \t]*/, "")
+            key = 1
+            if ($0 ~ /^ASIA/) temporary = 1
+        }
+        section == "default" && /^[ \t]*aws_session_token[ \t]*=[ \t]*[^ \t]/ { temporary = 1 }
+        END { print "credentials_default=" (key ? (temporary ? "temporary" : "long-term") : "none") }
+    '
+}
+
+look_at_processes() {
+    agent_processes | while read -r comm pid started; do
+        say process "$comm $pid $started"
+        [ "$comm" = amazon-ssm-agen ] || continue
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -i '^[a-z]*_proxy=.' | redact | sed 's/^/proxy=/'
+    done
+}
+
+# The last start and what follows it, and at least the newest 400 lines.
+look_at_log() {
+    say log_file "$(yes_no test -e "$AGENT_LOG")"
+    [ -e "$AGENT_LOG" ] || return 0
+    total=$(wc -l <"$AGENT_LOG")
+    start=$(grep -n -e 'Proxy environment variables:' -e 'Starting Agent: amazon-ssm-agent' "$AGENT_LOG" |
+        tail -n 1 | cut -d: -f1)
+    awk -v start="${start:-0}" -v tail_from=$((total - 399)) '
+        NR >= tail_from || (start && NR >= start && NR < start + 250) {
+            print "log=" NR ":" substr($0, 1, 700)
+        }' "$AGENT_LOG" | redact
+}
+
+# The lock is a link to "pid:start:boot" of the job's runner (haltuun/host/runner.sh).
+wait_for_job() {
+    waited=0
+    while [ "$waited" -lt "${BUSY_WAIT_S:-0}" ]; do
+        holder=$(readlink "$HALTUUN/lock/held" 2>/dev/null) || return 0
+        pid=${holder%%:*}
+        started=$(sed 's/^.*) //' "/proc/$pid/stat" 2>/dev/null | awk '{print $20}')
+        [ "$holder" = "$pid:$started:$(cat /proc/sys/kernel/random/boot_id)" ] || return 0
+        sleep 2
+        waited=$((waited + 2))
+    done
+}
+
+wait_for_job
+say root "$([ "$(id -u)" = 0 ] && echo yes || echo no)"
+say clock "$(date '+%Y-%m-%d %H:%M:%S')"
+say init "$(init_system)"
+look_at_imds
+say imds "$IMDS_WAY"
+say imds_instance_id "$IMDS_ID"
+say imds_account "$IMDS_ACCOUNT"
+say imds_region "$IMDS_REGION"
+say deb "$(deb_version)"
+say snap "$(snap_version)"
+say rpm "$(rpm_version)"
+say binary "$(agent_binary)"
+say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
+look_at_processes
+say enabled "$(service_enabled)"
+look_at_vault
+look_at_identity_config
+look_at_config
+look_at_credentials
+say disk_free_kb "$(df -Pk /var/lib 2>/dev/null | awk 'NR == 2 {print $4}')"
+say state_kb "$(du -sk "$STATE" 2>/dev/null | cut -f1)"
+look_at_log
+say end yes

@@ -1,0 +1,218 @@
+"""The proof of repair: Online under its own id, and a command that came back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from haltuun.aws import chunks
+from haltuun.errors import AwsError, NoCredentials, NotImplementedByEndpoint
+from haltuun.model import Host, Proof, StageName, Unknown, is_true
+from haltuun.run import Run
+from haltuun.stages.base import Proven, View
+from haltuun.stages.polling import poll
+from haltuun.stages.repair.facts import NodeRow, RepairFacts
+from haltuun.stages.repair.parse import discovered, node_columns, parse_node
+
+# botocore 1.44: SendCommand takes 50 instance ids, a DescribeInstanceInformation filter 100 values and
+# a page 50 rows; 51 ids to SendCommand come back as throttling (botocore #993).
+BATCH = 50
+# A node that was restarted is listed Online within a minute or two.
+ONLINE_WAIT_S = 180.0
+ECHO_WAIT_S = 120.0
+# TimeoutSeconds of SendCommand is at least 30.
+COMMAND_TIMEOUT_S = 60
+VALID = timedelta(hours=24)
+ECHO = "echo"
+_FINAL = ("Success", "Failed", "Cancelled", "TimedOut")
+
+Seen = dict[str, NodeRow | None]
+
+
+def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
+    """Fields: ssm_status, ssm_last_ping_at, online_as, online_as_self, echoed."""
+    proven: dict[str, Proven] = {}
+    for region in sorted({host.region for host in hosts}):
+        here = [host for host in hosts if host.region == region]
+        for batch in chunks(here, BATCH):
+            proven.update(_prove_batch(run, region, batch, view))
+    return proven
+
+
+def _prove_batch(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, Proven]:
+    seen = await_online(run, region, hosts, view)
+    if isinstance(seen, Unknown):
+        columns = ("ssm_status", "ssm_last_ping_at", "online_as", "online_as_self", "echoed")
+        return {host.instance_id: Proven(fields=dict.fromkeys(columns, seen)) for host in hosts}
+    online = [host for host in hosts if _is_online(seen.get(host.instance_id))]
+    echoes = echo(run, region, online, view)
+    proven = {}
+    for host in hosts:
+        fields = node_columns(seen.get(host.instance_id))
+        echoed, proof = echoes.get(host.instance_id, (_not_sent(fields), None))
+        proven[host.instance_id] = Proven(
+            fields={**fields, "echoed": echoed}, proofs=(proof,) if proof is not None else ()
+        )
+    return proven
+
+
+def _not_sent(fields: Mapping[str, Any]) -> Unknown:
+    return Unknown(unknown=f"NOT_SENT: the instance is '{fields['ssm_status']}', not Online")
+
+
+def _is_online(node: NodeRow | None) -> bool:
+    return node is not None and node.ping_status == "Online"
+
+
+# -- Online as itself ----------------------------------------------------------------------------------
+
+
+def await_online(run: Run, region: str, hosts: Sequence[Host], view: View) -> Seen | Unknown:
+    """The hosts' own nodes; waited for where the agent says that it is connected as itself."""
+    ids = [host.instance_id for host in hosts]
+    hopeful = [i for i in ids if _is_hopeful(view, i)]
+
+    def done(seen: Seen | Unknown) -> bool:
+        return isinstance(seen, Unknown) or all(_is_online(seen.get(i)) for i in hopeful)
+
+    wait_s = 0.0 if run.aws.read_only else _seconds("HALTUUN_ONLINE_WAIT_S", ONLINE_WAIT_S)
+    return poll(lambda: get_nodes(run, region, ids), done, wait_s)
+
+
+def _is_hopeful(view: View, instance_id: str) -> bool:
+    facts = view.facts.get(StageName.repair, {}).get(instance_id)
+    return isinstance(facts, RepairFacts) and facts.identity == "EC2" and is_true(facts.connected)
+
+
+def get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen | Unknown:
+    rows = run.aws.ask(
+        lambda: run.aws.pages(
+            "ssm",
+            "DescribeInstanceInformation",
+            "InstanceInformationList",
+            region,
+            Filters=[{"Key": "InstanceIds", "Values": list(ids)}],
+            MaxResults=BATCH,
+        )
+    )
+    if isinstance(rows, Unknown):
+        return rows
+    nodes = (parse_node(region, row) for row in rows)
+    return {node.node_id: node for node in nodes}
+
+
+def _seconds(name: str, default: float) -> float:
+    """A lab's agents answer sooner than real ones."""
+    given = os.environ.get(name)
+    return float(given) if given else default
+
+
+# -- a command that comes back -------------------------------------------------------------------------
+
+
+Echo = tuple[bool | Unknown, Proof | None]
+
+
+def echo(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, Echo]:
+    """One command to all Online hosts that have no valid proof; nothing is sent in a read-only run."""
+    echoes: dict[str, Echo] = {}
+    unproven: list[Host] = []
+    for host in hosts:
+        if run.valid_proof(StageName.repair, ECHO, host.instance_id) is not None:
+            echoes[host.instance_id] = (True, None)
+        else:
+            unproven.append(host)
+    if run.aws.read_only:
+        reason = Unknown(unknown="READ_ONLY: a plan sends no command")
+        return {**echoes, **{host.instance_id: (reason, None) for host in unproven}}
+    windows = [host for host in unproven if _is_windows(view, host)]
+    linux = [host for host in unproven if host not in windows]
+    for batch, document in ((linux, "AWS-RunShellScript"), (windows, "AWS-RunPowerShellScript")):
+        if batch:
+            echoes.update(_send_and_await(run, region, batch, document))
+    return echoes
+
+
+def _is_windows(view: View, host: Host) -> bool:
+    found = discovered(view, host.instance_id)
+    return found is not None and found.platform == "windows"
+
+
+def _send_and_await(run: Run, region: str, hosts: Sequence[Host], document: str) -> dict[str, Echo]:
+    nonce = f"haltuun {run.id}"
+    try:
+        command_id = send(run, region, [host.instance_id for host in hosts], document, nonce)
+    except NoCredentials:
+        raise
+    except AwsError as error:
+        reason = Unknown(unknown=f"{error.code}: {error}")
+        return {host.instance_id: (reason, None) for host in hosts}
+    ids = {host.instance_id for host in hosts}
+
+    def done(seen: dict[str, tuple[str, str]] | Unknown) -> bool:
+        return isinstance(seen, Unknown) or all(seen.get(i, ("", ""))[0] in _FINAL for i in ids)
+
+    answers = poll(
+        lambda: run.aws.ask(lambda: get_answers(run, region, command_id, sorted(ids))),
+        done,
+        _seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S),
+    )
+    if isinstance(answers, Unknown):
+        return {host.instance_id: (answers, None) for host in hosts}
+    return {host.instance_id: _echo_of(run, host, command_id, nonce, answers) for host in hosts}
+
+
+def send(run: Run, region: str, ids: Sequence[str], document: str, nonce: str) -> str:
+    answer = run.aws.call(
+        "ssm",
+        "SendCommand",
+        region,
+        InstanceIds=list(ids),
+        DocumentName=document,
+        Parameters={"commands": [f"echo {nonce}"]},
+        TimeoutSeconds=COMMAND_TIMEOUT_S,
+        Comment="Haltuun: proof that commands arrive",
+    )
+    return str(answer["Command"]["CommandId"])
+
+
+def get_answers(run: Run, region: str, command_id: str, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Instance id → (status, output), for those that the command knows by now."""
+    try:
+        rows = run.aws.pages(
+            "ssm", "ListCommandInvocations", "CommandInvocations", region, CommandId=command_id, Details=True
+        )
+    except NotImplementedByEndpoint:
+        return {i: _answer_one(run, region, command_id, i) for i in ids}
+    return {row["InstanceId"]: (row["Status"], _output(row)) for row in rows}
+
+
+def _output(row: Mapping[str, Any]) -> str:
+    return "\n".join(plugin.get("Output") or "" for plugin in row.get("CommandPlugins") or ())
+
+
+def _answer_one(run: Run, region: str, command_id: str, instance_id: str) -> tuple[str, str]:
+    row = run.aws.call(
+        "ssm", "GetCommandInvocation", region, CommandId=command_id, InstanceId=instance_id
+    )
+    return row["Status"], row.get("StandardOutputContent") or ""
+
+
+def _echo_of(
+    run: Run, host: Host, command_id: str, nonce: str, answers: Mapping[str, tuple[str, str]]
+) -> Echo:
+    status, output = answers.get(host.instance_id, ("Pending", ""))
+    if status != "Success" or nonce not in output:
+        return False, None
+    now = run.now()
+    proof = Proof(
+        host=host.instance_id,
+        stage=StageName.repair,
+        kind=ECHO,
+        evidence=f"command {command_id} printed '{nonce}'",
+        observed_at=now,
+        valid_until=now + VALID,
+    )
+    return True, proof

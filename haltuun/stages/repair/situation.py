@@ -1,0 +1,54 @@
+"""What the rules look at, and the two questions that several of them ask. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from haltuun.model import Unknown
+from haltuun.stages.repair.agentlog import AgentLog, Entry, read_log
+from haltuun.stages.repair.facts import Agent, Identity
+
+# agent/appconfig/constants.go:293-295
+DEFAULT_ORDER = ("OnPrem", "EC2", "CustomIdentity")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a rule may look at."""
+
+    agent: Agent
+    log: AgentLog | None  # None: no log at hand
+
+    @property
+    def open_entries(self) -> tuple[Entry, ...]:
+        return self.log.since_connected() if self.log else ()
+
+
+def situation_of(agent: Agent) -> Situation:
+    lines = agent.log
+    return Situation(agent=agent, log=None if isinstance(lines, Unknown) or not lines else read_log(lines))
+
+
+def identity_taken(s: Situation) -> Identity | None:
+    """What the last start in the log took; identity_config.json only where the log holds no start
+    (it can be older than that)."""
+    if s.log is not None and s.log.has_start:
+        return s.log.identity
+    config = s.agent.identity_config
+    if not isinstance(config, Unknown) and config is not None:
+        if config.identity_type in ("EC2", "OnPrem", "CustomIdentity"):
+            return config.identity_type  # type: ignore[return-value]
+        return None
+    return s.log.identity if s.log is not None else None
+
+
+def will_take_onprem(agent: Agent) -> bool | Unknown:
+    """What the next start would do, by the vault and the order; Unknown without the vault."""
+    if isinstance(agent.vault, Unknown):
+        return agent.vault
+    order: tuple[str, ...] = DEFAULT_ORDER
+    if not isinstance(agent.config, Unknown) and agent.config.consumption_order:
+        order = agent.config.consumption_order
+    if "OnPrem" not in order or ("EC2" in order and order.index("EC2") < order.index("OnPrem")):
+        return False
+    return agent.vault.complete

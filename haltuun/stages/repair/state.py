@@ -1,0 +1,80 @@
+"""The agent's present state in the words of `Change.before` and `Change.after`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from haltuun.model import Change, Host, Json, Unknown, is_true
+from haltuun.stages.repair.diagnose import Diagnosis, diagnose
+from haltuun.stages.repair.facts import Agent, Identity
+from haltuun.stages.repair.situation import will_take_onprem
+
+# What may stand in the log of an agent that has the right identity and has not come through, or no
+# longer does. Role and network are verify's matter: once they are right, it only has to be woken.
+WAKEABLE = (
+    "ROLE_MISSING",
+    "ROLE_DENIED",
+    "THROTTLED",
+    "TOKEN_EXPIRED",
+    "CLOCK_SKEW",
+    "IMDS_UNREACHABLE",
+    "DNS_FAILS",
+    "EGRESS_BLOCKED",
+    "ENDPOINT_REFUSED",
+    "TLS_UNTRUSTED",
+    "HIBERNATING",
+    "MESSAGES_DENIED",
+    "MESSAGES_UNREACHABLE",
+)
+
+
+def identity_of(agent: Agent, diagnosis: Diagnosis) -> tuple[Identity, str | None]:
+    """Of a running agent what its last start took; of a stopped one what it would take, as far as the
+    vault alone tells."""
+    if agent.running is True:
+        return diagnosis.identity or "none", diagnosis.instance_id
+    vault = agent.vault
+    if is_true(will_take_onprem(agent)) and not isinstance(vault, Unknown):
+        return "OnPrem", vault.instance_id
+    return "none", None
+
+
+def is_connected(agent: Agent, diagnosis: Diagnosis) -> bool:
+    """Its last start opened a channel, and the log shows no fault since."""
+    return agent.running is True and diagnosis.connected and not diagnosis.has("ORPHAN_WORKER", *WAKEABLE)
+
+
+def state_of(host: Host, agent: Agent) -> dict[str, Json]:
+    """Every word that a change of this stage may use."""
+    diagnosis = diagnose(agent)
+    identity, instance_id = identity_of(agent, diagnosis)
+    vault, credentials = agent.vault, agent.credentials
+    return {
+        "identity": identity,
+        "instance_id": instance_id,
+        "vault": _known(vault.instance_id or None if not isinstance(vault, Unknown) else vault),
+        "running": _known(agent.running),
+        "enabled": _known(agent.enabled),
+        "connected": is_connected(agent, diagnosis),
+        "package": _known(agent.package),
+        "version": _known(agent.version),
+        "credentials": "none"
+        if isinstance(credentials, Unknown) or not credentials.present
+        else credentials.default_kind,
+    }
+
+
+def _known(value: Json | Unknown) -> Json:
+    return None if isinstance(value, Unknown) else value
+
+
+def as_planned(state: Mapping[str, Json], change: Change) -> Json:
+    """`state` in the change's own words: its `after` or `before` where that holds, else what is there.
+
+    An undo names words that its original did not (the folder of the saved state), so only the words
+    that a state has are compared.
+    """
+    for wanted in (change.after, change.before):
+        if all(state[key] == value for key, value in wanted.items() if key in state):
+            return wanted
+    return {key: state[key] for key in change.before if key in state}

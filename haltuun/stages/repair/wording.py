@@ -1,0 +1,180 @@
+"""What each cause is called in one sentence, how grave it is, and what to do by hand."""
+
+from __future__ import annotations
+
+from haltuun.model import Frozen, Severity
+
+
+class Wording(Frozen):
+    severity: Severity
+    message: str
+    remedy: str
+
+
+def _w(severity: Severity, message: str, remedy: str) -> Wording:
+    return Wording(severity=severity, message=message, remedy=remedy)
+
+
+_HIGH, _MEDIUM, _LOW = Severity.high, Severity.medium, Severity.low
+_CRITICAL = Severity.critical
+
+WORDING: dict[str, Wording] = {
+    "STALE_HYBRID": _w(
+        _CRITICAL,
+        "The agent takes a hybrid identity (mi-…) from its vault although this is an EC2 instance.",
+        "Stop the agent, run 'amazon-ssm-agent -register -clear' as root, start it.",
+    ),
+    "CLEARED_NOT_RESTARTED": _w(
+        _HIGH,
+        "The hybrid registration was cleared, but the running agent still is mi-….",
+        "Restart the agent.",
+    ),
+    "FINGERPRINT_MISMATCH": _w(
+        _HIGH,
+        "Systems Manager refuses the hybrid identity: the machine changed since it registered.",
+        "Clear the hybrid registration; do not lower the similarity threshold.",
+    ),
+    "HYBRID_GONE": _w(
+        _HIGH,
+        "Systems Manager no longer knows the hybrid identity that the agent uses.",
+        "Clear the hybrid registration on the host; nothing is to be deregistered.",
+    ),
+    "HALF_REPAIRED": _w(
+        _MEDIUM,
+        "Somebody removed the file 'registration' and left the vault, which alone decides.",
+        "Clear the hybrid registration with 'amazon-ssm-agent -register -clear'.",
+    ),
+    "ORPHAN_WORKER": _w(
+        _MEDIUM,
+        "A worker of a killed agent is, or was, still running under its old identity.",
+        "Stop the agent, end the worker by its pid, start the agent.",
+    ),
+    "CREDENTIALS_SHADOWED": _w(
+        _MEDIUM,
+        "The hybrid agent's token stands as root's [default] AWS profile, ahead of the instance's role.",
+        "Move the [default] section out of /root/.aws/credentials once the agent has the EC2 identity.",
+    ),
+    "ROLE_MISSING": _w(
+        _HIGH,
+        "The instance has no role that the agent could use.",
+        "Attach an instance profile with the agent's permissions, then restart the agent.",
+    ),
+    "ROLE_DENIED": _w(
+        _HIGH,
+        "The instance's role may not do what the agent needs.",
+        "Add the missing actions to the role, then restart the agent.",
+    ),
+    "THROTTLED": _w(_MEDIUM, "Systems Manager throttles the agent's calls.", "Wait; stagger restarts."),
+    "TOKEN_EXPIRED": _w(
+        _MEDIUM,
+        "The agent's credentials have expired and were not renewed.",
+        "Restart the agent; check the clock.",
+    ),
+    "CLOCK_SKEW": _w(
+        _HIGH,
+        "The host's clock is too far from AWS's: its signatures are refused.",
+        "Set up time synchronisation (169.254.169.123), then restart the agent.",
+    ),
+    "MESSAGES_DENIED": _w(
+        _MEDIUM,
+        "The role may not open the control channel (ssmmessages): no Session Manager.",
+        "Allow ssmmessages:CreateControlChannel, OpenControlChannel, CreateDataChannel and OpenDataChannel.",
+    ),
+    "MESSAGES_UNREACHABLE": _w(
+        _MEDIUM,
+        "The host does not reach ssmmessages: no Session Manager.",
+        "Open 443 to ssmmessages, or give the VPC its interface endpoint.",
+    ),
+    "IMDS_UNREACHABLE": _w(
+        _HIGH,
+        "The agent does not reach the instance metadata, so it has no identity at all.",
+        "Enable the metadata service (IMDSv2) and let the host reach 169.254.169.254.",
+    ),
+    "PROXY_INTERCEPTS_IMDS": _w(
+        _HIGH,
+        "A proxy without no_proxy for 169.254.169.254 takes the agent's metadata calls.",
+        "Set no_proxy=169.254.169.254 beside the proxy of the agent's unit, then restart it.",
+    ),
+    "PROXY_CONFIGURED": _w(
+        _HIGH,
+        "The agent's calls fail through the proxy that its unit sets.",
+        "Remove the proxy from the agent's unit or repair it, then restart the agent.",
+    ),
+    "DNS_FAILS": _w(
+        _HIGH,
+        "The host does not resolve Systems Manager's names.",
+        "Repair the resolver, or the VPC's DNS attributes.",
+    ),
+    "EGRESS_BLOCKED": _w(
+        _HIGH,
+        "The host's calls to Systems Manager time out.",
+        "Open 443 outwards (security group, NACL, route) or give the VPC interface endpoints.",
+    ),
+    "ENDPOINT_REFUSED": _w(
+        _HIGH,
+        "Something refuses the host's connections to Systems Manager.",
+        "Check host firewall, endpoint addresses and /etc/hosts.",
+    ),
+    "TLS_UNTRUSTED": _w(
+        _HIGH,
+        "The host does not trust the certificate that it sees for Systems Manager.",
+        "Update ca-certificates, or add the inspecting proxy's authority.",
+    ),
+    "ENDPOINT_OVERRIDE": _w(
+        _MEDIUM,
+        "amazon-ssm-agent.json sends the agent to another endpoint than its region's.",
+        "Remove the endpoint from amazon-ssm-agent.json unless it is meant.",
+    ),
+    "REGION_PINNED": _w(
+        _MEDIUM,
+        "amazon-ssm-agent.json pins the agent's region.",
+        "Remove Agent.Region from amazon-ssm-agent.json unless it is meant.",
+    ),
+    "IDENTITY_ORDER_OVERRIDE": _w(
+        _MEDIUM,
+        "amazon-ssm-agent.json changes the order in which the agent chooses its identity.",
+        "Remove Identity.ConsumptionOrder from amazon-ssm-agent.json unless it is meant.",
+    ),
+    "CUSTOM_IDENTITY": _w(
+        _HIGH,
+        "amazon-ssm-agent.json pins an identity for the agent.",
+        "Remove Identity.CustomIdentities from amazon-ssm-agent.json.",
+    ),
+    "CONFIG_BROKEN": _w(
+        _HIGH,
+        "amazon-ssm-agent.json is not valid JSON: the agent does not start.",
+        "Correct the file, or move it away (the agent's defaults are good), then start the agent.",
+    ),
+    "WAITING_SERVICE": _w(
+        _MEDIUM,
+        "Right identity, running agent, open control channel, and still not Online: no step applies here.",
+        "Nothing to do on the host; it is looked at again daily.",
+    ),
+    "HIBERNATING": _w(
+        _MEDIUM,
+        "The agent's first call failed with credentials in hand; it sleeps and backs off.",
+        "Remove the cause of the refused call, then restart the agent.",
+    ),
+    "AGENT_MISSING": _w(
+        _HIGH,
+        "The Systems Manager agent is not installed.",
+        "Set agent.package_source, version and sha256 in haltuun.yaml, or install it by hand.",
+    ),
+    "AGENT_STOPPED": _w(
+        _HIGH, "The Systems Manager agent is installed and does not run.", "Start and enable the agent."
+    ),
+    "AGENT_OLD": _w(
+        _LOW, "The agent is older than Session Manager (2.3.68.0).", "Install a newer amazon-ssm-agent."
+    ),
+    "SNAP_AND_DEB": _w(
+        _MEDIUM,
+        "The agent is installed as snap and as deb; the two fight over one state folder.",
+        "Keep the one that runs and remove the other.",
+    ),
+    "DISK_FULL": _w(_HIGH, "The host's disk is full.", "Make room in /var, then run again."),
+    "HYBRID_FOREIGN": _w(
+        _CRITICAL,
+        "The saved registration belongs to another account or region: its owner can run commands as root.",
+        "Find out who owns it; look through /var/log/amazon/ssm/audits for what was done with it.",
+    ),
+}

@@ -1,0 +1,109 @@
+"""Haltuun's tags, and the one kind of change that sets a tag of an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from haltuun.aws import chunks
+from haltuun.model import Change, Host, Json, Reach, StageName, Undo, Unknown
+from haltuun.run import Run
+from haltuun.stages.base import Kind
+
+MANAGED = "haltuun:managed"  # Haltuun made this resource
+EXCLUDE = "haltuun:exclude"  # leave this instance alone
+ARMED = "haltuun:armed"  # "yes": has a recovery point, may be patched in the window
+BACKUP = "haltuun:backup"  # "daily"
+LOGS = "haltuun:logs"  # hash of the instance's agent configuration
+SCAN = "haltuun:scan"  # "daily"
+
+KIND = "ec2.tag"
+# DescribeTags takes at most 200 values a filter (EC2 API reference, "Filter").
+_FILTER_VALUES = 200
+
+InstanceTags = dict[str, dict[str, str]]
+
+
+def managed_tags() -> list[dict[str, str]]:
+    """For what takes [{Key, Value}]."""
+    return [{"Key": MANAGED, "Value": "true"}]
+
+
+def get_instance_tags(run: Run, hosts: Sequence[Host]) -> dict[str, InstanceTags | Unknown]:
+    """Region → instance id → its tags, or why they could not be read."""
+    found: dict[str, InstanceTags | Unknown] = {}
+    for region, ids in ids_by_region(hosts).items():
+        found[region] = run.aws.ask(lambda region=region, ids=ids: _read(run, region, ids))  # type: ignore[misc]
+    return found
+
+
+def ids_by_region(hosts: Sequence[Host]) -> dict[str, list[str]]:
+    ids: dict[str, list[str]] = {}
+    for host in hosts:
+        ids.setdefault(host.region, []).append(host.instance_id)
+    return ids
+
+
+def _read(run: Run, region: str, ids: Sequence[str], keys: Sequence[str] = ()) -> InstanceTags:
+    tags: InstanceTags = {instance_id: {} for instance_id in ids}
+    for some in chunks(ids, _FILTER_VALUES):
+        filters = [{"Name": "resource-id", "Values": list(some)}]
+        if keys:
+            filters.append({"Name": "key", "Values": list(keys)})
+        for tag in run.aws.pages("ec2", "DescribeTags", "Tags", region, Filters=filters):
+            tags.setdefault(tag["ResourceId"], {})[tag["Key"]] = tag.get("Value", "")
+    return tags
+
+
+def tag_change(
+    stage: StageName,
+    host: Host,
+    key: str,
+    before: str | None,
+    after: str | None,
+    summary: str,
+    *,
+    kind: str = KIND,
+    depends_on: tuple[str, ...] = (),
+    detail: Json = None,
+    permissions: tuple[str, ...] = (),
+) -> Change:
+    """One tag of one instance; None is "no such tag"."""
+    return Change(
+        stage=stage,
+        kind=kind,
+        region=host.region,
+        target=host.instance_id,
+        hosts=(host.instance_id,),
+        before={key: before},
+        after={key: after},
+        reach=Reach.host,
+        summary=summary,
+        permissions=("ec2:CreateTags" if after is not None else "ec2:DeleteTags", *permissions),
+        undo=Undo(kind=KIND, after={key: before}),
+        depends_on=depends_on,
+        detail=detail,
+    )
+
+
+def look_tag(run: Run, change: Change) -> Json | Unknown:
+    """The present values of the tags that the change names."""
+    keys = sorted(change.after)
+    seen = run.aws.ask(lambda: _read(run, change.region, [change.target], keys))
+    if isinstance(seen, Unknown):
+        return seen
+    tags = seen[change.target]
+    return {key: tags.get(key) for key in keys}
+
+
+def apply_tag(run: Run, change: Change) -> Json:
+    wanted: Mapping[str, str | None] = change.after
+    put = [{"Key": key, "Value": value} for key, value in wanted.items() if value is not None]
+    drop = [{"Key": key} for key, value in wanted.items() if value is None]
+    if put:
+        run.aws.call("ec2", "CreateTags", change.region, Resources=[change.target], Tags=put)
+    if drop:
+        run.aws.call("ec2", "DeleteTags", change.region, Resources=[change.target], Tags=drop)
+    return None
+
+
+TAG = Kind(name=KIND, look=look_tag, apply=apply_tag)

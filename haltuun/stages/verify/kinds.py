@@ -1,0 +1,305 @@
+"""How each kind of change is looked at and performed. Every apply may be called again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from haltuun.aws import tags_of
+from haltuun.errors import AwsError, HaltuunError, NotFound
+from haltuun.model import Change, Json, Unknown
+from haltuun.run import Run
+from haltuun.stages.base import Kind
+from haltuun.stages.discover.account import plain
+from haltuun.stages.tags import MANAGED, managed_tags
+from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME
+from haltuun.stages.verify.parse_account import parse_own, parse_own_profile
+from haltuun.stages.verify.plan import ASSOCIATE, EGRESS, POLICY, PROFILE
+
+# IAM and EC2 take some seconds until they agree on what was just created ("eventual consistency").
+SETTLE_S = 90.0
+EVERY_S = 2.0
+RULE_NOTE = "Haltuun: Systems Manager endpoints"
+
+
+def settled(question: Callable[[], bool], *, deadline_s: float = SETTLE_S, every_s: float = EVERY_S) -> bool:
+    """Ask until it is so, or the deadline is over."""
+    end = time.monotonic() + deadline_s
+    while not question():
+        if time.monotonic() + every_s > end:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+# -- iam.role.policy -------------------------------------------------------------------------------
+
+
+def look_policy(run: Run, change: Change) -> Json | Unknown:
+    def ask() -> Json:
+        try:
+            found = run.aws.call(
+                "iam", "GetRolePolicy", run.aws.home_region, RoleName=change.target, PolicyName=POLICY_NAME
+            )
+        except NotFound:
+            return {"policy": None}
+        return {"policy": plain(found["PolicyDocument"])}
+
+    return run.aws.ask(ask)
+
+
+def apply_policy(run: Run, change: Change) -> Json:
+    home, policy = run.aws.home_region, change.after["policy"]
+    if policy is None:
+        with contextlib.suppress(NotFound):
+            run.aws.call("iam", "DeleteRolePolicy", home, RoleName=change.target, PolicyName=POLICY_NAME)
+        return None
+    run.aws.call(
+        "iam",
+        "PutRolePolicy",
+        home,
+        RoleName=change.target,
+        PolicyName=POLICY_NAME,
+        PolicyDocument=json.dumps(policy),
+    )
+    if change.detail and change.detail.get("role_arn"):
+        settled(lambda: _may_report(run, change.detail["role_arn"]))
+    return None
+
+
+def _may_report(run: Run, role_arn: str) -> bool:
+    """The simulator sees the new policy. Where it may not be asked there is nothing to wait for; a denial
+    beyond the policy is the gate's to tell.
+    """
+    rows = run.aws.ask(
+        lambda: run.aws.pages(
+            "iam",
+            "SimulatePrincipalPolicy",
+            "EvaluationResults",
+            run.aws.home_region,
+            PolicySourceArn=role_arn,
+            ActionNames=["ssm:UpdateInstanceInformation"],
+            ResourceArns=["*"],
+        )
+    )
+    return isinstance(rows, Unknown) or any(row["EvalDecision"] != "implicitDeny" for row in rows)
+
+
+# -- iam.instance_profile --------------------------------------------------------------------------
+
+
+def look_profile(run: Run, change: Change) -> Json | Unknown:
+    role = run.aws.ask(lambda: _role(run))
+    profile = run.aws.ask(lambda: _profile(run))
+    if isinstance(role, Unknown) or isinstance(profile, Unknown):
+        return role if isinstance(role, Unknown) else profile
+    return {"role": parse_own(role), "profile": parse_own_profile(profile)}
+
+
+def _role(run: Run) -> Json:
+    try:
+        return plain(run.aws.call("iam", "GetRole", run.aws.home_region, RoleName=OWN_ROLE)["Role"])
+    except NotFound:
+        return None
+
+
+def _profile(run: Run) -> Json:
+    named = {"InstanceProfileName": OWN_ROLE}
+    try:
+        return plain(
+            run.aws.call("iam", "GetInstanceProfile", run.aws.home_region, **named)["InstanceProfile"]
+        )
+    except NotFound:
+        return None
+
+
+def apply_profile(run: Run, change: Change) -> Json:
+    wants = change.after
+    _apply_removal(run, wants)
+    if wants["role"] == "ours":
+        _create_role(run, change.detail or {})
+    if wants["profile"] == "ours":
+        _create_profile(run)
+    return {"role": OWN_ROLE}
+
+
+def _create_role(run: Run, detail: dict[str, Json]) -> None:
+    home = run.aws.home_region
+    if _role(run) is None:
+        run.aws.call(
+            "iam",
+            "CreateRole",
+            home,
+            RoleName=OWN_ROLE,
+            AssumeRolePolicyDocument=json.dumps(detail["trust"]),
+            Description="Made by Haltuun: EC2 hosts report to Systems Manager and ship logs",
+            Tags=managed_tags(),
+        )
+    run.aws.call(
+        "iam",
+        "PutRolePolicy",
+        home,
+        RoleName=OWN_ROLE,
+        PolicyName=POLICY_NAME,
+        PolicyDocument=json.dumps(detail["policy"]),
+    )
+
+
+def _create_profile(run: Run) -> None:
+    home, named = run.aws.home_region, {"InstanceProfileName": OWN_ROLE}
+    profile = _profile(run)
+    if profile is None:
+        run.aws.call("iam", "CreateInstanceProfile", home, Tags=managed_tags(), **named)
+    if not (profile or {}).get("Roles"):
+        run.aws.call("iam", "AddRoleToInstanceProfile", home, RoleName=OWN_ROLE, **named)
+
+
+def _apply_removal(run: Run, wants: dict[str, str]) -> None:
+    """Undo: only what is ours, and only while no instance uses it (IAM refuses otherwise)."""
+    home, named = run.aws.home_region, {"InstanceProfileName": OWN_ROLE}
+    profile = _profile(run) if wants["profile"] in ("absent", "empty") else None
+    if profile is not None and tags_of(profile).get(MANAGED) == "true":
+        for role in profile.get("Roles") or ():
+            run.aws.call("iam", "RemoveRoleFromInstanceProfile", home, RoleName=role["RoleName"], **named)
+        if wants["profile"] == "absent":
+            run.aws.call("iam", "DeleteInstanceProfile", home, **named)
+    role_there = _role(run) if wants["role"] == "absent" else None
+    if role_there is not None and tags_of(role_there).get(MANAGED) == "true":
+        # A run that was killed in between may have removed it.
+        with contextlib.suppress(NotFound):
+            run.aws.call("iam", "DeleteRolePolicy", home, RoleName=OWN_ROLE, PolicyName=POLICY_NAME)
+        run.aws.call("iam", "DeleteRole", home, RoleName=OWN_ROLE)
+
+
+# -- ec2.instance_profile.associate ----------------------------------------------------------------
+
+
+def look_association(run: Run, change: Change) -> Json | Unknown:
+    def ask() -> Json:
+        row = _association(run, change)
+        return {"profile": row["IamInstanceProfile"]["Arn"].rsplit("/", 1)[-1] if row else None}
+
+    return run.aws.ask(ask)
+
+
+def _association(run: Run, change: Change) -> dict[str, Any] | None:
+    rows = run.aws.pages(
+        "ec2",
+        "DescribeIamInstanceProfileAssociations",
+        "IamInstanceProfileAssociations",
+        change.region,
+        Filters=[{"Name": "instance-id", "Values": [change.target]}],
+    )
+    return next((row for row in rows if row.get("State") in ("associated", "associating")), None)
+
+
+def apply_association(run: Run, change: Change) -> Json:
+    there = _association(run, change)
+    if change.after["profile"] is None:
+        if there is not None:
+            run.aws.call(
+                "ec2",
+                "DisassociateIamInstanceProfile",
+                change.region,
+                AssociationId=there["AssociationId"],
+            )
+        return None
+    made = there is not None or settled(lambda: _associated(run, change))
+    if not made or not settled(lambda: (_association(run, change) or {}).get("State") == "associated"):
+        raise HaltuunError(
+            f"the instance profile {change.after['profile']} did not become associated in {SETTLE_S:g} s.",
+            subject=change.target,
+            remedy="Look at the instance's profile in the EC2 console, then retry the host.",
+            code="ROLE_MISSING",
+        )
+    return None
+
+
+def _associated(run: Run, change: Change) -> bool:
+    """False while EC2 does not know the profile that IAM has just made."""
+    try:
+        run.aws.call(
+            "ec2",
+            "AssociateIamInstanceProfile",
+            change.region,
+            IamInstanceProfile={"Name": change.after["profile"]},
+            InstanceId=change.target,
+        )
+    except AwsError as error:
+        if error.code == "InvalidParameterValue" and "nstance" in error.message and "rofile" in error.message:
+            return False
+        raise
+    return True
+
+
+# -- ec2.security_group.egress ---------------------------------------------------------------------
+
+
+def look_egress(run: Run, change: Change) -> Json | Unknown:
+    def ask() -> Json:
+        wanted = {*change.before["https_to"], *change.after["https_to"]}
+        return {"https_to": sorted(wanted & _open_to(run, change))}
+
+    return run.aws.ask(ask)
+
+
+def _open_to(run: Run, change: Change) -> set[str]:
+    """Groups and prefix lists that the group has a rule to on exactly TCP 443."""
+    groups = run.aws.pages(
+        "ec2", "DescribeSecurityGroups", "SecurityGroups", change.region, GroupIds=[change.target]
+    )
+    found: set[str] = set()
+    for group in groups:
+        for rule in group.get("IpPermissionsEgress") or ():
+            if (rule.get("IpProtocol"), rule.get("FromPort"), rule.get("ToPort")) == ("tcp", 443, 443):
+                found |= {
+                    pair["GroupId"] for pair in rule.get("UserIdGroupPairs") or () if pair.get("GroupId")
+                }
+                found |= {row["PrefixListId"] for row in rule.get("PrefixListIds") or ()}
+    return found
+
+
+def apply_egress(run: Run, change: Change) -> Json:
+    there, wanted = _open_to(run, change), set(change.after["https_to"])
+    add = sorted(wanted - there)
+    drop = sorted((set(change.before["https_to"]) - wanted) & there)
+    if add:
+        answer = run.aws.call(
+            "ec2",
+            "AuthorizeSecurityGroupEgress",
+            change.region,
+            GroupId=change.target,
+            IpPermissions=[_permission(target) for target in add],
+            TagSpecifications=[{"ResourceType": "security-group-rule", "Tags": managed_tags()}],
+        )
+        return {"rules": [row["SecurityGroupRuleId"] for row in answer.get("SecurityGroupRules") or ()]}
+    if drop:
+        run.aws.call(
+            "ec2",
+            "RevokeSecurityGroupEgress",
+            change.region,
+            GroupId=change.target,
+            IpPermissions=[_permission(target) for target in drop],
+        )
+    return None
+
+
+def _permission(target: str) -> dict[str, Any]:
+    rule: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443}
+    if target.startswith("pl-"):
+        return rule | {"PrefixListIds": [{"PrefixListId": target, "Description": RULE_NOTE}]}
+    return rule | {"UserIdGroupPairs": [{"GroupId": target, "Description": RULE_NOTE}]}
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(name=POLICY, look=look_policy, apply=apply_policy),
+        Kind(name=PROFILE, look=look_profile, apply=apply_profile),
+        Kind(name=ASSOCIATE, look=look_association, apply=apply_association),
+        Kind(name=EGRESS, look=look_egress, apply=apply_egress),
+    )
+}

@@ -1,0 +1,172 @@
+"""The documents that this agent can run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..netkit.aws import RequestError, ServiceError, endpoint_of
+from ..netkit.hostfs import at
+from ..netkit.imds import ImdsError
+from ..netkit.web import SendFailed, aws_timeouts, send
+from .inventory import gather_inventory
+from .layout import STATE
+from .patching import run_patch_baseline
+from .session import Session
+
+DEFAULT_TIMEOUT_S = 3600
+CW_CTL = "/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl"
+PACKAGES = {"AmazonCloudWatchAgent": "amazon-cloudwatch-agent"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a document ended."""
+
+    status: str
+    response_code: int
+    output: str = ""
+    error: str = ""
+
+
+Parameters = dict[str, list[str]]
+Document = Callable[[str, Parameters, Session], Result]
+
+
+def first(parameters: Parameters, name: str, default: str = "") -> str:
+    """First value of a parameter, or the default."""
+    values = parameters.get(name) or [default]
+    return values[0] if isinstance(values, list) else str(values)
+
+
+def _finish(process: subprocess.Popen[str], timeout_s: float) -> Result:
+    try:
+        output, error = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, error = process.communicate()
+        return Result("TimedOut", 137, output, error + "\nfailed to run commands: exit status 137")
+    if process.returncode == 0:
+        return Result("Success", 0, output, error)
+    error = f"{error}failed to run commands: exit status {process.returncode}"
+    return Result("Failed", process.returncode, output, error)
+
+
+def run_program(argv: list[str], cwd: str | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> Result:
+    """Run a program as root in a session of its own and wait for it."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Result("Failed", 1, "", f"failed to run commands: {error}")
+    return _finish(process, timeout_s)
+
+
+def _run_shell_script(command_id: str, parameters: Parameters, session: Session) -> Result:
+    folder = f"{STATE}/{session.identity.instance_id}/document/orchestration/{command_id}/awsrunShellScript"
+    script = at(f"{folder}/0.awsrunShellScript/_script.sh")
+    try:
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text("\n".join(parameters.get("commands") or []) + "\n")
+    except OSError as error:
+        return Result("Failed", 1, "", f"failed to write script: {os.strerror(error.errno or 0).lower()}")
+    cwd = first(parameters, "workingDirectory") or None
+    timeout_s = float(first(parameters, "executionTimeout") or DEFAULT_TIMEOUT_S)
+    return run_program(["/bin/sh", str(script)], cwd=cwd, timeout_s=timeout_s)
+
+
+def _gather(_command_id: str, parameters: Parameters, session: Session) -> Result:
+    count = gather_inventory(session)
+    return Result(
+        "Success",
+        0,
+        f"Inventory policy has been successfully applied and collected inventory data "
+        f"has been uploaded to SSM ({count} types)",
+    )
+
+
+def _patch(_command_id: str, parameters: Parameters, session: Session) -> Result:
+    operation = first(parameters, "Operation", "Scan")
+    output = run_patch_baseline(session, operation, first(parameters, "SnapshotId") or str(uuid.uuid4()))
+    return Result("Success", 0, output)
+
+
+def _configure_package(_command_id: str, parameters: Parameters, session: Session) -> Result:
+    name, action = first(parameters, "name"), first(parameters, "action", "Install")
+    package = PACKAGES.get(name)
+    if package is None:
+        return Result("Failed", 1, "", f"failed to download manifest - Package {name} could not be found")
+    if action == "Uninstall":
+        return run_program(["dpkg", "--purge", package])
+    region = session.region
+    host = session.settings.endpoints.get("s3") or endpoint_of("s3", region)
+    url = f"https://{host}/lab-packages-{region}/{package}.deb"
+    try:
+        answer = send("GET", url, {}, b"", aws_timeouts(read_s=60.0))
+    except SendFailed as error:
+        return Result(
+            "Failed", 1, "", f'failed to download installation package reliably: Get "{url}": {error}'
+        )
+    if answer.status != 200:
+        return Result(
+            "Failed", 1, "", f"failed to download installation package reliably: status {answer.status}"
+        )
+    target = at(f"{STATE}/packages/{name}/{package}.deb")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.write_bytes(answer.body)
+    done = run_program(["dpkg", "-i", str(target)])
+    if done.status != "Success":
+        return done
+    return Result("Success", 0, f"Initiating {name} install\n{done.output}Successfully installed {name}\n")
+
+
+def _manage_cloudwatch(_command_id: str, parameters: Parameters, _session: Session) -> Result:
+    action = first(parameters, "action", "configure")
+    program = str(at(CW_CTL))
+    if not os.path.exists(program):
+        return Result("Failed", 1, "", f"{CW_CTL}: not found\nfailed to run commands: exit status 127")
+    if action in ("start", "stop", "status"):
+        return run_program([program, "-a", action, "-m", "ec2"])
+    source = first(parameters, "optionalConfigurationSource", "ssm")
+    location = first(parameters, "optionalConfigurationLocation")
+    config = f"{source}:{location}" if source == "ssm" else source
+    argv = [program, "-a", "fetch-config", "-m", first(parameters, "mode", "ec2"), "-c", config]
+    if first(parameters, "optionalRestart", "yes") == "yes":
+        argv.append("-s")
+    return run_program(argv)
+
+
+DOCUMENTS: dict[str, Document] = {
+    "AWS-RunShellScript": _run_shell_script,
+    "AWS-GatherSoftwareInventory": _gather,
+    "AWS-RunPatchBaseline": _patch,
+    "AWS-RunPatchBaselineAssociation": _patch,
+    "AWS-ConfigureAWSPackage": _configure_package,
+    "AmazonCloudWatch-ManageAgent": _manage_cloudwatch,
+}
+
+
+def run_document(message: dict[str, Any], session: Session) -> Result:
+    """Run what the message names; any failure is a result."""
+    name = str(message.get("DocumentName", ""))
+    document = DOCUMENTS.get(name.rpartition("/")[2])
+    if document is None:
+        return Result("Failed", 1, "", f"Document {name} is not supported by this agent")
+    parameters = message.get("Parameters") or {}
+    try:
+        return document(str(message["CommandId"]), parameters, session)
+    except (ServiceError, RequestError, ImdsError, OSError) as error:
+        return Result("Failed", 1, "", str(error))

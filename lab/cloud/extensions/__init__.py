@@ -1,0 +1,26 @@
+"""What moto lacks, added to its own response classes.
+
+`apply_extensions()` works in a server process and in a test that uses moto's `mock_aws`.
+"""
+
+from __future__ import annotations
+
+import threading
+
+_applied = threading.Event()
+
+
+def apply_extensions() -> None:
+    """Add the operations; doing it twice changes nothing."""
+    if _applied.is_set():
+        return
+    _applied.set()
+    from lab.cloud.extensions import backup, iam, ssm, wanted_ids
+
+    ssm.apply()
+    iam.apply()
+    backup.apply()
+    wanted_ids.apply()
+
+
+__all__ = ["apply_extensions"]

@@ -1,0 +1,46 @@
+"""AWS's managed policies, parsed once.
+
+moto parses its 4 MB of them again for every partition of every account and at every reset, which costs a
+lab seconds at its start and a test suite minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, IAMBackend, ManagedPolicy
+from moto.settings import load_iam_aws_managed_policies
+
+# Partitions that nobody can reach from outside; their copies would be made and never read.
+ISOLATED = "aws-iso"
+
+
+@cache
+def _parsed() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "default_version_id": row.get("DefaultVersionId"),
+            "path": row.get("Path"),
+            "document": json.dumps(row.get("Document")),
+            "create_date": datetime.fromisoformat(row["CreateDate"]),
+            "update_date": datetime.fromisoformat(row["UpdateDate"]),
+        }
+        for name, row in json.loads(aws_managed_policies_data).items()
+    ]
+
+
+def _init_aws_policies(self: IAMBackend) -> list[ManagedPolicy]:
+    if not load_iam_aws_managed_policies() or self.region_name.startswith(ISOLATED):
+        return []
+    return [AWSManagedPolicy(account_id=self.account_id, region=self.region_name, **row) for row in _parsed()]  # type: ignore[abstract]
+
+
+def apply() -> None:
+    os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
+    IAMBackend._init_aws_policies = _init_aws_policies  # type: ignore[method-assign]

@@ -1,0 +1,47 @@
+"""Artifacts: the plan, each gate and the summary, as people read them in the Prefect UI."""
+
+from __future__ import annotations
+
+import re
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from haltuun.engine import Takeover
+from haltuun.model import StageName
+from haltuun.report import render
+
+
+def publish_plan(takeover: Takeover) -> None:
+    assert takeover.plan is not None
+    create_markdown_artifact(
+        key=_key("plan", takeover),
+        markdown=render.plan_markdown(
+            takeover.plan, takeover.hosts, takeover.run.account.label, takeover.awaiting()
+        ),
+        description=f"Plan {takeover.plan.hash} for {takeover.run.account.label}",
+    )
+
+
+def publish_gate(takeover: Takeover, stage: StageName) -> None:
+    progress = takeover.progress[stage]
+    create_table_artifact(
+        key=_key(f"gate-{stage.value}", takeover),
+        table=render.status_rows(takeover.hosts, progress.statuses),
+        description=render.gate_description(stage, progress.gate),
+    )
+
+
+def publish_summary(takeover: Takeover, outcome: str) -> None:
+    table = {name: progress.statuses for name, progress in takeover.progress.items() if progress.statuses}
+    create_markdown_artifact(
+        key=_key("summary", takeover),
+        markdown=render.summary_markdown(
+            takeover.run.account.label, takeover.run.id, outcome, takeover.hosts, table
+        ),
+        description=f"{outcome}: {takeover.run.account.label}",
+    )
+
+
+def _key(kind: str, takeover: Takeover) -> str:
+    # Prefect takes lower-case letters, digits and dashes only.
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{takeover.run.account.label}".lower()).strip("-")

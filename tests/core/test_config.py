@@ -1,0 +1,62 @@
+"""Bad input gets one error that names file, line and key."""
+
+from __future__ import annotations
+
+import pytest
+
+from haltuun.config import load_config
+from haltuun.errors import EXIT_USAGE, ConfigError
+
+GOOD = 'accounts:\n  - id: "111122223333"\n    alias: acme\n    ssh:\n      key_files: [keys/a.pem]\n'
+
+
+def write(tmp_path, text):
+    path = tmp_path / "haltuun.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("accounts:\n  - id: '1'\n   x: 3\n", ":3", "expected"),
+        (GOOD + "      portt: 22\n", ":6: accounts.0.ssh.portt", "no such key"),
+        ("accounts:\n  - id: 111122223333\n", ":2: accounts.0.id", "valid string"),
+        ("accounts:\n  - alias: a\n", "accounts.0.id", "missing"),
+        ("- a\n- b\n", ":1", "mapping"),
+        ("a: &x [1]\nb: *x\n", ":2", "aliases"),
+        ("state_dir: a\nstate_dir: b\n", ":2", "twice"),
+        (GOOD + "  - id: '111122223333'\n", ":6: accounts.1", "names two accounts"),
+        ("policy:\n  approve: [shared]\n", ":2: policy.approve", "irreversible"),
+        ("accounts:\n  - id: '111122223333'\n    hosts:\n      web-1: {port: 1}\n", ":4", "pattern"),
+        ("accounts:\n  - id: '111122223333'\n    regions: [eu-centrall]\n", ":3", "pattern"),
+    ],
+)
+def test_an_error_names_file_line_and_key(tmp_path, text, where, what):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert where in caught.value.subject
+    assert what in caught.value.message
+    assert caught.value.remedy
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_no_such_file_and_not_text(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+    path = tmp_path / "haltuun.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def test_relative_paths_count_from_the_files_folder(tmp_path):
+    config = load_config(write(tmp_path, GOOD + "database_url: sqlite:///l.db\n"))
+    assert config.account("acme").ssh.key_files == [tmp_path / "keys/a.pem"]
+    assert config.state_dir == tmp_path / ".haltuun"
+    assert config.ledger_url == f"sqlite:///{tmp_path}/l.db"
+
+
+def test_an_unknown_account_names_those_that_are_there(tmp_path):
+    with pytest.raises(ConfigError, match="acme"):
+        load_config(write(tmp_path, GOOD)).account("nobody")

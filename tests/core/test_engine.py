@@ -1,0 +1,340 @@
+"""The engine on small stages of its own: what is performed, what waits, what holds whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from haltuun import engine
+from haltuun.config import AccountConfig, Config, PolicyConfig
+from haltuun.errors import ConfigError, HaltuunError, LeaseHeld, LeaseLost
+from haltuun.gates import Check
+from haltuun.ledger import Ledger
+from haltuun.model import (
+    Barred,
+    Change,
+    Facts,
+    Frozen,
+    Host,
+    Reach,
+    StageName,
+    StagePlan,
+    Undo,
+    Unknown,
+    Verdict,
+)
+from haltuun.stages.base import Kind, Stage, no_proof
+
+ACCOUNT = "123456789012"  # moto's
+NAMES = tuple(f"i-{n:08x}" for n in range(6))
+
+
+class World:
+    """What the little stages look at and change: a switch a host and one of the account."""
+
+    def __init__(self, hosts: tuple[str, ...] = NAMES) -> None:
+        self.hosts = hosts
+        self.switch: dict[str, Any] = {host: "off" for host in hosts}
+        self.shared = "off"
+        self.broken: dict[str, Exception] = {}
+        self.calls: list[str] = []
+
+
+class SwitchFacts(Facts):
+    on: bool | Unknown = Unknown(unknown="not looked")
+
+
+class NoFacts(Frozen):
+    pass
+
+
+def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tuple[Stage, ...]:
+    def parse(view: Any, host: Host, raw: Any, host_raw: Any) -> SwitchFacts:
+        value = raw[host.instance_id]
+        return SwitchFacts(on=value if isinstance(value, Unknown) else value == "on")
+
+    def plan(view: Any) -> StagePlan:
+        shared = Change(
+            stage=StageName.repair,
+            kind="shared",
+            region="r",
+            target="account",
+            hosts=(),
+            before="off",
+            after="on",
+            reach=Reach.shared,
+            summary="switch the account on",
+            undo=Undo(kind="shared", after="off"),
+        )
+        changes = [] if world.shared == "on" else [shared]
+        for host in view.entering:
+            if host in (barred or {}) or world.switch[host] != "off":
+                continue
+            changes.append(
+                Change(
+                    stage=StageName.repair,
+                    kind="switch",
+                    region="r",
+                    target=host,
+                    hosts=(host,),
+                    before="off",
+                    after="on",
+                    reach=Reach.host,
+                    summary=f"switch {host} on",
+                    undo=Undo(kind="switch", after="off"),
+                    depends_on=(shared.id,) if host == NAMES[5] and world.shared == "off" else (),
+                )
+            )
+        return StagePlan(changes=tuple(changes), barred=tuple((barred or {}).values()))
+
+    def apply_switch(run: Any, change: Change) -> None:
+        world.calls.append(change.target)
+        if change.target in world.broken:
+            raise world.broken[change.target]
+        world.switch[change.target] = change.after
+
+    def apply_shared(run: Any, change: Change) -> None:
+        world.calls.append("shared")
+        world.shared = change.after
+
+    repair = Stage(
+        name=StageName.repair,
+        needs=(StageName.discover,),
+        account_facts=NoFacts,
+        host_facts=SwitchFacts,
+        probe_account=lambda run, hosts: dict(world.switch),
+        parse_account=lambda view, raw: NoFacts(),
+        probe_host=None,
+        parse_host=parse,
+        judge=lambda view: (),
+        plan=plan,
+        kinds={
+            "switch": Kind("switch", lambda run, c: world.switch[c.target], apply_switch, on_host=True),
+            "shared": Kind("shared", lambda run, c: world.shared, apply_shared),
+        },
+        prove=no_proof,
+        checks=(
+            Check(column="on", op="in_set", values=(True,), code="OFF", message="is off", remedy="switch"),
+        ),
+    )
+    discover = Stage(
+        name=StageName.discover,
+        needs=(),
+        account_facts=NoFacts,
+        host_facts=Facts,
+        probe_account=lambda run, hosts: {},
+        parse_account=lambda view, raw: NoFacts(),
+        probe_host=None,
+        parse_host=lambda view, host, raw, host_raw: Facts(),
+        judge=lambda view: (),
+        plan=lambda view: StagePlan(),
+        kinds={},
+        prove=no_proof,
+        checks=(),
+    )
+    return discover, repair
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    made = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+def start(
+    world: World, ledger: Ledger, *, mode: str = "apply", policy: PolicyConfig | None = None, **more: Any
+):
+    config = Config(
+        accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=["eu-central-1"])],
+        policy=policy or PolicyConfig(),
+    )
+    run = engine.open_run(config, "acme", mode, lambda run, host: None, ledger=ledger)
+    takeover = engine.Takeover(
+        run,
+        make_stages(world, more.pop("barred", None)),
+        lister=lambda run: [Host(account=ACCOUNT, region="r", instance_id=i) for i in world.hosts],
+        **more,
+    )
+    takeover.begin({})
+    for stage in takeover.stages:
+        takeover.look_account(stage)
+        takeover.settle(stage, "plan")
+        takeover.plan_stage(stage)
+    takeover.make_plan()
+    return takeover
+
+
+def go(takeover: engine.Takeover) -> str:
+    for stage in takeover.sequence():
+        takeover.enter(stage)
+        takeover.apply_account(stage)
+        for wave in takeover.waves(stage):
+            for host in wave:
+                takeover.work_host(stage, host)
+        takeover.look_account(stage)
+        takeover.settle(stage, "result")
+        takeover.prove(stage)
+        takeover.gate(stage)
+    outcome = takeover.outcome()
+    takeover.end(outcome)
+    return outcome
+
+
+def verdicts(takeover: engine.Takeover) -> dict[str, Verdict]:
+    return {host: status.verdict for host, status in takeover.progress[StageName.repair].statuses.items()}
+
+
+def test_unasked_only_what_concerns_one_host_and_depends_on_nothing_unapproved(ledger):
+    world = World()
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=False, who="me")
+    assert go(takeover) == "AwaitingApproval"
+    assert world.calls == list(NAMES[:5])
+    status = takeover.progress[StageName.repair].statuses[NAMES[5]]
+    assert (status.verdict, status.reason) == (Verdict.pending, "AWAITS_APPROVAL")
+    assert takeover.plan_hash in status.remedy
+
+
+def test_the_approved_hash_performs_the_rest_and_a_third_run_nothing(ledger):
+    world = World()
+    first = start(world, ledger)
+    first.approve(None, everything=False, who="me")
+    go(first)
+    second = start(world, ledger)
+    second.approve(first.plan_hash, everything=False, who="me")
+    assert go(second) == "Done"
+    assert world.shared == "on"
+    assert set(world.switch.values()) == {"on"}
+    world.calls.clear()
+    third = start(world, ledger)
+    third.approve(None, everything=False, who="me")
+    assert go(third) == "Done"
+    assert third.plan is not None and third.plan.changes == ()
+    assert world.calls == []
+
+
+def test_plan_mode_performs_nothing_and_takes_no_lease(ledger):
+    world = World()
+    takeover = start(world, ledger, mode="plan")
+    assert takeover.lease is None
+    assert len(takeover.plan.changes) == 7
+    assert world.calls == []
+
+
+def test_one_host_never_fails_its_neighbours_and_its_error_is_its_reason(ledger):
+    world = World()
+    world.broken[NAMES[0]] = HaltuunError(
+        "the disk is full.", subject=NAMES[0], remedy="Free it.", code="DISK_FULL"
+    )
+    world.broken[NAMES[1]] = ZeroDivisionError()
+    takeover = start(world, ledger, only_hosts=NAMES[:3])
+    takeover.approve(None, everything=True, who="me")
+    # A single canary that fails stops the stage; here all are worked on to see them side by side.
+    for host in NAMES[:3]:
+        takeover.progress[StageName.repair].stopped = ""
+        takeover.enter(StageName.discover)
+        takeover.gate(StageName.discover)
+        takeover.enter(StageName.repair)
+        takeover.apply_account(StageName.repair)
+        takeover.work_host(StageName.repair, host)
+    takeover.look_account(StageName.repair)
+    takeover.settle(StageName.repair, "result")
+    statuses = takeover.gate(StageName.repair)
+    assert statuses[NAMES[0]].reason == "DISK_FULL"
+    assert statuses[NAMES[1]].reason == "INTERNAL"
+    assert statuses[NAMES[2]].verdict is Verdict.passed
+
+
+def test_a_canary_that_does_not_come_right_ends_the_stage_there(ledger):
+    world = World()
+    world.broken[NAMES[0]] = HaltuunError("no.", code="WORSE")
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    assert go(takeover) == "PartiallyDone"
+    assert [call for call in world.calls if call != "shared"] == [NAMES[0]]
+    assert takeover.progress[StageName.repair].statuses[NAMES[1]].reason == "STAGE_STOPPED"
+
+
+def test_what_has_moved_since_it_was_planned_is_stale_for_that_target_alone(ledger):
+    world = World()
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    world.switch[NAMES[2]] = "elsewhere"
+    go(takeover)
+    assert NAMES[2] not in world.calls
+    assert takeover.progress[StageName.repair].statuses[NAMES[2]].reason == "PLAN_STALE"
+    assert verdicts(takeover)[NAMES[3]] is Verdict.passed
+
+
+def test_every_mutation_is_journaled_before_it_is_made(ledger):
+    world = World(NAMES[:1])
+    world.broken[NAMES[0]] = KeyboardInterrupt()  # the process is told to die in the call
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    takeover.enter(StageName.discover)
+    takeover.gate(StageName.discover)
+    takeover.enter(StageName.repair)
+    with pytest.raises(KeyboardInterrupt):
+        takeover.work_host(StageName.repair, NAMES[0])
+    events = [e.event for e in ledger.change_events(ACCOUNT) if e.change.target == NAMES[0]]
+    assert events == ["intended", "sent"]
+    assert ledger.change_events(ACCOUNT)[-1].change.undo == Undo(kind="switch", after="off")
+
+
+def test_unknown_does_not_pass_and_absent_facts_block(ledger):
+    world = World(NAMES[:2])
+    world.switch[NAMES[1]] = Unknown(unknown="denied")
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    assert verdicts(takeover) == {NAMES[0]: Verdict.passed, NAMES[1]: Verdict.unknown}
+
+
+def test_too_many_held_beforehand_block_the_stage_before_any_change(ledger):
+    barred = {
+        host: Barred(host=host, code="SSH_HANGS", message="hangs.", remedy="look.") for host in NAMES[:4]
+    }
+    world = World()
+    takeover = start(world, ledger, barred=barred)
+    takeover.approve(None, everything=True, who="me")
+    assert go(takeover) == "GateBlocked"
+    assert world.calls == []
+    assert takeover.progress[StageName.repair].statuses[NAMES[0]].reason == "SSH_HANGS"
+
+
+def test_a_second_run_is_refused_and_a_later_lease_stops_the_earlier_one(ledger):
+    world = World()
+    takeover = start(world, ledger)
+    with pytest.raises(LeaseHeld, match=takeover.run.id):
+        ledger.take_lease(ACCOUNT, "another")
+    ledger.release_lease(takeover.lease)
+    later = ledger.take_lease(ACCOUNT, "another")
+    assert later.fence == takeover.lease.fence + 1
+    takeover.approve(None, everything=True, who="me")
+    takeover.enter(StageName.discover)
+    takeover.gate(StageName.discover)
+    takeover.enter(StageName.repair)
+    with pytest.raises(LeaseLost):
+        takeover.work_host(StageName.repair, NAMES[0])
+    assert world.calls == []
+
+
+def test_an_unknown_host_or_plan_is_named(ledger):
+    with pytest.raises(ConfigError, match="i-nope"):
+        start(World(), ledger, only_hosts=["i-nope"], mode="plan")
+    takeover = start(World(), ledger)
+    with pytest.raises(ConfigError, match="no plan abc"):
+        takeover.approve("abc", everything=False, who="me")

@@ -1,0 +1,106 @@
+"""The ledger on SQLite: leases, status as a view, errors in a sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from haltuun import ledger as module
+from haltuun.errors import HaltuunError, LeaseHeld, LeaseLost
+from haltuun.ledger import Ledger
+from haltuun.model import Host, HostStatus, Proof, StageName, Verdict
+
+ACCOUNT = "111122223333"
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+@pytest.fixture
+def ledger(url):
+    made = Ledger(url)
+    yield made
+    made.close()
+
+
+def test_since_is_when_a_status_became_what_it_is(ledger):
+    held = HostStatus(verdict=Verdict.held, reason="A")
+    for minute, status in enumerate([held, held, HostStatus(verdict=Verdict.passed)]):
+        ledger.judged(ACCOUNT, "r", StageName.repair, {"i-1": status}, NOW + timedelta(minutes=minute))
+        seen = ledger.status(ACCOUNT)["i-1"][StageName.repair]
+        assert seen.since == NOW + timedelta(minutes=2 if minute == 2 else 0)
+
+
+def test_the_lease_of_a_killed_process_is_free_at_once(url, ledger):
+    script = (
+        "import os; from haltuun.ledger import Ledger;"
+        f"Ledger({url!r}).take_lease({ACCOUNT!r}, 'dead'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    lease = ledger.take_lease(ACCOUNT, "next")
+    assert lease.fence == 2
+
+
+def test_a_lease_that_ran_out_mutates_nothing_and_does_not_come_back(ledger, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_S", -1)
+    lease = ledger.take_lease(ACCOUNT, "slept")
+    with pytest.raises(LeaseLost):
+        ledger.check_lease(lease)
+    monkeypatch.setattr(module, "LEASE_S", 90)
+    later = ledger.take_lease(ACCOUNT, "later")
+    with pytest.raises(LeaseLost):
+        ledger.renew_lease(lease)
+    with pytest.raises(LeaseHeld, match="later"):
+        ledger.take_lease(ACCOUNT, "third")
+    ledger.release_lease(later)
+    assert ledger.take_lease(ACCOUNT, "third").fence == 3
+
+
+def test_accounts_do_not_hinder_each_other(ledger):
+    ledger.take_lease(ACCOUNT, "a")
+    assert ledger.take_lease("444455556666", "b").fence == 1
+
+
+def test_a_proof_is_valid_until_its_time(ledger):
+    proof = Proof(
+        host="i-1",
+        stage=StageName.repair,
+        kind="echo",
+        evidence="haltuun",
+        observed_at=NOW,
+        valid_until=NOW + timedelta(hours=24),
+    )
+    ledger.proved(ACCOUNT, "r", [proof])
+    args = (ACCOUNT, StageName.repair, "echo", "i-1")
+    assert ledger.valid_proof(*args, NOW + timedelta(hours=23)) == proof
+    assert ledger.valid_proof(*args, NOW + timedelta(hours=24)) is None
+
+
+def test_the_newest_name_of_a_host_counts(ledger):
+    for name in ("old", "new"):
+        ledger.saw_hosts("r", [Host(account=ACCOUNT, region="r", instance_id="i-1", name=name)])
+    assert ledger.hosts(ACCOUNT)["i-1"].name == "new"
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////proc/nowhere/l.db", "postgresql+psycopg://u:secret@127.0.0.1:1/x", "nonsense"]
+)
+def test_a_ledger_that_cannot_be_opened_is_one_sentence_without_its_password(url):
+    with pytest.raises(HaltuunError) as caught:
+        Ledger(url)
+    assert caught.value.code == "LEDGER"
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_versions_ledger_is_refused(url, monkeypatch):
+    Ledger(url).close()
+    monkeypatch.setattr(module, "SCHEMA", 2)
+    with pytest.raises(HaltuunError, match="another version"):
+        Ledger(url)

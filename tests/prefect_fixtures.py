@@ -1,0 +1,151 @@
+"""A real Prefect server, the deployments on it, and a worker, for tests marked `server`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from haltuun.cli import server
+from haltuun.cli.recorded import await_recorded
+
+PROJECT = Path(__file__).resolve().parent.parent
+POOL = "haltuun"
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    url: str
+    state_dir: Path
+
+    @property
+    def ui(self) -> str:
+        return server.ui_address(self.url)
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """For a process that works against this server, and no other."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        return {**kept, **server.client_environment(self.state_dir, self.url), **(extra or {})}
+
+    def get(self, path: str) -> Any:
+        return self._ask(urllib.request.Request(f"{self.url}/{path}"))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        headers = {"Content-Type": "application/json"}
+        return self._ask(urllib.request.Request(f"{self.url}/{path}", json.dumps(body).encode(), headers))
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        with server.opener(self.url).open(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """By its name, which all deployments here share with their flow."""
+        return dict(self.get(f"deployments/name/{name}/{name}"))
+
+    def trigger(self, deployment: str, parameters: Mapping[str, Any]) -> str:
+        """The id of a new run of a deployment, as a click in the UI makes it."""
+        made = self.post(
+            f"deployments/{self.deployment(deployment)['id']}/create_flow_run",
+            {"parameters": dict(parameters)},
+        )
+        return str(made["id"])
+
+    def await_end(self, flow_run_id: str, deadline_s: float) -> dict[str, Any]:
+        """The flow run when it is over and all of its task runs are written down."""
+        deadline = time.monotonic() + deadline_s
+        while (run := self.get(f"flow_runs/{flow_run_id}"))["state_type"] not in ENDED:
+            assert time.monotonic() < deadline, f"still {run['state_name']} after {deadline_s} s"
+            time.sleep(0.3)
+        assert await_recorded(self.url, flow_run_id), "task runs without an end state"
+        return dict(run)
+
+    def family(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """The flow run and all its subflows."""
+        rows, fresh = [self.get(f"flow_runs/{flow_run_id}")], [flow_run_id]
+        while fresh:
+            found = self.post("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": fresh}}})
+            fresh = [row["id"] for row in found]
+            rows += found
+        return rows
+
+    def task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
+        """Every task run of the flow run and its subflows."""
+        ids = [row["id"] for row in self.family(flow_run_id)]
+        rows: list[dict[str, Any]] = []
+        while True:
+            body = {"flow_runs": {"id": {"any_": ids}}, "limit": 200, "offset": len(rows)}
+            page = self.post("task_runs/filter", {**body, "sort": "ID_DESC"})
+            rows += page
+            if len(page) < 200:
+                return rows
+
+    def artifacts(self, flow_run_id: str) -> list[dict[str, Any]]:
+        ids = [row["id"] for row in self.family(flow_run_id)]
+        return list(self.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": ids}}}))
+
+    def run_prefect(self, *arguments: str, cwd: Path = PROJECT) -> str:
+        """What `prefect ARGUMENTS` prints; it must succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            cwd=cwd,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def deploy_all(self) -> None:
+        """What a team does once: a work pool, and the deployments of prefect.yaml."""
+        if not self.post("work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
+            self.run_prefect("work-pool", "create", POOL, "--type", "process")
+        self.run_prefect("deploy", "--all")
+
+    @contextmanager
+    def worker(self, folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """A worker of the pool started from `folder`; yields its log."""
+        log = folder / "worker.log"
+        command: Sequence[str] = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=self.environment({"PREFECT_WORKER_QUERY_SECONDS": "1", **(extra or {})}),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield log
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    state_dir = tmp_path_factory.mktemp("prefect-state")
+    url = server.start(state_dir)
+    try:
+        yield PrefectServer(url, state_dir)
+    finally:
+        server.stop(state_dir)

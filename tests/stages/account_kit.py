@@ -1,0 +1,276 @@
+"""An emulated account in this process, with managed nodes that do what documents tell them.
+
+For the stages after repair: discover and repair are given as finished, with the facts of a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+from moto import mock_aws
+
+from haltuun import engine
+from haltuun.config import AccountConfig, Config, PolicyConfig
+from haltuun.ledger import Ledger
+from haltuun.model import Facts, Frozen, Host, StageName, StagePlan
+from haltuun.stages.base import Stage, no_proof
+from haltuun.stages.discover.facts import DiscoverFacts
+from lab.cloud.extensions import apply_extensions
+from lab.cloud.extensions.ssm_associations import tick
+from lab.cloud.state import ssm_state
+from tests.stages.fakehost import metadata_service
+
+ACCOUNT, REGION, LABEL = "123456789012", "eu-central-1", "acme"  # the first is moto's
+
+
+@dataclass
+class Node:
+    """One managed node: how its documents end, and what it has on its disk."""
+
+    instance_id: str
+    root: Path
+    metadata: str
+    missing: int = 2
+    ends: dict[str, str] = field(default_factory=dict)  # document → status other than Success
+    ran: list[str] = field(default_factory=list)
+    configs: list[str] = field(default_factory=list)
+    ships: bool = True
+
+
+@dataclass
+class World:
+    """The account as a test sees it."""
+
+    tmp: Path
+    facts: dict[str, DiscoverFacts]
+    nodes: dict[str, Node]
+    ledger: Ledger
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, region_name=REGION)
+
+    def tags(self, instance_id: str) -> dict[str, str]:
+        found = self.client("ec2").describe_tags(Filters=[{"Name": "resource-id", "Values": [instance_id]}])
+        return {tag["Key"]: tag["Value"] for tag in found["Tags"]}
+
+    def start(self, stage: Stage, *, mode: str = "apply") -> engine.Takeover:
+        """Look and plan, as far as `haltuun plan` goes."""
+        account = AccountConfig(id=ACCOUNT, alias=LABEL, regions=[REGION])
+        config = Config(accounts=[account], policy=self.policy)
+        run = engine.open_run(config, LABEL, mode, lambda run, host: None, ledger=self.ledger)  # type: ignore[arg-type,return-value]
+        stages = [self._given(StageName.discover), self._given(StageName.repair), stage]
+        hosts = [
+            Host(account=ACCOUNT, region=REGION, instance_id=i, name=f"web-{i[-2:]}") for i in self.facts
+        ]
+        takeover = engine.Takeover(run, stages, lister=lambda run: hosts)
+        takeover.begin({})
+        for name in takeover.stages:
+            takeover.look_account(name)
+            takeover.settle(name, "plan")
+            takeover.plan_stage(name)
+        takeover.make_plan()
+        return takeover
+
+    def go(self, takeover: engine.Takeover) -> None:
+        """Approve all and go through the stages; the run stays open."""
+        takeover.approve(None, everything=True, who="test")
+        for name in takeover.stages:
+            takeover.enter(name)
+            takeover.apply_account(name)
+            for wave in takeover.waves(name):
+                for host in wave:
+                    takeover.work_host(name, host)
+            takeover.look_account(name)
+            takeover.settle(name, "result")
+            takeover.prove(name)
+            takeover.gate(name)
+
+    def take(self, stage: Stage) -> engine.Takeover:
+        """One whole run."""
+        takeover = self.start(stage)
+        self.go(takeover)
+        takeover.end(takeover.outcome())
+        return takeover
+
+    def undo(self, takeover: engine.Takeover, stage: Stage) -> None:
+        """Play an open run's changes back and see each one's beginning again."""
+        assert takeover.plan is not None
+        for change in reversed(takeover.plan.changes):
+            if change.undo is None:
+                assert change.no_undo
+                continue
+            kind = stage.kinds[change.undo.kind]
+            back = change.model_copy(update={"before": change.after, "after": change.undo.after})
+            kind.apply(takeover.run, back)
+            assert kind.look(takeover.run, back) == change.undo.after, change.summary
+
+    def _given(self, name: StageName) -> Stage:
+        facts: Mapping[str, Facts] = self.facts
+        return Stage(
+            name=name,
+            needs=() if name is StageName.discover else (StageName.discover,),
+            account_facts=Frozen,
+            host_facts=Facts,
+            probe_account=lambda run, hosts: {},
+            parse_account=lambda view, raw: Frozen(),
+            probe_host=None,
+            parse_host=lambda view, host, raw, host_raw: facts[host.instance_id],
+            judge=lambda view: (),
+            plan=lambda view: StagePlan(),
+            kinds={},
+            prove=no_proof,
+            checks=(),
+        )
+
+
+def ubuntu(**more: Any) -> DiscoverFacts:
+    """What discover knows of an ordinary host."""
+    known: dict[str, Any] = {
+        "state": "running",
+        "platform": "linux",
+        "os_id": "ubuntu",
+        "os_version": "22.04",
+        "eol": False,
+        "python3": "3.10.12",
+        "imds_tags": False,
+        "asg": None,
+        "units": ("ssh.service",),
+        "log_files": (),
+        "listeners": (),
+        "volume_ids": (),
+        "suspect": (),
+    }
+    return DiscoverFacts(**{**known, **more})
+
+
+@contextmanager
+def world(
+    tmp_path: Path, monkeypatch: Any, *facts: DiscoverFacts, managed_policies: bool = False
+) -> Iterator[World]:
+    """As many running instances as there are facts, each a node that is Online."""
+    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", str(managed_policies).lower())
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    apply_extensions()
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with mock_aws(), ExitStack() as servers:
+        ids = _instances(len(facts))
+        made = World(tmp_path, dict(zip(ids, facts, strict=True)), {}, ledger)
+        for instance_id in ids:
+            root = tmp_path / "roots" / instance_id
+            root.mkdir(parents=True)
+            metadata = servers.enter_context(metadata_service(instance_id, account=ACCOUNT, region=REGION))
+            made.nodes[instance_id] = Node(instance_id, root, metadata)
+        state = ssm_state(ACCOUNT, REGION)
+        state.responder = lambda message, node_id: _respond(made, message, node_id)
+        for instance_id in ids:
+            state.put_node(instance_id, simulated=True, platform_name="Ubuntu", agent_version="3.3.1142.0")
+        with _ticking(state):
+            yield made
+    ledger.close()
+
+
+def _instances(count: int) -> list[str]:
+    ec2 = boto3.client("ec2", region_name=REGION)
+    if not count:
+        return []
+    found = ec2.run_instances(ImageId="ami-0abc1234", MinCount=count, MaxCount=count)["Instances"]
+    return [str(instance["InstanceId"]) for instance in found]
+
+
+@contextmanager
+def _ticking(state: Any) -> Iterator[None]:
+    """State Manager, which serves targets that appear after an association was made."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.05):
+            tick(state)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def _respond(made: World, message: dict[str, Any], node_id: str) -> dict[str, Any]:
+    node, document = made.nodes[node_id], message["DocumentName"]
+    node.ran.append(document)
+    status = node.ends.get(document, "Success")
+    reply = {
+        "CommandId": message["CommandId"],
+        "Status": status,
+        "ResponseCode": 0 if status == "Success" else 1,
+    }
+    if status != "Success":
+        return reply
+    parameters = message["Parameters"]
+    if document == "AWS-RunPatchBaseline":
+        _scan(node, parameters)
+    elif document == "AmazonCloudWatch-ManageAgent":
+        node.configs.append(parameters["optionalConfigurationLocation"][0])
+    elif document == "AWS-RunShellScript":
+        done = run_script("sh", "\n".join(parameters["commands"]), node)
+        _ship(node)
+        reply |= {
+            "StandardOutput": done.stdout,
+            "StandardError": done.stderr,
+            "ResponseCode": done.returncode,
+        }
+        reply["Status"] = "Success" if done.returncode == 0 else "Failed"
+    return reply
+
+
+def run_script(shell: str, script: str, node: Node) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "HALTUUN_ROOT": str(node.root), "HALTUUN_METADATA": node.metadata}
+    argv = [*shell.split(), "-c", script]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _scan(node: Node, parameters: Mapping[str, list[str]]) -> None:
+    now = datetime.now(UTC).isoformat()
+    summary = {
+        "MissingCount": str(node.missing),
+        "SecurityNonCompliantCount": "1",
+        "Operation": parameters["Operation"][0],
+    }
+    summary |= {"OperationStartTime": now, "OperationEndTime": now}
+    ssm_state(ACCOUNT, REGION).inventory.setdefault(node.instance_id, {})["AWS:PatchSummary"] = {
+        "CaptureTime": now,
+        "Content": [summary],
+    }
+
+
+def _ship(node: Node) -> None:
+    """What the CloudWatch agent does with the configuration it was given last."""
+    if not node.configs or not node.ships:
+        return
+    ssm, logs = boto3.client("ssm", region_name=REGION), boto3.client("logs", region_name=REGION)
+    config = json.loads(ssm.get_parameter(Name=node.configs[-1])["Parameter"]["Value"])
+    for entry in config["logs"]["logs_collected"]["files"]["collect_list"]:
+        path = node.root / entry["file_path"].lstrip("/")
+        if not path.is_file():
+            continue
+        where = {
+            "logGroupName": entry["log_group_name"],
+            "logStreamName": entry["log_stream_name"].replace("{instance_id}", node.instance_id),
+        }
+        with suppress(logs.exceptions.ResourceAlreadyExistsException):
+            logs.create_log_stream(**where)
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        events = [{"timestamp": now, "message": line} for line in path.read_text().splitlines()]
+        logs.put_log_events(logEvents=events, **where)

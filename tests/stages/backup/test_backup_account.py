@@ -1,0 +1,194 @@
+"""backup over an emulated account: what it makes, that a second run makes nothing, what holds a host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from haltuun.model import Reach, StageName
+from haltuun.stages.backup import STAGE
+from haltuun.stages.backup.names import PLAN, ROLE, SELECTION, VAULT
+from haltuun.stages.discover.facts import Listener
+from lab.cloud.extensions.backup_state import backup_state
+from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
+
+
+@pytest.fixture
+def account(tmp_path: Any, monkeypatch: Any) -> Iterator[World]:
+    with world(tmp_path, monkeypatch, ubuntu(), ubuntu(), managed_policies=True) as made:
+        yield made
+
+
+def statuses(takeover: Any) -> dict[str, tuple[str, str]]:
+    found = takeover.progress[StageName.backup].statuses
+    return {i: (status.verdict.value, status.reason) for i, status in found.items()}
+
+
+def test_every_host_has_a_recovery_point_and_is_armed(account: World) -> None:
+    takeover = account.take(STAGE)
+    assert set(statuses(takeover).values()) == {("passed", "")}
+    for instance_id in account.facts:
+        assert account.tags(instance_id) == {"haltuun:backup": "daily", "haltuun:armed": "yes"}
+        proof = takeover.run.valid_proof(StageName.backup, "recovery_point", instance_id)
+        assert proof is not None
+    points = account.client("backup").list_recovery_points_by_backup_vault(BackupVaultName=VAULT)
+    assert len(points["RecoveryPoints"]) == 2
+
+
+def test_a_second_run_plans_and_mutates_nothing(account: World) -> None:
+    account.take(STAGE)
+    again = account.take(STAGE)
+    assert again.plan is not None
+    assert again.plan.changes == ()
+    assert [call for call in again.run.aws.calls if call.mutating] == []
+    assert set(statuses(again).values()) == {("passed", "")}
+
+
+def test_the_selection_names_types_and_demands_the_tag(account: World) -> None:
+    account.take(STAGE)
+    backup = account.client("backup")
+    plan = next(p for p in backup.list_backup_plans()["BackupPlansList"] if p["BackupPlanName"] == PLAN)
+    listed = backup.list_backup_selections(BackupPlanId=plan["BackupPlanId"])["BackupSelectionsList"]
+    assert [s["SelectionName"] for s in listed] == [SELECTION]
+    body = backup.get_backup_selection(
+        BackupPlanId=plan["BackupPlanId"], SelectionId=listed[0]["SelectionId"]
+    )
+    selection = body["BackupSelection"]
+    assert selection["Resources"] == ["arn:aws:ec2:*:*:instance/*", "arn:aws:ec2:*:*:volume/*"]
+    assert selection["Conditions"]["StringEquals"] == [
+        {"ConditionKey": "aws:ResourceTag/haltuun:backup", "ConditionValue": "daily"}
+    ]
+    assert not selection.get("ListOfTags")
+
+
+def test_the_first_backup_cannot_be_undone_and_waits_for_approval(account: World) -> None:
+    takeover = account.start(STAGE, mode="plan")
+    assert takeover.plan is not None
+    jobs = [c for c in takeover.plan.changes if c.kind == "backup.job"]
+    assert {c.reach for c in jobs} == {Reach.irreversible}
+    assert all(c.no_undo and c.undo is None for c in jobs)
+    assert {c.id for c in jobs} <= {c.id for c in takeover.awaiting()}
+    arms = [c for c in takeover.plan.changes if c.kind == "backup.arm"]
+    assert {c.depends_on for c in arms} == {(c.id,) for c in jobs}
+    assert [call for call in takeover.run.aws.calls if call.mutating] == []
+
+
+def test_a_running_job_is_joined_and_not_started_twice(account: World) -> None:
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    takeover.end("killed")
+    state = backup_state(ACCOUNT, REGION)
+    state.points.clear()
+    for job in state.jobs.values():  # as if the first run had been killed while they run
+        job.state, job.completed, job.started_s = "RUNNING", None, job.started_s + 3600
+    again = account.start(STAGE)
+    assert again.plan is not None
+    assert again.plan.changes == ()
+    again.end("Done")
+
+
+def test_a_failed_job_holds_the_host_with_its_reason_and_arms_nothing(account: World) -> None:
+    account.client("iam").create_role(
+        RoleName=ROLE,
+        AssumeRolePolicyDocument=json.dumps(
+            {
+                "Version": "2012-10-17",
+                "Statement": [
+                    {
+                        "Effect": "Allow",
+                        "Principal": {"Service": "backup.amazonaws.com"},
+                        "Action": "sts:AssumeRole",
+                    }
+                ],
+            }
+        ),
+        Tags=[{"Key": "haltuun:managed", "Value": "true"}],
+        PermissionsBoundary="arn:aws:iam::aws:policy/ReadOnlyAccess",
+    )
+    takeover = account.take(STAGE)
+    assert set(statuses(takeover).values()) == {("held", "NO_RECOVERY_POINT")}
+    status = next(iter(takeover.progress[StageName.backup].statuses.values()))
+    assert "FAILED" in status.message
+    assert all("haltuun:armed" not in account.tags(i) for i in account.facts)
+    after = account.start(STAGE)
+    assert "BACKUP_FAILED" in {f.code for f in after.progress[StageName.backup].findings}
+    after.end("Done")
+
+
+def test_an_old_recovery_point_is_followed_by_a_new_job(account: World) -> None:
+    account.take(STAGE)
+    state = backup_state(ACCOUNT, REGION)
+    for point in state.points.values():
+        point.created -= timedelta(hours=31)
+    for job in state.jobs.values():
+        job.created -= timedelta(hours=31)
+    takeover = account.start(STAGE)
+    assert takeover.plan is not None
+    assert {c.kind for c in takeover.plan.changes} == {"backup.job"}
+    takeover.end("Done")
+
+
+def test_members_of_scaling_groups_and_suspects_are_left_alone(tmp_path: Any, monkeypatch: Any) -> None:
+    odd = (ubuntu(asg="asg-web"), ubuntu(suspect=("runs from /tmp",)), ubuntu(exclude="theirs"))
+    with world(tmp_path, monkeypatch, *odd) as account:
+        takeover = account.take(STAGE)
+        assert takeover.plan is not None
+        assert takeover.plan.changes == ()
+        assert set(statuses(takeover).values()) == {("excluded", "NOT_BACKED_UP")}
+
+
+def test_what_a_predecessor_left_is_named_and_stays(account: World) -> None:
+    backup = account.client("backup")
+    backup.create_backup_vault(BackupVaultName="old")
+    body = {"BackupPlanName": PLAN, "Rules": [{"RuleName": "weekly", "TargetBackupVaultName": "old"}]}
+    backup.create_backup_plan(BackupPlan=body)
+    first = next(iter(account.facts))
+    ec2 = account.client("ec2")
+    instance = ec2.describe_instances(InstanceIds=[first])["Reservations"][0]["Instances"][0]
+    volume = instance["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+    ec2.create_snapshot(VolumeId=volume, Description="by hand")
+    account.facts[first] = ubuntu(volume_ids=(volume,))
+    takeover = account.start(STAGE, mode="plan")
+    assert takeover.plan is not None
+    assert {b.code for b in takeover.plan.barred["backup"]} == {"NAME_TAKEN"}
+    assert not [c for c in takeover.plan.changes if c.kind in ("backup.plan", "backup.selection")]
+    found = [f for f in takeover.progress[StageName.backup].findings if f.code == "ALREADY_PROTECTED"]
+    assert [f.host for f in found] == [first]
+    assert volume in found[0].evidence[0]
+
+
+def test_a_database_is_said_to_be_crash_consistent(tmp_path: Any, monkeypatch: Any) -> None:
+    mysql = Listener(port=3306, protocol="tcp", address="0.0.0.0", process="mysqld")
+    with world(tmp_path, monkeypatch, ubuntu(listeners=(mysql,))) as account:
+        takeover = account.start(STAGE, mode="plan")
+        codes = {f.code for f in takeover.progress[StageName.backup].findings}
+        assert "CRASH_CONSISTENT" in codes
+
+
+def test_retention_follows_the_configuration(account: World) -> None:
+    account.take(STAGE)
+    account.policy = account.policy.model_copy(update={"backup_retention_days": 90})
+    takeover = account.start(STAGE)
+    assert takeover.plan is not None
+    (change,) = takeover.plan.changes
+    assert (change.kind, change.after["delete_after_days"]) == ("backup.plan", 90)
+    assert change.undo is not None and change.undo.after["delete_after_days"] == 35
+    account.go(takeover)
+    takeover.end("Done")
+    again = account.start(STAGE, mode="plan")
+    assert again.plan is not None and again.plan.changes == ()
+
+
+def test_all_but_the_recovery_points_can_be_undone(account: World) -> None:
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    state = backup_state(ACCOUNT, REGION)
+    state.points.clear()  # a vault that holds recovery points is not deleted, rightly
+    account.undo(takeover, STAGE)
+    takeover.end("Done")
+    assert all(not account.tags(i) for i in account.facts)
+    assert datetime.now(UTC) > takeover.run.now() - timedelta(minutes=1)

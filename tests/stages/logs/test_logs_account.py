@@ -1,0 +1,163 @@
+"""logs over an emulated account: from the configuration to the marker line, and what stays untouched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from haltuun.model import StageName
+from haltuun.stages.discover.facts import LogFile
+from haltuun.stages.logs import STAGE
+from haltuun.stages.logs.names import SESSIONS_DOCUMENT
+from tests.stages.account_kit import LABEL, World, ubuntu, world
+
+# The package exports the function of that name; its deadline is the module's.
+PROVE = import_module("haltuun.stages.logs.prove")
+NGINX = (LogFile(path="/var/log/nginx/access.log", service="nginx"),)
+
+
+@pytest.fixture
+def account(tmp_path: Any, monkeypatch: Any) -> Iterator[World]:
+    with world(tmp_path, monkeypatch, ubuntu(), ubuntu(log_files=NGINX)) as made:
+        yield made
+
+
+def statuses(takeover: Any) -> dict[str, tuple[str, str]]:
+    found = takeover.progress[StageName.logs].statuses
+    return {i: (status.verdict.value, status.reason) for i, status in found.items()}
+
+
+def test_a_line_written_on_each_host_arrives(account: World) -> None:
+    takeover = account.take(STAGE)
+    assert set(statuses(takeover).values()) == {("passed", "")}
+    logs = account.client("logs")
+    events = logs.filter_log_events(logGroupName=f"/haltuun/{LABEL}/marker")["events"]
+    found = {event["logStreamName"]: event["message"] for event in events}
+    assert found == {i: f"haltuun {takeover.run.id} {i}" for i in account.facts}
+    for instance_id, node in account.nodes.items():
+        assert takeover.run.valid_proof(StageName.logs, "marker", instance_id)
+        order = [node.ran.index(name) for name in ("AWS-ConfigureAWSPackage", "AmazonCloudWatch-ManageAgent")]
+        assert order == sorted(order)
+
+
+def test_a_second_run_plans_mutates_and_writes_nothing(account: World) -> None:
+    account.take(STAGE)
+    ran = {i: list(node.ran) for i, node in account.nodes.items()}
+    again = account.take(STAGE)
+    assert again.plan is not None
+    assert again.plan.changes == ()
+    assert [call for call in again.run.aws.calls if call.mutating] == []
+    assert {i: list(node.ran) for i, node in account.nodes.items()} == ran
+    assert set(statuses(again).values()) == {("passed", "")}
+
+
+def test_groups_are_made_for_what_runs_and_keep_as_configured(account: World) -> None:
+    account.take(STAGE)
+    groups = account.client("logs").describe_log_groups(logGroupNamePrefix="/haltuun/")["logGroups"]
+    kinds = {group["logGroupName"].rpartition("/")[2]: group["retentionInDays"] for group in groups}
+    assert kinds == dict.fromkeys(("system", "auth", "nginx", "marker", "sessions"), 365)
+
+
+def test_hosts_with_the_same_logs_share_a_configuration(tmp_path: Any, monkeypatch: Any) -> None:
+    with world(tmp_path, monkeypatch, ubuntu(), ubuntu(), ubuntu(log_files=NGINX)) as account:
+        takeover = account.start(STAGE, mode="plan")
+        assert takeover.plan is not None
+        parameters = [c for c in takeover.plan.changes if c.kind == "ssm.parameter"]
+        assert sorted(len(c.hosts) for c in parameters) == [1, 2]
+        assert all(c.target.startswith("AmazonCloudWatch-haltuun-") for c in parameters)
+
+
+def test_sessions_are_logged_where_no_preferences_were(account: World) -> None:
+    account.take(STAGE)
+    document = account.client("ssm").get_document(Name=SESSIONS_DOCUMENT)
+    inputs = json.loads(document["Content"])["inputs"]
+    assert inputs["cloudWatchLogGroupName"] == f"/haltuun/{LABEL}/sessions"
+    assert (inputs["cloudWatchStreamingEnabled"], inputs["cloudWatchEncryptionEnabled"]) == (True, False)
+
+
+def test_a_predecessors_session_preferences_stay(account: World) -> None:
+    theirs = {"schemaVersion": "1.0", "sessionType": "Standard_Stream", "inputs": {"idleSessionTimeout": "5"}}
+    ssm = account.client("ssm")
+    ssm.create_document(
+        Name=SESSIONS_DOCUMENT, Content=json.dumps(theirs), DocumentType="Session", DocumentFormat="JSON"
+    )
+    takeover = account.take(STAGE)
+    assert json.loads(ssm.get_document(Name=SESSIONS_DOCUMENT)["Content"]) == theirs
+    assert "SESSIONS_NOT_LOGGED" in {f.code for f in takeover.progress[StageName.logs].findings}
+    assert set(statuses(takeover).values()) == {("passed", "")}
+
+
+def test_an_agent_that_cannot_be_installed_holds_its_host_alone(account: World, monkeypatch: Any) -> None:
+    first, second = account.facts
+    account.nodes[first].ends["AWS-ConfigureAWSPackage"] = "Failed"
+    takeover = account.take(STAGE)
+    assert statuses(takeover) == {first: ("held", "LOGS_AGENT_NOT_INSTALLED"), second: ("passed", "")}
+    assert account.tags(first)["haltuun:logs"] == "installing"
+    account.nodes[first].ends.clear()
+    assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
+
+
+def test_a_line_that_does_not_arrive_is_no_proof(account: World, monkeypatch: Any) -> None:
+    monkeypatch.setattr(PROVE, "ARRIVES_S", 2.0)
+    first, second = account.facts
+    account.nodes[first].ships = False
+    takeover = account.take(STAGE)
+    assert statuses(takeover) == {first: ("held", "MARKER_MISSING"), second: ("passed", "")}
+    note = takeover.run.facts[StageName.logs][first].marker_note  # type: ignore[attr-defined]
+    assert note == "it was written on the host, and did not arrive"
+
+
+def test_the_script_writes_nothing_on_another_box(account: World, monkeypatch: Any) -> None:
+    monkeypatch.setattr(PROVE, "ARRIVES_S", 2.0)
+    first, second = account.facts
+    account.nodes[first].metadata = account.nodes[second].metadata
+    # The second host's id is asked for in the same command, so the first asks alone.
+    del account.facts[second]
+    takeover = account.take(STAGE)
+    assert statuses(takeover) == {first: ("held", "MARKER_MISSING")}
+    assert "WRONG_BOX" in takeover.run.facts[StageName.logs][first].marker_note  # type: ignore[attr-defined]
+    assert not (account.nodes[first].root / "var/log/haltuun").exists()
+
+
+def test_an_agent_that_was_there_keeps_its_configuration(tmp_path: Any, monkeypatch: Any) -> None:
+    before = ubuntu(units=("amazon-cloudwatch-agent.service",))
+    with world(tmp_path, monkeypatch, before) as account:
+        takeover = account.take(STAGE)
+        (instance_id,) = account.facts
+        assert account.tags(instance_id)["haltuun:logs"].endswith("-add")
+        listed = account.client("ssm").list_associations()["Associations"]
+        ours = next(a for a in listed if a["AssociationName"].endswith("-add"))
+        described = account.client("ssm").describe_association(AssociationId=ours["AssociationId"])
+        assert described["AssociationDescription"]["Parameters"]["action"] == ["configure (append)"]
+        assert set(statuses(takeover).values()) == {("passed", "")}
+        again = account.start(STAGE, mode="plan")
+        assert again.plan is not None and again.plan.changes == ()
+
+
+def test_a_proof_is_asked_for_again_after_a_week(account: World) -> None:
+    takeover = account.take(STAGE)
+    for instance_id in account.facts:
+        proof = takeover.run.valid_proof(StageName.logs, "marker", instance_id)
+        assert proof is not None
+        assert proof.valid_until - proof.observed_at == timedelta(days=7)
+
+
+def test_every_change_can_be_undone(account: World) -> None:
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    account.undo(takeover, STAGE)
+    takeover.end("Done")
+    assert all(not account.tags(i) for i in account.facts)
+    assert account.client("ssm").list_associations()["Associations"] == []
+
+
+def test_windows_is_named_and_held(tmp_path: Any, monkeypatch: Any) -> None:
+    with world(tmp_path, monkeypatch, ubuntu(platform="windows")) as account:
+        takeover = account.take(STAGE)
+        assert set(statuses(takeover).values()) == {("held", "LOGS_UNSUPPORTED")}
+        assert takeover.plan is not None and takeover.plan.changes == ()

@@ -1,0 +1,308 @@
+"""The repair itself, on real hosts with the stand-in agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from haltuun.errors import HaltuunError
+from haltuun.model import Change, Unknown, Verdict
+from haltuun.stages.repair.probe import get_output
+from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+
+SCENARIO = """\
+name: repair
+account_id: "333344445555"
+region: eu-west-1
+images:
+  lifted: {source: vmware, description: "lifted"}
+hosts:
+  - {name: refused, os: ubuntu-14.04, agent: stale-fingerprint}
+  - {name: clone-1, os: ubuntu-16.04, image: lifted, agent: stale}
+  - {name: clone-2, os: ubuntu-16.04, image: lifted, agent: stale}
+  - {name: killed, os: ubuntu-18.04, agent: half-repaired}
+  - {name: bare, os: ubuntu-20.04, agent: none}
+  - {name: idle, os: ubuntu-18.04, agent: disabled}
+  - {name: meant, os: ubuntu-18.04, agent: hybrid-deliberate}
+  - {name: waiting, os: ubuntu-22.04, agent: connection-lost}
+  - {name: own-blocked, os: ubuntu-18.04, agent: stale, network: blocked}
+  - {name: foreign-blocked, os: ubuntu-18.04, agent: stale, network: blocked, mi_region: us-east-1}
+  - {name: with-mksh, os: ubuntu-18.04, agent: stale}
+  - {name: with-busybox, os: ubuntu-14.04, agent: stale}
+  - {name: moved, os: ubuntu-22.04, agent: stopped, ssh: "twin-of: waiting"}
+"""
+KEY_FILE = "/var/lib/amazon/ssm/Vault/Store/RegistrationKey"
+VAULT = ("Manifest", "Store/RegistrationKey", "Store/InstanceFingerprint")
+TOKEN = "/root/.aws/credentials"
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with lab_of(SCENARIO, tmp_path_factory.mktemp("repair"), f"repair-{os.getpid()}") as lab:
+        yield lab
+
+
+def registered(hosts: Hosts, name: str) -> str:
+    file = hosts.file(name, KEY_FILE)
+    return str(json.loads(file.read_text())["instanceID"]) if file.exists() else ""
+
+
+def vault(hosts: Hosts, name: str) -> dict[str, bytes]:
+    return {part: hosts.file(name, f"/var/lib/amazon/ssm/Vault/{part}").read_bytes() for part in VAULT}
+
+
+def only(changes: tuple[Change, ...], kind: str) -> Change:
+    return next(change for change in changes if change.kind == kind)
+
+
+def failure(b: Bench, change: Change) -> HaltuunError:
+    with pytest.raises(HaltuunError) as caught:
+        b.kind(change).apply(b.run, change)
+    return caught.value
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
+
+
+def test_looking_and_planning_write_nothing(hosts: Hosts) -> None:
+    with bench(hosts, "clone-2", "plan") as b:
+        b.look()
+        before = hosts.tree("clone-2")
+        plan = b.plan()
+        assert only(plan.changes, "agent.clear").before["instance_id"] == registered(hosts, "clone-2")
+        assert hosts.tree("clone-2") == before
+        assert not [call for call in b.run.aws.calls if call.mutating]
+        assert b.plan().changes == plan.changes
+        key = json.loads(hosts.file("clone-2", KEY_FILE).read_text())["privateKey"]
+        assert key not in get_output(b.run, b.host)
+
+
+def test_refused_on_upstart_is_cleared_proven_and_undone(hosts: Hosts) -> None:
+    with bench(hosts, "refused") as b:
+        plan = b.plan()
+        assert {"STALE_HYBRID", "FINGERPRINT_MISMATCH"} <= set(b.look().causes)
+        clear = only(plan.changes, "agent.clear")
+        original, token = vault(hosts, "refused"), hosts.file("refused", TOKEN).read_bytes()
+
+        note = b.perform(clear)
+        saved = hosts.file("refused", note["saved"])
+        assert saved.stat().st_mode & 0o777 == 0o700
+        assert (saved / f"files{KEY_FILE}").read_bytes() == original["Store/RegistrationKey"]
+        assert registered(hosts, "refused") == ""
+        assert not hosts.file("refused", TOKEN).exists()
+        assert "privateKey" not in json.dumps(note)
+
+        proven = b.prove()
+        assert proven.fields["online_as"] == b.host.instance_id
+        assert proven.fields["echoed"] is True
+        assert [proof.kind for proof in proven.proofs] == ["echo"]
+        b.run.ledger.proved(b.run.account.id, b.run.id, proven.proofs)
+        assert b.prove().proofs == (), "a proof that is still valid is not repeated"
+        assert b.plan().changes == ()
+
+        b.undo(clear)
+        assert vault(hosts, "refused") == original
+        assert hosts.file("refused", TOKEN).read_bytes() == token
+        assert b.look().identity == "OnPrem"
+
+
+def test_where_clearing_takes_nothing_the_vault_is_moved_aside(hosts: Hosts) -> None:
+    with bench(hosts, "clone-1") as b:
+        plan = b.plan()
+        clear, aside = only(plan.changes, "agent.clear"), only(plan.changes, "agent.vault_aside")
+        assert aside.only_if_failed == clear.id
+        agent = hosts.file("clone-1", "/usr/bin/amazon-ssm-agent")
+        real = agent.with_name("amazon-ssm-agent.real")
+        agent.rename(real)
+        agent.write_text(
+            '#!/bin/sh\n[ "$1" = -register ] && exit 1\nexec /usr/bin/amazon-ssm-agent.real "$@"\n'
+        )
+        agent.chmod(0o755)
+        original = vault(hosts, "clone-1")
+        try:
+            assert failure(b, clear).code == "NOT_TAKEN"
+            assert vault(hosts, "clone-1") == original
+            assert b.look().running is True, "a step without effect leaves the agent as it was"
+            note = b.perform(aside)
+        finally:
+            real.rename(agent)
+        for part in VAULT:
+            assert not hosts.file("clone-1", f"/var/lib/amazon/ssm/Vault/{part}").exists()
+            assert hosts.file("clone-1", f"{note['saved']}/moved/{part.rpartition('/')[2]}").exists()
+        assert b.look().identity == "EC2"
+
+
+@pytest.mark.parametrize(("name", "shell"), [("with-mksh", "mksh"), ("with-busybox", "busybox")])
+def test_other_shells(hosts: Hosts, name: str, shell: str) -> None:
+    """dash is the hosts' own sh; here it is another, for the login as well."""
+    program = shutil.which(shell)
+    assert program, f"{shell} is not installed: make setup"
+    shutil.copy(program, hosts.file(name, f"/usr/local/bin/{shell}"))
+    sh = hosts.file(name, "/usr/bin/sh")
+    sh.unlink()
+    sh.symlink_to(f"/usr/local/bin/{shell}")
+    with bench(hosts, name) as b:
+        clear = only(b.plan().changes, "agent.clear")
+        b.perform(clear)
+        b.undo(clear)
+        assert b.look().identity == "OnPrem"
+
+
+@pytest.mark.parametrize("at", ["saved", "cleared"])
+def test_killed_on_the_host_it_goes_on(hosts: Hosts, at: str) -> None:
+    name = "killed"
+    with bench(hosts, name) as b:
+        clear = only(b.plan().changes, "agent.clear")
+        job = hosts.file(name, f"/var/lib/haltuun/jobs/{clear.id}-{b.run.id}-1/.run/started")
+
+        def kill() -> None:
+            if at == "saved":
+                until(hosts.file(name, f"/var/lib/haltuun/saved/{clear.id}/SHA256SUMS").exists)
+            else:
+                until(lambda: registered(hosts, name) == "")
+            session = os.readlink(job).split(":")[0]
+            for pid in _session(hosts, name, session):
+                os.kill(pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        b.perform(clear)
+        killer.join()
+        assert hosts.file(name, f"/var/lib/haltuun/jobs/{clear.id}-{b.run.id}-2").exists()
+        assert b.look().identity == "EC2"
+        b.undo(clear)
+
+
+def _session(hosts: Hosts, name: str, session: str) -> list[int]:
+    """Pids, as seen from outside, of the box's processes in this session of theirs."""
+    namespace = os.readlink(f"/proc/{hosts.info.hosts[name]['pid']}/ns/pid")
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if os.readlink(folder / "ns/pid") != namespace:
+                continue
+            status = (folder / "status").read_text()
+        except OSError:
+            continue
+        inner = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSsid:"))
+        if inner == session:
+            found.append(int(folder.name))
+    return found
+
+
+def test_install_and_remove_again(hosts: Hosts) -> None:
+    with bench(hosts, "bare") as b, bench(hosts, "bare", "plan") as looking:
+        (install,) = b.plan().changes
+        assert install.kind == "agent.install"
+        b.perform(install)
+        assert b.prove().fields["echoed"] is True
+        seen = looking.prove().fields
+        assert seen["online_as_self"] is True
+        assert isinstance(seen["echoed"], Unknown), "a plan sends no command"
+        assert not [call for call in looking.run.aws.calls if call.mutating]
+        b.undo(install)
+        assert b.look().package == "none"
+
+
+def test_a_stale_vault_without_an_agent_is_moved_aside_before_it_is_installed(hosts: Hosts) -> None:
+    with bench(hosts, "clone-2") as b:
+        b.run.open(b.host).run("dpkg --remove amazon-ssm-agent", timeout_s=60)
+        until(lambda: b.look().running is False)
+        plan = b.plan()
+        assert [change.kind for change in plan.changes] == ["agent.vault_aside", "agent.install"]
+        for change in plan.changes:
+            b.perform(change)
+        assert b.look().identity == "EC2"
+        for change in reversed(plan.changes):
+            b.undo(change)
+        assert registered(hosts, "clone-2").startswith("mi-")
+
+
+def test_a_package_with_another_checksum_is_not_installed(hosts: Hosts) -> None:
+    with bench(hosts, "bare") as b:
+        (install,) = b.plan().changes
+        other = install.model_copy(update={"detail": {**install.detail, "sha256": "0" * 64}})
+        error = failure(b, other)
+        assert error.code == "REPAIR_FAILED"
+        assert "sha256" in error.message
+        assert b.look().package == "none"
+
+
+def test_start_and_enable_and_back(hosts: Hosts) -> None:
+    with bench(hosts, "idle") as b:
+        (restart,) = b.plan().changes
+        b.perform(restart)
+        assert b.look().enabled is True
+        assert restart.undo is not None
+        b.undo(restart)
+        assert (b.look().running, b.look().enabled) == (False, False)
+
+
+def test_barred(hosts: Hosts) -> None:
+    for name, code, verdict in [
+        ("meant", "DELIBERATE_HYBRID", Verdict.excluded),
+        ("waiting", "WAITING_SERVICE", Verdict.waiting),
+        ("moved", "WRONG_BOX", Verdict.held),
+    ]:
+        with bench(hosts, name, "plan") as b:
+            plan = b.plan()
+            assert plan.changes == ()
+            assert [(bar.code, bar.verdict) for bar in plan.barred] == [(code, verdict)]
+
+
+def test_the_script_itself_leaves_the_wrong_box(hosts: Hosts) -> None:
+    """Should anything else fail to see it: nothing of the agent is touched."""
+    with bench(hosts, "waiting") as there, bench(hosts, "moved") as b:
+        there.look()
+        before = hosts.tree("waiting")
+        change = Change.model_validate(
+            {
+                "stage": "repair",
+                "kind": "agent.restart",
+                "region": b.host.region,
+                "target": b.host.instance_id,
+                "hosts": (b.host.instance_id,),
+                "before": {},
+                "after": {},
+                "reach": "host",
+                "summary": "",
+            }
+        )
+        assert failure(b, change).code == "WRONG_BOX"
+        after = {path: seen for path, seen in hosts.tree("waiting").items() if "/haltuun/" not in path}
+        assert after == {path: seen for path, seen in before.items() if "/haltuun/" not in path}
+
+
+@pytest.mark.parametrize(("name", "restored"), [("own-blocked", True), ("foreign-blocked", False)])
+def test_without_proof(
+    hosts: Hosts, name: str, restored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours is put back as it was; another region's stays off, and the plan said so."""
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "8")
+    with bench(hosts, name) as b:
+        clear = only(b.plan().changes, "agent.clear")
+        assert ("stays off" in clear.summary) is not restored
+        original = vault(hosts, name)
+        assert failure(b, clear).code in ("NOT_PROVEN", "EGRESS_BLOCKED")
+        if restored:
+            assert vault(hosts, name) == original
+            assert b.look().identity == "OnPrem"
+        else:
+            assert registered(hosts, name) == ""
+            assert b.look().identity == "EC2"

@@ -1,0 +1,284 @@
+"""Which fault leads to which least step, and what is never done."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from haltuun.config import AgentConfig, HostConfig
+from haltuun.model import Reach, Unknown, Verdict
+from haltuun.stages.repair import facts as f
+from haltuun.stages.repair.parse import vault_foreign
+from tests.stages.repair.plan_kit import (
+    AS_EC2,
+    CHANNEL,
+    CORE,
+    HOST,
+    IID,
+    MI,
+    NOW,
+    REGION,
+    STALE_VAULT,
+    WORKER,
+    agent,
+    log,
+    node,
+    plan,
+    stale,
+    verify_change,
+)
+
+TOKEN = f.RootCredentials(present=True, sections=("default",), default_kind="temporary")
+NO_ROLE = (
+    "EC2RoleProvider Failed to connect to Systems Manager with instance profile role credentials."
+    " Err: retrieved credentials failed to report to ssm."
+    " Error: EC2RoleRequestError: no EC2 instance role found"
+)
+DOWN: dict[str, Any] = {"processes": ()}
+BARE: dict[str, Any] = {**DOWN, "packages": {}, "binary": "", "enabled": False, "log": ()}
+
+STEPS = {
+    "healthy": (agent(), {"nodes": (node(IID),)}, []),
+    "stale": (stale(), {}, ["agent.clear", "agent.vault_aside"]),
+    "stale and stopped": (stale(**DOWN), {}, ["agent.clear", "agent.vault_aside"]),
+    "will be stale at its next start": (
+        agent(vault=STALE_VAULT),
+        {"nodes": (node(IID), node(MI))},
+        ["agent.clear", "agent.vault_aside"],
+    ),
+    "cleared and not restarted": (
+        stale(vault=f.Vault(manifest=True, key_file=True)),
+        {},
+        ["agent.restart"],
+    ),
+    "key deleted under a running agent": (
+        stale(vault=f.Vault(manifest=True, key_file=False)),
+        {},
+        ["agent.restart"],
+    ),
+    "stopped": (agent(**DOWN), {}, ["agent.restart"]),
+    "disabled": (agent(**DOWN, enabled=False), {}, ["agent.restart"]),
+    "runs and is not enabled": (agent(enabled=False), {"nodes": (node(IID),)}, ["agent.state"]),
+    "orphan worker": (agent(processes=(WORKER,)), {}, ["agent.restart"]),
+    "asleep since there was no role": (agent(log=log(*AS_EC2, NO_ROLE)), {}, ["agent.restart"]),
+    "lost after it had come up": (agent(log=log(*AS_EC2, CHANNEL, NO_ROLE)), {}, ["agent.restart"]),
+    "no agent": (agent(**BARE), {}, ["agent.install"]),
+    "no agent, stale vault": (stale(**BARE), {}, ["agent.vault_aside", "agent.install"]),
+    "token left behind": (
+        agent(credentials=TOKEN, hybrid_dirs=(MI,)),
+        {"nodes": (node(IID),)},
+        ["agent.credentials_aside"],
+    ),
+    "token beside a person's profiles": (
+        agent(credentials=TOKEN.model_copy(update={"sections": ("default", "me")}), hybrid_dirs=(MI,)),
+        {"nodes": (node(IID),)},
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_least_step(case: str) -> None:
+    seen, account, kinds = STEPS[case]
+    planned = plan(seen, **account)
+    assert planned.barred == ()
+    assert [change.kind for change in planned.changes] == kinds
+    assert all(change.reach is Reach.host and change.hosts == (IID,) for change in planned.changes)
+    assert all(change.undo or change.no_undo for change in planned.changes)
+    assert all(change.before != change.after for change in planned.changes)
+    again = plan(seen, **account)
+    assert [change.id for change in again.changes] == [change.id for change in planned.changes]
+
+
+BARRED: dict[str, tuple[Any, dict[str, Any], str, Verdict]] = {
+    "said to be deliberate": (
+        stale(),
+        {"host": HostConfig(deliberate_hybrid=True)},
+        "DELIBERATE_HYBRID",
+        Verdict.excluded,
+    ),
+    "threshold -1": (
+        stale(vault=STALE_VAULT.model_copy(update={"similarity_threshold": -1})),
+        {},
+        "DELIBERATE_HYBRID",
+        Verdict.held,
+    ),
+    "its original lives elsewhere": (
+        stale(),
+        {"nodes": (node(MI, ip="192.168.50.20", computer_name="appsrv01"),)},
+        "HYBRID_IN_USE",
+        Verdict.held,
+    ),
+    "default host management, no profile": (
+        stale(),
+        {"profile_arn": None, "dhmc": "AWSSystemsManagerDefaultEC2InstanceManagementRole"},
+        "DHMC_GUARD",
+        Verdict.held,
+    ),
+    "default host management not readable": (
+        stale(),
+        {"profile_arn": None, "dhmc": Unknown(unknown="ACCESS_DENIED")},
+        "DHMC_GUARD",
+        Verdict.held,
+    ),
+    "no room to save": (stale(disk_free_kb=100), {}, "DISK_FULL", Verdict.held),
+    "another machine answers": (
+        stale(imds_instance_id="i-0ffffffffffffffff"),
+        {},
+        "WRONG_BOX",
+        Verdict.held,
+    ),
+    "no metadata": (
+        stale(imds_instance_id=Unknown(unknown="IMDS")),
+        {},
+        "IMDS_UNREACHABLE",
+        Verdict.held,
+    ),
+    "another account": (stale(imds_account="999999999999"), {}, "WRONG_BOX", Verdict.held),
+    "compromised": (stale(), {"suspect": ("runs from /tmp",)}, "SUSPECT", Verdict.held),
+    "member of a group": (stale(), {"asg": "web"}, "ASG_MEMBER", Verdict.excluded),
+    "spot": (stale(), {"managed_by": ("spot",)}, "MANAGED_MEMBER", Verdict.excluded),
+    "windows": (
+        Unknown(unknown="WINDOWS_BY_HAND: no"),
+        {"platform": "windows"},
+        "WINDOWS_BY_HAND",
+        Verdict.held,
+    ),
+    "stopped instance": (
+        Unknown(unknown="INSTANCE_STOPPED: no"),
+        {"state": "stopped"},
+        "INSTANCE_STOPPED",
+        Verdict.held,
+    ),
+    "left alone": (stale(), {"exclude": "belongs to finance"}, "EXCLUDED", Verdict.excluded),
+    "sshd hangs": (
+        Unknown(unknown="SSH_HANGS: no banner within 10 s"),
+        {},
+        "SSH_HANGS",
+        Verdict.unknown,
+    ),
+    "no root": (stale(root=False), {}, "NO_SUDO", Verdict.held),
+    "sysv": (stale(init="sysv"), {}, "INIT_UNKNOWN", Verdict.held),
+    "broken configuration": (
+        agent(**DOWN, config=f.AgentConfig(state="broken", problem="not valid JSON")),
+        {},
+        "CONFIG_BROKEN",
+        Verdict.held,
+    ),
+    "region pinned": (
+        agent(log=log(*AS_EC2), config=f.AgentConfig(state="ok", region="us-east-1")),
+        {},
+        "REGION_PINNED",
+        Verdict.held,
+    ),
+    "order without EC2": (
+        stale(config=f.AgentConfig(state="ok", consumption_order=("OnPrem",))),
+        {},
+        "IDENTITY_ORDER_OVERRIDE",
+        Verdict.held,
+    ),
+    "snap and deb": (
+        stale(packages={"snap": "3.3", "deb": "3.3"}),
+        {},
+        "SNAP_AND_DEB",
+        Verdict.held,
+    ),
+    "no agent and no package": (agent(**BARE), {"package": AgentConfig()}, "AGENT_MISSING", Verdict.held),
+    "no agent and a wrong package": (
+        agent(**BARE),
+        {"package_problem": "no *.deb in the folder has the pinned sha256."},
+        "AGENT_PACKAGE",
+        Verdict.held,
+    ),
+    "no agent on a rpm host": (agent(**BARE, dpkg_arch=""), {}, "AGENT_MISSING", Verdict.held),
+    "nothing left to do": (
+        agent(),
+        {"nodes": (node(IID, "ConnectionLost"),)},
+        "WAITING_SERVICE",
+        Verdict.waiting,
+    ),
+    "waited too long": (
+        agent(),
+        {"nodes": (node(IID, "ConnectionLost", last_ping_at=NOW - timedelta(days=60)),)},
+        "WAITING_LIMIT",
+        Verdict.held,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BARRED)
+def test_barred(case: str) -> None:
+    seen, account, code, verdict = BARRED[case]
+    planned = plan(seen, **account)
+    assert planned.changes == ()
+    (barred,) = planned.barred
+    assert (barred.code, barred.verdict) == (code, verdict)
+    assert barred.message
+    assert barred.remedy
+
+
+def test_waiting_says_when_it_looks_again() -> None:
+    (barred,) = plan(agent(), nodes=(node(IID, "ConnectionLost"),)).barred
+    assert barred.next_check == NOW + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("special", "account"),
+    [
+        ({"vault": STALE_VAULT.model_copy(update={"similarity_threshold": -1})}, {}),
+        ({}, {"nodes": (node(MI, ip="192.168.50.20"),)}),
+    ],
+)
+def test_a_person_may_say_that_it_is_not_meant(special: dict[str, Any], account: dict[str, Any]) -> None:
+    planned = plan(stale(**special), host=HostConfig(deliberate_hybrid=False), **account)
+    assert [change.kind for change in planned.changes] == ["agent.clear", "agent.vault_aside"]
+
+
+def test_a_profile_that_verify_plans_lifts_the_dhmc_guard() -> None:
+    prepared = verify_change("ec2.instance.profile")
+    planned = plan(stale(), profile_arn=None, dhmc="role", prepared=(prepared,))
+    assert planned.barred == ()
+    assert all(prepared.id in change.depends_on for change in planned.changes)
+
+
+def test_the_ladder() -> None:
+    clear, aside = plan(stale()).changes
+    assert aside.only_if_failed == clear.id
+    assert clear.only_if_failed is None
+    assert clear.undo is not None
+    assert clear.undo.after == {**clear.before, "saved": f"/var/lib/haltuun/saved/{clear.id}"}
+
+
+@pytest.mark.parametrize(
+    ("vault", "nodes", "foreign"),
+    [
+        (STALE_VAULT, (node(MI),), False),
+        (STALE_VAULT, (), True),
+        (STALE_VAULT.model_copy(update={"region": "us-east-1"}), (node(MI),), True),
+    ],
+)
+def test_whose_registration_stays_off_is_said_beforehand(vault: f.Vault, nodes: Any, foreign: bool) -> None:
+    clear = plan(stale(vault=vault), nodes=nodes).changes[0]
+    assert ("stays off" in clear.summary) is foreign
+    assert ("put back" in clear.summary) is not foreign
+    assert clear.detail["foreign"] is foreign
+
+
+def test_whose_registration_it_is_may_be_unknown() -> None:
+    denied = Unknown(unknown="ACCESS_DENIED")
+    assert vault_foreign(HOST, f.RepairAccount(nodes={REGION: denied}), STALE_VAULT) == denied
+
+
+def test_a_token_of_the_agent_goes_with_the_registration() -> None:
+    clear, _ = plan(stale(credentials=TOKEN)).changes
+    assert clear.detail["token"] is True
+    assert "/root/.aws/credentials" in clear.summary
+
+
+def test_the_orphan_is_not_taken_for_an_agent() -> None:
+    (restart,) = plan(agent(processes=(WORKER,))).changes
+    assert restart.before["running"] is False
+    (late,) = plan(agent(processes=(CORE, WORKER.model_copy(update={"started": 10})))).changes
+    assert late.before["connected"] is False

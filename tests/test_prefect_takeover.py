@@ -1,0 +1,129 @@
+"""A takeover as a team runs it: deployed, triggered through the API, approved, looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import api
+from lab.screenshot import screenshot
+from tests.prefect_fixtures import PrefectServer
+
+pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ALIAS = "acme-small"
+SCENARIO = f"""
+name: small
+account_id: "444455556666"
+alias: {ALIAS}
+region: eu-west-1
+images:
+  old-web:
+    source: vmware
+    description: "AWS-VMImport service: Linux - Ubuntu 18.04.6 LTS - 4.15.0-213-generic"
+hosts:
+  - {{name: sound, os: ubuntu-22.04, launched: 2023-02-14T09:12:00Z}}
+  - {{name: cloned, os: ubuntu-18.04, image: old-web, agent: stale, launched: 2020-02-14T09:12:00Z}}
+"""
+STAGES = ("discover", "verify", "repair", "patch", "backup", "logs")
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """Two runs of the deployment: the first asks, the second has the approval."""
+
+    server: PrefectServer
+    hosts: dict[str, dict[str, Any]]
+    asked: dict[str, Any]
+    approved: dict[str, Any]
+    worker_log: str
+
+
+@pytest.fixture(scope="module")
+def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Takeover]:
+    folder = tmp_path_factory.mktemp("team")
+    scenario = folder / "small.yaml"
+    scenario.write_text(SCENARIO)
+    name = f"prefect-{folder.parent.name}"
+    try:
+        lab = api.up(scenario, out=folder / "lab", name=name)
+        prefect_server.deploy_all()
+        with prefect_server.worker(folder, lab.env) as log:
+            asked = _run(prefect_server, {"account": ALIAS})
+            approved = _run(prefect_server, {"account": ALIAS, "plan_hash": _plan_hash(asked)})
+        yield Takeover(prefect_server, lab.hosts, asked, approved, log.read_text())
+    finally:
+        api.down(name)
+
+
+def _run(server: PrefectServer, parameters: dict[str, Any]) -> dict[str, Any]:
+    return server.await_end(server.trigger("take-over-account", parameters), deadline_s=400)
+
+
+def _plan_hash(asked: dict[str, Any]) -> str:
+    # As a person reads it in the UI: from the words of the run's state.
+    found = re.search(r"plan_hash (\w+)", asked["state"]["message"] or "")
+    assert found, asked["state"]
+    return found[1]
+
+
+def test_what_concerns_more_than_one_host_waits_for_approval(takeover: Takeover) -> None:
+    assert (takeover.asked["state_type"], takeover.asked["state_name"]) == ("COMPLETED", "AwaitingApproval")
+
+
+def test_an_approved_run_takes_every_host_through_every_stage(takeover: Takeover) -> None:
+    rows = takeover.server.task_runs(takeover.approved["id"])
+    names = {row["name"] for row in rows}
+    for stage in STAGES:
+        for host in takeover.hosts.values():
+            assert [name for name in names if name.startswith(f"{stage} {host['instance_id']}")], (
+                stage,
+                host,
+            )
+    # Repaired, backed up and logged like the other; only its system's end of life stays, and is red.
+    held = [(row["name"].split()[:2], row["state_name"]) for row in rows if row["state_type"] == "FAILED"]
+    assert held == [(["patch", takeover.hosts["cloned"]["instance_id"]], "Held")], takeover.worker_log
+    assert (takeover.approved["state_type"], takeover.approved["state_name"]) == (
+        "COMPLETED",
+        "PartiallyDone",
+    )
+
+
+@pytest.mark.parametrize("which", ["asked", "approved"])
+def test_every_task_run_is_recorded_and_ended(takeover: Takeover, which: str) -> None:
+    run = getattr(takeover, which)
+    rows = takeover.server.task_runs(run["id"])
+    assert rows
+    assert {row["state_type"] for row in rows} <= {"COMPLETED", "FAILED"}
+    family = takeover.server.family(run["id"])
+    assert {row["state_type"] for row in family} <= {"COMPLETED", "FAILED"}
+    for row in family:
+        assert f"account:{ALIAS}" in row["tags"], row["name"]
+
+
+def test_plan_gates_and_summary_are_artifacts_of_the_run(takeover: Takeover) -> None:
+    keys = {artifact["key"] for artifact in takeover.server.artifacts(takeover.approved["id"])}
+    assert {f"plan-{ALIAS}", f"summary-{ALIAS}", *(f"gate-{stage}-{ALIAS}" for stage in STAGES)} <= keys
+
+
+def test_a_person_sees_the_run_and_its_artifacts(takeover: Takeover, tmp_path: Path) -> None:
+    server, run = takeover.server, takeover.approved
+    picture = tmp_path / "run.png"
+    screenshot(
+        f"{server.ui}/runs/flow-run/{run['id']}",
+        picture,
+        click=["Artifacts"],
+        expect=[run["name"], run["state_name"], f"account:{ALIAS}", f"summary-{ALIAS}"],
+    )
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    summary = next(a for a in server.artifacts(run["id"]) if a["key"] == f"summary-{ALIAS}")
+    words = screenshot(
+        f"{server.ui}/artifacts/artifact/{summary['id']}", tmp_path / "summary.png", expect=["cloned"]
+    )
+    for host in takeover.hosts:
+        assert host in words
