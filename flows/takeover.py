@@ -6,16 +6,18 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from prefect import flow, runtime, tags
+from prefect import Flow, flow, get_run_logger, runtime, tags
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from haltuun.config import find_config, load_config
+from haltuun.config import Config, find_config, load_config
 from haltuun.engine import Takeover, drop, keep, open_run, session
 from haltuun.model import StageName
 from haltuun.reach import check_keys, open_host
+from haltuun.report.opening import get_caller, opening_line
+from haltuun.run import Run
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
 from tasks import stages as work
@@ -25,7 +27,6 @@ from tasks.publish import publish_plan, publish_summary
 # A stage makes at most this many task runs for hosts, so that the server loses none of them.
 TASK_RUNS_PER_STAGE = 500
 RUNS_PER_HOST = 2  # its work and its verdict
-WIDTH = 10
 
 Mode = Literal["plan", "apply"]
 
@@ -60,22 +61,29 @@ def take_over_account(
     outcome = "Failed"
     try:
         takeover.begin({"prefect_run": str(runtime.flow_run.id), "stages": stages, "hosts": hosts})
+        say_opening(run, stages, hosts, plan_hash, approve_all)
         _tag_this_run(f"account:{run.account.label}", *(f"host:{host}" for host in hosts))
         with tags(f"account:{run.account.label}"):
-            look_and_plan(run.id, run.account.label)
+            _wide(look_and_plan, config)(run.id, run.account.label)
             takeover.make_plan()
             if mode == "apply":
+                takeover.reconcile()
                 takeover.approve(plan_hash, everything=approve_all, who=_who())
             publish_plan(takeover)
             if mode == "apply":
                 for stage in takeover.sequence():
                     with tags(f"stage:{stage.value}"):
-                        state = run_stage(run.id, run.account.label, stage.value, return_state=True)
+                        state = _wide(run_stage, config)(
+                            run.id, run.account.label, stage.value, return_state=True
+                        )
                     if takeover.blocked:
                         break
                     state.result()  # raises what the stage could not handle: a lost lease, a defect
             outcome = takeover.outcome() if mode == "apply" else "Planned"
             publish_summary(takeover, outcome)
+    except KeyboardInterrupt:
+        outcome = "Stopped"
+        raise
     finally:
         takeover.end(outcome)
         drop(run.id)
@@ -91,7 +99,6 @@ def take_over_account(
 @flow(
     name="look-and-plan",
     flow_run_name="look and plan {account}",
-    task_runner=ThreadPoolTaskRunner(max_workers=WIDTH),
     persist_result=False,
 )
 def look_and_plan(run_id: str, account: str) -> None:
@@ -110,7 +117,6 @@ def look_and_plan(run_id: str, account: str) -> None:
 @flow(
     name="stage",
     flow_run_name="{stage} {account}",
-    task_runner=ThreadPoolTaskRunner(max_workers=WIDTH),
     persist_result=False,
 )
 def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
@@ -135,6 +141,12 @@ def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
     if takeover.blocked:
         return Failed(name="GateBlocked", message=takeover.blocked)
     return Completed(message=gate_state.message)
+
+
+def _wide(subflow: Flow[..., Any], config: Config) -> Flow[..., Any]:
+    """With as many hosts side by side as configured: a task runner's default width is unlimited."""
+    runner = ThreadPoolTaskRunner(max_workers=config.policy.host_concurrency)
+    return subflow.with_options(task_runner=runner)
 
 
 def finish(futures: Iterable[PrefectFuture[Any]]) -> None:
@@ -169,6 +181,24 @@ def _final(outcome: str, takeover: Takeover, data: dict[str, Any]) -> State[Any]
     if outcome == "Planned":
         return Completed(name="Planned", message=f"Plan {takeover.plan_hash}", data=data)
     return Completed(message="Every host passed every stage.", data=data)
+
+
+def say_opening(
+    run: Run, stages: Sequence[StageName], hosts: Sequence[str], plan_hash: str, approve_all: bool
+) -> None:
+    """The first line of the run's log."""
+    line = opening_line(
+        run.account,
+        run.config.policy,
+        caller=get_caller(run.aws),
+        regions=run.aws.regions(),
+        mode=run.mode,
+        stages=stages,
+        hosts=hosts,
+        plan_hash=plan_hash,
+        approve_all=approve_all,
+    )
+    get_run_logger().info(line)
 
 
 def _tag_this_run(*wanted: str) -> None:

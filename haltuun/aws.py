@@ -20,6 +20,7 @@ from haltuun.config import AccountConfig
 from haltuun.errors import (
     AccessDenied,
     AwsError,
+    AwsUnanswered,
     HaltuunError,
     NoCredentials,
     NotFound,
@@ -166,7 +167,8 @@ class Aws:
         client = self._client(service, region)
         method = getattr(client, _snake(client, operation))
         try:
-            answer = self._once_more(lambda: method(**parameters))
+            # A mutation is never sent again from here: it may have been taken the first time.
+            answer = method(**parameters) if mutating else _once_more(lambda: method(**parameters))
         except Exception as error:
             self._record(service, operation, region, mutating, ok=False)
             raise _translated(error, service, operation, region) from error
@@ -205,17 +207,6 @@ class Aws:
             return Unknown(unknown=f"{error.code}: {error.subject}: {error.message}")
 
     # -- below -----------------------------------------------------------------------------
-
-    def _once_more(self, send: Callable[[], Any]) -> Any:
-        try:
-            return send()
-        except botocore.exceptions.ClientError as error:
-            # 5xx are retried by botocore; this is for endpoints that answer nonsense once.
-            if not _not_implemented(error):
-                raise
-            return send()
-        except botocore.parsers.ResponseParserError:
-            return send()
 
     def _record(self, service: str, operation: str, region: str, mutating: bool, ok: bool) -> None:
         record = CallRecord(service=service, operation=operation, region=region, mutating=mutating, ok=ok)
@@ -315,7 +306,19 @@ def _not_implemented(error: botocore.exceptions.ClientError) -> bool:
     if code in {"NotImplemented", "UnknownOperationException", "InvalidAction", "UnknownAction"}:
         return True
     # An emulator answers HTML or nothing of AWS's own, so botocore takes the status for the code.
-    return status in (404, 500, 501) and code in {"404", "500", "501", "", "InternalError"}
+    return status in (404, 500, 501) and code in {"404", "500", "501", ""}
+
+
+def _once_more(send: Callable[[], Any]) -> Any:
+    """5xx are retried by botocore; this is for endpoints that answer nonsense once."""
+    try:
+        return send()
+    except botocore.exceptions.ClientError as error:
+        if not _not_implemented(error):
+            raise
+        return send()
+    except botocore.parsers.ResponseParserError:
+        return send()
 
 
 def _no_credentials(label: str) -> NoCredentials:
@@ -337,6 +340,9 @@ def _translated(error: Exception, service: str, operation: str, region: str) -> 
     if isinstance(error, botocore.exceptions.ClientError):
         detail = error.response.get("Error", {})
         code, message = str(detail.get("Code", "")), str(detail.get("Message", ""))
+        if error.operation_name == "AssumeRole":  # made by botocore on the way to the call
+            service, operation = "sts", error.operation_name
+            subject = f"{service}:{operation} ({region})"
         if _not_implemented(error):
             return NotImplementedByEndpoint(
                 "the endpoint does not implement this operation.",
@@ -345,7 +351,7 @@ def _translated(error: Exception, service: str, operation: str, region: str) -> 
             )
         if code in _DENIED:
             return AccessDenied(
-                f"denied: {message}".rstrip("."),
+                f"denied: {message.rstrip('.')}.",
                 subject=subject,
                 remedy=f"Allow {service}:{operation} for the role that Haltuun uses.",
             )
@@ -364,12 +370,11 @@ def _translated(error: Exception, service: str, operation: str, region: str) -> 
         return NotImplementedByEndpoint(
             "the endpoint's answer is not AWS's.", subject=subject, remedy="What depends on it stays unknown."
         )
-    if isinstance(error, botocore.exceptions.EndpointConnectionError | botocore.exceptions.ConnectionError):
-        return AwsError(
+    if isinstance(error, botocore.exceptions.HTTPClientError | botocore.exceptions.ConnectionError):
+        return AwsUnanswered(
             "the endpoint does not answer.",
             subject=subject,
             remedy="Check the region's name, the network and AWS_ENDPOINT_URL.",
-            code="AWS_UNREACHABLE",
         )
     if isinstance(error, botocore.exceptions.BotoCoreError):
         return AwsError(str(error), subject=subject, remedy="See the message.")

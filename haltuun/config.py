@@ -44,10 +44,13 @@ class HostConfig(_Section):
 InstanceId = Annotated[str, StringConstraints(pattern=r"^i-[0-9a-f]{8,17}$")]
 
 
+RoleArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/[!-~]+$")]
+
+
 class AccountConfig(_Section):
     id: Annotated[str, StringConstraints(pattern=r"^\d{12}$")]
     alias: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] | None = None
-    role_arn: str | None = None
+    role_arn: RoleArn | None = None
     external_id: str | None = None
     profile: str | None = None
     regions: list[Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}(-[a-z]+)+-\d$")]] | None = None
@@ -123,27 +126,22 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: with file, line and key.
     """
-    if not path.is_file():
-        raise ConfigError(
-            "there is no such file.",
-            subject=str(path),
-            remedy="Write one with 'haltuun init', or name it with --config or HALTUUN_CONFIG.",
-        )
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(
-            "larger than a configuration can be.", subject=str(path), remedy="Name the right file."
-        )
+    text = _read(path)
     try:
-        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=_NoAliases)
         data = yaml.load(text, Loader=_NoAliases)
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text.", subject=str(path), remedy="Save it as UTF-8.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"{problem}.", subject=where, remedy="Correct the YAML there.") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        # What PyYAML lets through: a date that is none, a key that is a list, nesting without end.
+        raise ConfigError(
+            f"holds a value that YAML cannot make sense of ({str(error)[:100]}).",
+            subject=str(path),
+            remedy="Put dates and other odd values in quotes.",
+        ) from error
     if not isinstance(data, dict):
         raise ConfigError(
             "is not a mapping of keys.",
@@ -159,10 +157,34 @@ def load_config(path: Path) -> Config:
         raise ConfigError(
             f"{_sentence(first)}",
             subject=f"{path}:{line}: {'.'.join(str(part) for part in loc) or '(top)'}",
-            remedy="Correct that key.",
+            remedy="Put the value in quotes." if first["type"] == "string_type" else "Correct that key.",
         ) from error
     _refuse_twins(config, path, node)
     return _resolved(config, path.resolve().parent)
+
+
+def _read(path: Path) -> str:
+    """Raises ConfigError: not there, not readable, far too large, or not text."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(
+                "larger than a configuration can be.", subject=str(path), remedy="Name the right file."
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "there is no such file.",
+            subject=str(path),
+            remedy="Write one with 'haltuun init', or name it with --config or HALTUUN_CONFIG.",
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror}).",
+            subject=str(path),
+            remedy="Name a file that you may read with --config or HALTUUN_CONFIG.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text.", subject=str(path), remedy="Save it as UTF-8.") from error
 
 
 class _NoAliases(yaml.SafeLoader):

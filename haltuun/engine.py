@@ -37,7 +37,7 @@ from haltuun.model import (
     canonical,
 )
 from haltuun.run import Opener, Run
-from haltuun.stages.base import Stage, View
+from haltuun.stages.base import Kind, Stage, View
 from haltuun.waves import waves
 
 log = logging.getLogger("haltuun")
@@ -98,7 +98,8 @@ class Takeover:
     ) -> None:
         self.run = run
         self.stages = {stage.name: stage for stage in stages}
-        self.hosts: dict[str, Host] = {}
+        self.everyone: dict[str, Host] = {}  # of the account: who else is concerned is asked of all
+        self.hosts: dict[str, Host] = {}  # those this run works on
         self.progress = {stage.name: Progress() for stage in stages}
         self.plan: Plan | None = None
         self.approved: frozenset[str] = frozenset()
@@ -136,11 +137,10 @@ class Takeover:
                 remedy="Check the id and 'regions' in haltuun.yaml.",
                 code="UNKNOWN_HOST",
             )
+        self.everyone = hosts
         self.hosts = {i: h for i, h in hosts.items() if not self._only_hosts or i in self._only_hosts}
         run.ledger.start_run(run.account.id, run.id, {**body, "mode": run.mode}, run.now())
         run.ledger.saw_hosts(run.id, self.hosts.values())
-        if run.mode == "apply":
-            self._reconcile()
 
     def end(self, outcome: str) -> None:
         """Write the end and give the lease back. Safe to call after any failure."""
@@ -173,11 +173,11 @@ class Takeover:
                     self.run.ledger.renew_lease(self.lease)
             except LeaseLost:
                 return  # the next mutation finds out by itself
-            except HaltuunError as error:
+            except Exception as error:  # a database that is away for a moment must not end the renewing
                 log.warning("the lease could not be renewed: %s", error)
 
-    def _reconcile(self) -> None:
-        """Resolve by looking what a killed run left intended or sent."""
+    def reconcile(self) -> None:
+        """Resolve by looking what a killed run left intended, sent or unknown."""
         open_changes: dict[str, Change] = {}
         for event in self.run.ledger.change_events(self.run.account.id):
             if event.event in ("intended", "sent", "unknown"):
@@ -186,17 +186,26 @@ class Takeover:
                 open_changes.pop(event.change_id, None)
         for change in open_changes.values():
             kind = self.stages[change.stage].kinds.get(change.kind)
-            if kind is None or kind.on_host:
-                continue  # a host is looked at by its own probe, which decides anew
-            try:
-                seen = kind.look(self.run, change)
-            except HaltuunError:
+            if kind is None or (kind.on_host and not set(change.hosts) <= set(self.hosts)):
                 continue
-            if not isinstance(seen, Unknown):
-                done = canonical(seen) == canonical(change.after)
-                self._journal(
-                    change, "confirmed" if done else "not_done", "found by looking after a killed run"
-                )
+            if self._resolve(kind, change) == "confirmed":
+                # It took effect while or after this run looked: look again before judging.
+                self.progress[change.stage].touched.update(change.hosts or self.hosts)
+
+    def _resolve(self, kind: Kind, change: Change) -> str:
+        """Look what became of a change whose answer never came, and journal it."""
+        try:
+            seen = kind.look(self.run, change)
+        except HaltuunError as error:
+            seen = Unknown(unknown=str(error))
+        if isinstance(seen, Unknown):
+            event = "unknown"
+        elif canonical(seen) == canonical(change.after):
+            event = "confirmed"
+        else:
+            event = "not_done"
+        self._journal(change, event, "found by looking")
+        return event
 
     # -- look ------------------------------------------------------------------------------------
 
@@ -214,7 +223,7 @@ class Takeover:
             partition=run.aws.partition,
             now=run.now(),
             run_id=run.id,
-            hosts=self.hosts,
+            hosts=self.everyone,
             entering=tuple(entering),
             facts=run.facts,
             account_facts=run.account_facts,
@@ -224,7 +233,7 @@ class Takeover:
     def look_account(self, name: StageName) -> None:
         """The account's side of a stage, all hosts at once."""
         stage, progress = self.stages[name], self.progress[name]
-        progress.raw = stage.probe_account(self.run, list(self.hosts.values()))
+        progress.raw = stage.probe_account(self.run, list(self.everyone.values()))
         view = self.view(name, ())
         self.run.account_facts[name] = stage.parse_account(view, progress.raw)
 
@@ -236,6 +245,8 @@ class Takeover:
         progress.doing[instance_id] = (LOOKING, f"looking at {self.hosts[instance_id].label}")
         try:
             raw = stage.probe_host(self.run, self.hosts[instance_id], self.view(name, (instance_id,)))
+        except LeaseLost:
+            raise
         except HaltuunError as error:
             raw = Unknown(unknown=f"{error.code}: {error}")
         except Exception as error:
@@ -252,7 +263,7 @@ class Takeover:
         view = self.view(name, ())
         missing = Unknown(unknown="NOT_LOOKED: the host was not asked in this stage")
         facts: dict[str, Facts] = {}
-        for instance_id, host in self.hosts.items():
+        for instance_id, host in self.everyone.items():
             raw = progress.host_raw.get(instance_id, missing)
             try:
                 facts[instance_id] = stage.parse_host(view, host, progress.raw, raw)
@@ -260,8 +271,10 @@ class Takeover:
                 # Left out of the table: the gate finds it missing and says so.
                 log.exception("parsing %s in %s", instance_id, name.value)
         run.facts[name] = facts
-        progress.findings = tuple(stage.judge(self.view(name, ())))
-        run.ledger.observed(run.account.id, run.id, name, phase, facts, run.now())
+        judged = stage.judge(self.view(name, ()))
+        progress.findings = tuple(f for f in judged if f.host is None or f.host in self.hosts)
+        mine = {host: facts[host] for host in self.hosts if host in facts}
+        run.ledger.observed(run.account.id, run.id, name, phase, mine, run.now())
         account_facts: Mapping[str, Frozen] = {"": run.account_facts[name]}
         run.ledger.observed(run.account.id, run.id, name, phase, account_facts, run.now())
         run.ledger.found(run.account.id, run.id, name, progress.findings)
@@ -309,9 +322,9 @@ class Takeover:
                 raise unknown_plan(run.account.label, plan_hash)
             self.approved = frozenset(change.id for change in shown.changes)
             run.ledger.approved(run.account.id, run.id, plan_hash, who, "plan hash", run.now())
-            now = {(c.kind, c.region, c.target): c for c in self.plan.changes}
+            now = {_aim(change): change for change in self.plan.changes}
             for change in shown.changes:
-                fresh = now.get((change.kind, change.region, change.target))
+                fresh = now.get(_aim(change))
                 if fresh is not None and fresh.id not in self.approved:
                     self.stale.append(fresh.id)
                     self._journal(fresh, "stale", f"approved as {change.id}; what it starts from has moved")
@@ -364,9 +377,7 @@ class Takeover:
         if progress.stopped or not entered or not self.chosen(name):
             return outcomes
         for change in _ordered(progress.plan.changes):
-            if change.reach in (Reach.shared, Reach.account) and (
-                not change.hosts or entered & set(change.hosts)
-            ):
+            if not _of_one_host(change) and (not change.hosts or entered & set(change.hosts)):
                 outcomes.append(self._perform(name, change))
         return outcomes
 
@@ -374,9 +385,7 @@ class Takeover:
         return tuple(
             change
             for change in _ordered(self.progress[name].plan.changes)
-            if self.chosen(name)
-            and change.reach in (Reach.host, Reach.irreversible)
-            and change.hosts == (instance_id,)
+            if self.chosen(name) and _of_one_host(change) and change.hosts == (instance_id,)
         )
 
     def waves(self, name: StageName) -> list[tuple[str, ...]]:
@@ -406,8 +415,10 @@ class Takeover:
             finally:
                 progress.doing.pop(instance_id, None)
             outcomes.append(outcome)
-            if outcome.status == "failed" and self.stages[name].kinds[change.kind].on_host:
-                self._count_worse(name, instance_id)
+            on_host = self.stages[name].kinds[change.kind].on_host
+            if outcome.status == "failed" and on_host:
+                if outcome.error is None or not outcome.error.unchanged:
+                    self._count_worse(name, instance_id)
                 break
         return outcomes
 
@@ -430,14 +441,18 @@ class Takeover:
 
     def account_moved(self, name: StageName) -> bool:
         """True when a change was made since the account's side of this stage was looked at."""
-        return any(o.status == "done" for p in self.progress.values() for o in p.outcomes.values())
+        return any(progress.touched for progress in self.progress.values())
 
     def _perform(self, name: StageName, change: Change) -> Outcome:
         progress = self.progress[name]
         try:
             outcome = self._performed(name, change)
-        except LeaseLost:
-            raise
+        except LeaseLost as error:
+            self._check_lease()  # ours is lost: raises. Else a host alone refused our number.
+            refused = HaltuunError(
+                error.message, subject=change.target, remedy=error.remedy, code="HOST_FENCED", unchanged=True
+            )
+            outcome = Outcome(change, "failed", str(refused), refused)
         except HaltuunError as error:
             outcome = Outcome(change, "failed", str(error), error)
         except Exception as error:
@@ -500,7 +515,12 @@ class Takeover:
             note = kind.apply(self.run, change)
         except HaltuunError as error:
             if isinstance(error, LeaseLost):
+                self._journal(change, "failed", str(error))
                 raise
+            if not error.answered and self._resolve(kind, change) == "confirmed":
+                return Outcome(change, "done")
+            if not error.answered:
+                return Outcome(change, "failed", str(error), error)
             taken = error.code != "NOT_TAKEN"
             self._journal(change, "failed" if taken else "not_taken", str(error))
             return Outcome(change, "failed" if taken else "not_taken", str(error), error)
@@ -531,12 +551,14 @@ class Takeover:
                 run.ledger.proved(run.account.id, run.id, proven.proofs)
                 new += len(proven.proofs)
         run.facts[name] = merged
-        run.ledger.observed(run.account.id, run.id, name, "result", merged, run.now())
+        mine = {host: merged[host] for host in self.hosts if host in merged}
+        run.ledger.observed(run.account.id, run.id, name, "result", mine, run.now())
         return new
 
     def gate(self, name: StageName) -> dict[str, HostStatus]:
         """Judge the entered hosts by the stage's checks; every host gets a status in the ledger."""
         stage, progress, run = self.stages[name], self.progress[name], self.run
+        self._check_lease()  # a run that lost it must not write over the verdicts of the next one
         barred = {b.host: b for b in progress.plan.barred}
         excluded = [h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded]
         judged = [h for h in progress.entered if h not in excluded]
@@ -576,11 +598,12 @@ class Takeover:
                 message=f"{len(waits)} change(s) wait for approval: {named}",
                 remedy=f"Approve the plan: haltuun takeover {self.run.account.label} --plan {self.plan_hash}",
             )
-        failed = next((o for o in mine if o.error is not None and o.status in ("failed", "stale")), None)
+        wrong = [o for o in mine if o.error is not None and o.status in ("failed", "stale", "not_taken")]
+        failed = wrong[-1] if wrong else None  # the last rung of a ladder says why
         if failed is not None and failed.error is not None:
             return HostStatus(
                 verdict=Verdict.held,
-                reason=failed.error.code,
+                reason=_own_code(failed.error),
                 message=f"{failed.error.subject}: {failed.error.message}".removeprefix(": "),
                 remedy=failed.error.remedy,
             )
@@ -664,6 +687,21 @@ def unknown_plan(label: str, plan_hash: str) -> ConfigError:
         remedy=f"Run 'haltuun plan {label}' and approve the hash it prints.",
         code="UNKNOWN_PLAN",
     )
+
+
+def _own_code(error: HaltuunError) -> str:
+    """The error's code; AWS's own ("LimitExceeded") stand in the message and share one page."""
+    return error.code if error.code.isupper() else "AWS_REFUSED"
+
+
+def _aim(change: Change) -> tuple[str, ...]:
+    """What a change wants to reach, whatever it starts from."""
+    return (change.kind, change.region, change.target, canonical(change.after))
+
+
+def _of_one_host(change: Change) -> bool:
+    """Performed in the host's turn; all others once for the account, before the hosts."""
+    return change.reach in (Reach.host, Reach.irreversible) and len(change.hosts) == 1
 
 
 def _from_barred(barred: Barred) -> HostStatus:

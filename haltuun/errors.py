@@ -20,11 +20,24 @@ class HaltuunError(Exception):
     code = "ERROR"
     exit_code = EXIT_ERROR
 
-    def __init__(self, message: str, *, subject: str = "", remedy: str = "", code: str | None = None) -> None:
+    # False where the answer never came: what was asked for may have happened all the same.
+    answered = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str = "",
+        remedy: str = "",
+        code: str | None = None,
+        unchanged: bool = False,
+    ) -> None:
+        """`unchanged`: whoever raises it knows that nothing was changed."""
         super().__init__(message)
         self.message = message
         self.subject = subject
         self.remedy = remedy
+        self.unchanged = unchanged
         if code is not None:
             self.code = code
 
@@ -35,11 +48,13 @@ class HaltuunError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Prefect pickles exceptions between threads and processes; the keyword-only
         # arguments would be lost by Exception's default.
-        return (_rebuild, (type(self), self.message, self.subject, self.remedy, self.code))
+        return (_rebuild, (type(self), self.message, self.subject, self.remedy, self.code, self.unchanged))
 
 
-def _rebuild(kind: type[HaltuunError], message: str, subject: str, remedy: str, code: str) -> HaltuunError:
-    return kind(message, subject=subject, remedy=remedy, code=code)
+def _rebuild(
+    kind: type[HaltuunError], message: str, subject: str, remedy: str, code: str, unchanged: bool
+) -> HaltuunError:
+    return kind(message, subject=subject, remedy=remedy, code=code, unchanged=unchanged)
 
 
 class ConfigError(HaltuunError):
@@ -115,6 +130,13 @@ class NotFound(AwsError):
     code = "NOT_FOUND"
 
 
+class AwsUnanswered(AwsError):
+    """The endpoint did not answer, or not before the deadline."""
+
+    code = "AWS_UNREACHABLE"
+    answered = False
+
+
 class Unreachable(HaltuunError):
     """A host could not be reached; subclasses say at which point."""
 
@@ -167,12 +189,14 @@ class CommandTimeout(Unreachable):
     """A command outlived its deadline."""
 
     code = "COMMAND_TIMEOUT"
+    answered = False
 
 
 class ConnectionLost(Unreachable):
     """The connection broke in the middle of a command."""
 
     code = "CONNECTION_LOST"
+    answered = False
 
 
 class WrongBox(Unreachable):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from haltuun.model import Frozen, Verdict
 
+ROW_COUNT = "expect_table_row_count_to_equal"
 Row = Mapping[str, str | int | float | bool | None]
 
 
@@ -75,18 +76,20 @@ class GateResult(Frozen):
 def evaluate(entered: Sequence[str], rows: Mapping[str, Row], checks: Sequence[Check]) -> GateResult:
     """Judge `rows` (instance id → row) of the hosts that `entered` by `checks`, with GX."""
     present = [host for host in entered if host in rows]
-    results = _validate(present, rows, checks) if present else ()
-    return _verdicts(entered, rows, results)
+    results, complete = _validate(present, len(entered), rows, checks) if present else ((), not entered)
+    return _verdicts(entered, rows, results, complete)
 
 
 def evaluate_plainly(entered: Sequence[str], rows: Mapping[str, Row], checks: Sequence[Check]) -> GateResult:
     """The same judgement without GX: the second opinion that a property test holds against it."""
     present = [host for host in entered if host in rows]
     results = tuple(_check_plainly(check, present, rows) for check in checks) if present else ()
-    return _verdicts(entered, rows, results)
+    return _verdicts(entered, rows, results, len(present) == len(entered))
 
 
-def _verdicts(entered: Sequence[str], rows: Mapping[str, Row], results: Sequence[CheckResult]) -> GateResult:
+def _verdicts(
+    entered: Sequence[str], rows: Mapping[str, Row], results: Sequence[CheckResult], complete: bool
+) -> GateResult:
     verdicts: dict[str, HostVerdict] = {}
     for host in entered:
         if host not in rows:
@@ -118,12 +121,12 @@ def _verdicts(entered: Sequence[str], rows: Mapping[str, Row], results: Sequence
         else:
             verdicts[host] = HostVerdict(verdict=Verdict.passed)
     raised = [r for r in results if r.raised]
-    missing = [host for host in entered if host not in rows]
     blocked = ""
     if raised:
         blocked = f"{len(raised)} check(s) could not be made: {raised[0].check.demand()}: {raised[0].raised}"
-    elif missing:
-        blocked = f"{len(missing)} of {len(entered)} hosts are missing from the table."
+    elif not complete:
+        missing = sum(1 for host in entered if host not in rows)
+        blocked = f"{missing} of {len(entered)} hosts are missing from the table."
     return GateResult(verdicts=verdicts, checks=tuple(results), blocked=blocked)
 
 
@@ -161,8 +164,9 @@ def _meets(check: Check, value: Any) -> bool:
 
 
 def _validate(
-    hosts: Sequence[str], rows: Mapping[str, Row], checks: Sequence[Check]
-) -> tuple[CheckResult, ...]:
+    hosts: Sequence[str], promised: int, rows: Mapping[str, Row], checks: Sequence[Check]
+) -> tuple[tuple[CheckResult, ...], bool]:
+    """The result of each check, and whether the table has as many rows as were promised."""
     gx, pandas = _libraries()
     # A check whose column holds a type that it cannot judge is taken out before: pandas would
     # compare what is not comparable, or find True in {1}.
@@ -178,7 +182,7 @@ def _validate(
         .add_batch_definition_whole_dataframe("all")
     )
     suite = context.suites.add(gx.ExpectationSuite(name="stage"))
-    suite.add_expectation(gx.expectations.ExpectTableRowCountToEqual(value=len(hosts)))
+    suite.add_expectation(gx.expectations.ExpectTableRowCountToEqual(value=promised))
     for i, check in enumerate(checks):
         if i not in bad:
             suite.add_expectation(_expectation(gx, check, i))
@@ -196,7 +200,11 @@ def _validate(
             "return_unexpected_index_query": False,
         },
     )
-    return tuple(bad.get(i) or _result_of(check, i, hosts, outcome.results) for i, check in enumerate(checks))
+    results = tuple(
+        bad.get(i) or _result_of(check, i, hosts, outcome.results) for i, check in enumerate(checks)
+    )
+    counts = [r.success for r in outcome.results if r.expectation_config.type == ROW_COUNT]
+    return results, counts == [True]
 
 
 def _result_of(check: Check, index: int, hosts: Sequence[str], results: Sequence[Any]) -> CheckResult:

@@ -37,7 +37,7 @@ class HostKey(Frozen):
         fields = line.split()
         try:
             return cls(algorithm=fields[0], blob=base64.b64decode(fields[1], validate=True))
-        except (IndexError, binascii.Error):
+        except (IndexError, ValueError):  # binascii.Error is one; text beyond ASCII raises it bare
             return None
 
 

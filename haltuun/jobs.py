@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from haltuun.envelope import assignments, exports, host_script
@@ -21,20 +23,26 @@ from haltuun.errors import (
     ConnectionLost,
     ConnectionRefused,
     ConnectTimeout,
+    HaltuunError,
     LeaseLost,
     Unreachable,
+    WrongBox,
 )
 from haltuun.transport import Result
 
-# The fencing number of the run's lease: a host refuses one below the highest it has seen.
+# "<ledger>:<number>" of the run's lease: a host refuses one below the highest it has seen of that ledger.
 FENCE = "HALTUUN_FENCE"
+# Instance id, account and region of the machine that is meant: on another one nothing is even laid.
+TARGET = ("TARGET_INSTANCE_ID", "TARGET_ACCOUNT", "TARGET_REGION")
 INTERRUPTED = -1
 
 _JOB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
 _FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}$")
+_FENCE = re.compile(r"^([A-Za-z0-9-]{1,64}:)?\d{1,18}$")
 _STEP_TIMEOUT_S = 60.0
 # How long a poll waits on the host, in its steps of a second at most.
 _POLL_WAIT_S = 15
+_RUNNER = ("process.sh", "lock.sh", "runner.sh")
 # What passes by itself: sshd starts again, the host restarts, a network that was closed opens.
 _PASSING = (ConnectionLost, CommandTimeout, ConnectionRefused, ConnectTimeout, BannerTimeout)
 
@@ -50,6 +58,7 @@ class Job:
     env: Mapping[str, str]
     files: Mapping[str, bytes]
     chunk_bytes: int  # of a file, in one script
+    lay: str = field(default_factory=lambda: secrets.token_hex(4))  # this caller's own folder there
 
     def __post_init__(self) -> None:
         if not _JOB_ID.match(self.id):
@@ -61,9 +70,14 @@ class Job:
     @property
     def fence(self) -> str:
         fence = self.env.get(FENCE, "")
-        if fence and not fence.isdigit():
-            raise ValueError(f"{FENCE} is a number, not {fence!r}")
+        if fence and not _FENCE.match(fence):
+            raise ValueError(f"{FENCE} is a ledger's id and a number, not {fence!r}")
         return fence
+
+    @property
+    def target(self) -> str:
+        """What the host's metadata service has to say; empty where any machine is good."""
+        return " ".join(self.env.get(name, "?") for name in TARGET) if TARGET[0] in self.env else ""
 
     @property
     def laid(self) -> dict[str, bytes]:
@@ -71,7 +85,7 @@ class Job:
         return {
             "haltuun:script.sh": self.script.encode(),
             "haltuun:env": exports(self.env).encode(),
-            "haltuun:runner.sh": (host_script("process.sh") + host_script("runner.sh")).encode(),
+            "haltuun:runner.sh": "".join(map(host_script, _RUNNER)).encode(),
             **self.files,
         }
 
@@ -79,14 +93,18 @@ class Job:
         given = {
             "haltuun_verb": verb,
             "haltuun_job": self.id,
+            "haltuun_lay": self.lay,
             "haltuun_fence": self.fence,
             "haltuun_wait_s": str(wait_s),
+            "haltuun_target": self.target,
         }
-        return assignments(given) + host_script("process.sh") + host_script("job.sh")
+        metadata = host_script("metadata.sh") if verb == "open" and self.target else ""
+        return assignments(given) + host_script("process.sh") + metadata + host_script("job.sh")
 
     def lay_scripts(self) -> Iterator[str]:
         """Scripts that bring the parts over, each about `chunk_bytes` in base64."""
-        head = f'umask 077; cd "${{HALTUUN_ROOT:-}}/var/lib/haltuun/jobs/{self.id}/.run" || exit 1\n'
+        folder = f"/var/lib/haltuun/jobs/{self.id}/.run/lay.{self.lay}"
+        head = f'umask 077; cd "${{HALTUUN_ROOT:-}}{folder}" || exit 1\n'
         parts = {name: self._parts(data) for name, data in self.laid.items()}
         sums = "".join(
             f"{hashlib.sha256(self.laid[name]).hexdigest()} {len(chunks)} {name}\n"
@@ -119,14 +137,19 @@ def run_job(
 
     Raises:
         LeaseLost: the host has seen a later lease; nothing was run.
+        WrongBox: the env names a target, and this is another machine; nothing was written there.
         CommandTimeout: it still runs after `timeout_s`; the same call attaches to it.
         Unreachable: the host could not be reached in that time.
     """
     steps = _Steps(run, reconnect, time.monotonic() + timeout_s, subject)
-    state, result = steps.take(job, "open", 0)
+    with _nothing_began():
+        state, result = steps.take(job, "open", 0)
+        if state.startswith("elsewhere"):
+            raise _elsewhere(job, state.split()[1:], subject)
+        if state == "new":
+            for script in job.lay_scripts():
+                steps.lay(script)
     if state == "new":
-        for script in job.lay_scripts():
-            steps.lay(script)
         state, result = steps.take(job, "start", _POLL_WAIT_S)
         if state in ("new", "incomplete"):
             why = "its files are damaged" if state == "incomplete" else "setsid failed"
@@ -135,6 +158,7 @@ def run_job(
                 subject=subject,
                 remedy="Look at free space below /var/lib/haltuun, then retry.",
                 code="JOB_NOT_STARTED",
+                unchanged=True,
             )
     while state == "running":
         if steps.left_s <= 0:
@@ -147,12 +171,37 @@ def run_job(
     word, _, value = state.partition(" ")
     if word == "refused":
         raise LeaseLost(
-            f"the host has seen lease {value}, this run holds {job.fence}.",
+            f"the host has seen lease {value}, this run holds {job.fence.rpartition(':')[2]}.",
             subject=subject,
             remedy="Another run took the account over: let it finish.",
+            unchanged=True,
         )
     code = INTERRUPTED if word == "interrupted" else int(value)
     return result.model_copy(update={"exit_code": code})
+
+
+@contextmanager
+def _nothing_began() -> Iterator[None]:
+    try:
+        yield
+    except HaltuunError as error:
+        error.unchanged = True
+        raise
+
+
+def _elsewhere(job: Job, answered: Sequence[str], subject: str) -> Unreachable:
+    if answered[0] == "none":
+        return Unreachable(
+            "the host's metadata service does not say which instance it is; nothing was written there.",
+            subject=subject,
+            remedy="Enable the metadata service (IMDSv2) and let the host reach 169.254.169.254.",
+            code="IMDS_UNREACHABLE",
+        )
+    return WrongBox(
+        f"the machine that answers is {' '.join(answered)}, not {job.target}; nothing was written there.",
+        subject=subject,
+        remedy="Correct the host's address in haltuun.yaml.",
+    )
 
 
 class _Steps:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,12 @@ def _table(name: str, *columns: sa.Column[Any] | sa.UniqueConstraint) -> sa.Tabl
     )
 
 
-_schema = sa.Table("ledger", _meta, sa.Column("version", sa.Integer, nullable=False))
+_schema = sa.Table(
+    "ledger",
+    _meta,
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("id", sa.String(32), nullable=False),
+)
 _runs = _table(
     "runs",
     sa.Column("run", sa.String(40), nullable=False, index=True),
@@ -196,7 +203,7 @@ class Ledger:
             if url.startswith("sqlite:"):
                 sa.event.listen(self._engine, "connect", _sqlite_settings)
             _meta.create_all(self._engine)
-            self._check_version()
+            self.id = self._identity()
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise HaltuunError(
                 f"the ledger cannot be opened: {_first_line(error)}.",
@@ -208,36 +215,48 @@ class Ledger:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _check_version(self) -> None:
+    def _identity(self) -> str:
+        """The id of this ledger for good: fence numbers of two ledgers do not compare."""
         with self._engine.begin() as connection:
-            found = connection.execute(sa.select(_schema.c.version)).scalar()
+            found = connection.execute(sa.select(_schema)).first()
             if found is None:
-                connection.execute(_schema.insert().values(version=SCHEMA))
-            elif found != SCHEMA:
-                raise HaltuunError(
-                    f"it was written by another version of Haltuun (schema {found}, here {SCHEMA}).",
-                    subject=_without_password(self.url),
-                    remedy="Use the Haltuun that wrote it, or another 'database_url'.",
-                    code="LEDGER",
-                )
+                made = uuid.uuid4().hex
+                connection.execute(_schema.insert().values(version=SCHEMA, id=made))
+                return made
+        if found.version != SCHEMA:
+            raise HaltuunError(
+                f"it was written by another version of Haltuun (schema {found.version}, here {SCHEMA}).",
+                subject=_without_password(self.url),
+                remedy="Use the Haltuun that wrote it, or another 'database_url'.",
+                code="LEDGER",
+            )
+        return str(found.id)
 
     def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        if not rows:
-            return
-        try:
-            with self._engine.begin() as connection:
+        if rows:
+            with self._writing() as connection:
                 connection.execute(table.insert(), [dict(row) for row in rows])
+
+    def _select(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self._said_plainly("read"), self._engine.connect() as connection:
+            return connection.execute(query).fetchall()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._said_plainly("written"), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _said_plainly(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except SQLAlchemyError as error:
             raise HaltuunError(
-                f"the ledger cannot be written: {_first_line(error)}.",
+                f"the ledger cannot be {what}: {_first_line(error)}.",
                 subject=_without_password(self.url),
                 remedy="Free space or repair the database; nothing is changed without the ledger.",
                 code="LEDGER",
             ) from error
-
-    def _select(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        with self._engine.connect() as connection:
-            return connection.execute(query).fetchall()
 
     # -- runs --------------------------------------------------------------------------------
 
@@ -508,7 +527,7 @@ class Ledger:
             LeaseHeld: another run holds it and is not known to be dead.
         """
         now = datetime.now(UTC)  # leases compare this database's clients, not the account
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             _serialize(connection)
             last = connection.execute(
                 sa.select(_leases)
@@ -519,7 +538,7 @@ class Ledger:
             if last and last.released_at is None and last.expires_at > now and not _dead(last):
                 raise LeaseHeld(
                     f"run {last.run} works on this account since {last.taken_at:%Y-%m-%d %H:%M} UTC"
-                    f" (process {last.process.split()[0]} on {last.machine}).",
+                    f" (process {last.process.split()[0]} on {last.machine.split()[0]}).",
                     subject=account,
                     remedy=f"Wait for it to end; if it is dead, its lease ends by itself within {LEASE_S} s.",
                 )
@@ -531,7 +550,7 @@ class Ledger:
                     run=run,
                     taken_at=now,
                     expires_at=now + timedelta(seconds=LEASE_S),
-                    machine=socket.gethostname(),
+                    machine=_machine(),
                     process=_process(os.getpid()),
                 )
             )
@@ -540,7 +559,7 @@ class Ledger:
     def renew_lease(self, lease: Lease) -> None:
         """Raises LeaseLost when a later run has taken the account."""
         self.check_lease(lease)
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(
                 _leases.update()
                 .where(_leases.c.account == lease.account, _leases.c.fence == lease.fence)
@@ -574,7 +593,7 @@ class Ledger:
             )
 
     def release_lease(self, lease: Lease) -> None:
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(
                 _leases.update()
                 .where(
@@ -639,9 +658,18 @@ def _process(pid: int) -> str:
     return f"{pid} {stat.rpartition(')')[2].split()[19]}"
 
 
+def _machine() -> str:
+    """Where a pid means something: host name, boot and pid namespace (containers share the first two)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.uuid4().hex}"  # equal to no other: nothing is known dead
+
+
 def _dead(lease: sa.Row[Any]) -> bool:
     """True only when its process ran on this machine and is there no more."""
-    if lease.machine != socket.gethostname() or not Path("/proc/self/stat").exists():
+    if lease.machine != _machine():
         return False
     return bool(_process(int(lease.process.split()[0])) != lease.process)
 

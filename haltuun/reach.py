@@ -76,22 +76,23 @@ def open_host(run: Run, host: Host) -> Transport:
         return RunCommandTransport(run.aws, host)
 
     online = where.ssm_status == "Online"
+    fence = f"{run.ledger_id}:{run.fence}" if run.fence else ""
     if run.aws.read_only:
         try:
-            return Reached([by_ssh], run.fence)
+            return Reached([by_ssh], fence)
         except Unreachable as error:
             raise (_only_run_command(host, error) if online else error) from error
     if not online:
-        return Reached([by_ssh], run.fence)
+        return Reached([by_ssh], fence)
     if remembered_login(_Book(run.ledger, run.account.id), host.instance_id):
-        return Reached([by_ssh, by_run_command], run.fence)
-    return Reached([by_run_command, by_ssh], run.fence)
+        return Reached([by_ssh, by_run_command], fence)
+    return Reached([by_run_command, by_ssh], fence)
 
 
 class Reached:
     """The first way that leads to the host; when a command cannot be delivered on it, the next."""
 
-    def __init__(self, ways: Sequence[Callable[[], Transport]], fence: int) -> None:
+    def __init__(self, ways: Sequence[Callable[[], Transport]], fence: str) -> None:
         self._ways = list(ways)
         self._fence = fence
         self._inner = self._next(None)
@@ -113,7 +114,7 @@ class Reached:
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
     ) -> Result:
-        fenced = {FENCE: str(self._fence), **(env or {})} if self._fence else dict(env or {})
+        fenced = {FENCE: self._fence, **(env or {})} if self._fence else dict(env or {})
         return self._deliver(
             lambda inner: inner.run_job(job_id, script, timeout_s=timeout_s, env=fenced, files=files)
         )

@@ -68,5 +68,10 @@ class Run:
         """The newest proof of this kind that is still valid at the account's time."""
         return self.ledger.valid_proof(self.account.id, stage, kind, instance_id, self.clock.now())
 
+    @property
+    def ledger_id(self) -> str:
+        """Whose numbers `fence` belongs to."""
+        return self.ledger.id
+
     def now(self) -> datetime:
         return self.clock.now()

@@ -73,16 +73,20 @@ class Lab:
         base = ensure_base(lambda step: self.say(step))
         self.say("starting the emulated account")
         self._account = AccountProcess(self.places, self.scenario.account_id, self.stopping)
-        self._account.wait_ready()
         agent_deb, cloudwatch_deb, version = self._packages()
-        self.say("filling the account")
-        self._seed(cloudwatch_deb)
-        self.say("starting the hosts")
         layer = build_common_layer(self.places.folder / "common", base, self._ca())
         furnisher = Furnisher(self.scenario, base, self.places.folder / "packages", agent_deb)
         self._make_hosts([layer, base])
         with ThreadPoolExecutor(PARALLEL_BOXES) as pool:
-            for done in [pool.submit(self._start_host, host, furnisher) for host in self.hosts.values()]:
+            # Hosts boot while the account, which only their agents need, is being filled.
+            booting = [pool.submit(self._boot, host, furnisher) for host in self.hosts.values()]
+            self._account.wait_ready()
+            self.say("filling the account")
+            self._seed(cloudwatch_deb)
+            self.say("starting the hosts")
+            for done in booting:
+                done.result()
+            for done in [pool.submit(self._furnish, host, furnisher) for host in self.hosts.values()]:
                 done.result()
         self._open_doors()
         env = self._write_workspace(agent_deb, version)
@@ -165,22 +169,28 @@ class Lab:
             patches_missing=[patch.message() for patch in host.patches_missing],
         )
 
-    def _start_host(self, lab_host: LabHost, furnisher: Furnisher) -> None:
-        from lab.cloud.addresses import SERVICE_ADDRESSES
-        from lab.cloud.hostservices import HostServices
-
+    def _boot(self, lab_host: LabHost, furnisher: Furnisher) -> None:
         host, box = lab_host.host, lab_host.box
+        if self.stopping.is_set():
+            raise LabError("The lab was told to stop.")
         box.prepare()
         furnisher.write_state(host, box)
         box.start()
         self.places.record(box.pid)
+        furnisher.build_apps(host)
+
+    def _furnish(self, lab_host: LabHost, furnisher: Furnisher) -> None:
+        from lab.cloud.addresses import SERVICE_ADDRESSES
+        from lab.cloud.hostservices import HostServices
+
+        host, box = lab_host.host, lab_host.box
         lab_host.services = HostServices(
-            netns_socket=box.netns_socket,
+            netns_socket=box.gateway.socket,
             instance_id=host.instance_id,
             region=self.scenario.region,
             endpoint_url=self.account.endpoint_url,
             ca_dir=self.places.folder / "ca",
-            on_reach_change=lambda service, up: box.set_service_address(SERVICE_ADDRESSES[service][0], up),
+            on_reach_change=lambda service, up: box.gateway.answer_for(SERVICE_ADDRESSES[service][0], up),
         )
         lab_host.services.start()
         for fault in host.faults:

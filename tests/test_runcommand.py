@@ -74,7 +74,7 @@ def account(cloud: SsmState) -> SsmState:
 @pytest.fixture(scope="module")
 def host(cloud: SsmState) -> Host:
     ec2 = boto3.client("ec2", region_name=REGION)
-    image = ec2.describe_images()["Images"][0]["ImageId"]
+    image = ec2.register_image(Name="legacy", Architecture="x86_64", RootDeviceName="/dev/sda1")["ImageId"]
     made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]
     return Host(account=ACCOUNT, region=REGION, instance_id=made["InstanceId"], name="web-01")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from haltuun.config import SshConfig
+from haltuun.envelope import host_script
 from haltuun.errors import CommandTimeout, LeaseLost, Unreachable
-from haltuun.jobs import FENCE, INTERRUPTED
+from haltuun.jobs import FENCE, INTERRUPTED, TARGET, Job
 from haltuun.ssh import SshTransport
 from haltuun.transport import Result
 from tests.sshd_fixtures import USERS, Sshd, keygen
@@ -167,7 +169,9 @@ def test_a_job_that_died_without_a_word_is_interrupted(transport: SshTransport, 
 def test_a_script_whose_runner_alone_died_is_waited_for(transport: SshTransport, sshd: Sshd) -> None:
     script = "sleep 2; touch /var/lib/haltuun/end"
     thread, answers = in_background(lambda: transport.run_job("job-1", script, timeout_s=30))
-    os.kill(runner(sshd, "job-1"), signal.SIGKILL)
+    pid = runner(sshd, "job-1")
+    until((sshd.root / "jobs" / "job-1" / ".run" / "stdout").exists)
+    os.kill(pid, signal.SIGKILL)
     thread.join()
     assert (sshd.root / "end").exists()
     assert [answer.exit_code for answer in answers if isinstance(answer, Result)] == [INTERRUPTED]
@@ -195,6 +199,89 @@ def test_a_lower_lease_is_refused_and_changes_nothing(transport: SshTransport, s
     assert (sshd.root / "ran").exists()
 
 
+def test_leases_of_two_ledgers_do_not_compare(transport: SshTransport, sshd: Sshd) -> None:
+    """A fresh clone begins at 1, whatever another has counted to here."""
+    transport.run_job("job-1", "true", timeout_s=30, env={FENCE: "aaaa:7"})
+    assert transport.run_job("job-2", "true", timeout_s=30, env={FENCE: "bbbb:1"}).exit_code == 0
+    with pytest.raises(LeaseLost, match="seen lease 7, this run holds 6") as caught:
+        transport.run_job("job-3", "true", timeout_s=30, env={FENCE: "aaaa:6"})
+    assert caught.value.unchanged
+    assert transport.run_job("job-4", "true", timeout_s=30, env={FENCE: "bbbb:2"}).exit_code == 0
+
+
+# A curl that answers as the metadata service of this instance does.
+CURL = """#!/bin/sh
+case "$*" in
+    */api/token) echo token ;;
+    *) echo '{"instanceId": "i-1", "accountId": "1", "region": "r"}' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "state"), [("i-1", "new\n"), ("i-2", "elsewhere i-1 1 r\n"), (None, "new\n")]
+)
+def test_nothing_is_laid_on_another_machine(tmp_path: Path, target: str | None, state: str) -> None:
+    curl = tmp_path / "bin" / "curl"
+    curl.parent.mkdir()
+    curl.write_text(CURL)
+    curl.chmod(0o755)
+    env = {} if target is None else dict(zip(TARGET, (target, "1", "r"), strict=True))
+    job = Job("job-1", "true", env=env, files={}, chunk_bytes=1000)
+    done = subprocess.run(
+        ["sh", "-c", job.step("open", 0)],
+        env={"PATH": f"{curl.parent}:{os.environ['PATH']}", "HALTUUN_ROOT": str(tmp_path / "root")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == state
+    assert (tmp_path / "root").exists() is (state == "new\n")
+
+
+def test_a_machine_that_does_not_say_who_it_is_gets_no_job(transport: SshTransport, sshd: Sshd) -> None:
+    env = dict(zip(TARGET, ("i-1", "1", "r"), strict=True))
+    with pytest.raises(Unreachable) as caught:
+        transport.run_job("job-1", "true", timeout_s=30, env=env)
+    assert caught.value.code == "IMDS_UNREACHABLE"
+    assert caught.value.unchanged
+    assert os.listdir(sshd.root) == []
+
+
+def test_what_is_long_over_is_swept_and_what_was_saved_is_not(transport: SshTransport, sshd: Sshd) -> None:
+    over = ("jobs/old/.run/exit", "notes/old/ended", "jobs/new/.run/exit")
+    finished = [sshd.root / name for name in over]
+    kept = [sshd.root / n for n in ("jobs/alive/.run/stdout", "notes/killed/was_enabled", "saved/x/y")]
+    for file in (*finished, *kept):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    week_ago = time.time() - 8 * 24 * 3600
+    for folder in ("jobs/old", "jobs/alive", "notes/old", "notes/killed", "saved/x", "saved"):
+        os.utime(sshd.root / folder, (week_ago, week_ago))
+    transport.run_job("job-1", "true", timeout_s=30)
+    assert [file.exists() for file in finished] == [False, False, True]
+    assert all(file.exists() for file in kept)
+
+
+def take_lock(folder: Path, script: str) -> str:
+    """What `script` says, with the lock's functions at hand."""
+    text = f"lock={folder}\n{host_script('process.sh')}{host_script('lock.sh')}{script}"
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True).stdout
+
+
+def test_who_saw_a_dead_holder_does_not_remove_his_heirs_lock(tmp_path: Path) -> None:
+    dead = "1:1:00000000-0000-0000-0000-000000000000"
+    (tmp_path / "held").symlink_to(dead)
+    (tmp_path / f"heir.{dead}").symlink_to("2:2:00000000-0000-0000-0000-000000000000")
+    assert take_lock(tmp_path, "take_lock; readlink $lock/held; identity_of $$").split()[0] != dead
+    # Another saw the dead one, too, and comes only now that the first holds the lock.
+    (tmp_path / "held").unlink()
+    (tmp_path / "held").symlink_to("the-first")
+    take_lock(tmp_path, f"bury {dead}")
+    assert os.readlink(tmp_path / "held") == "the-first"
+    assert os.listdir(tmp_path) == ["held"]
+
+
 def test_jobs_of_a_host_run_one_after_the_other(transport: SshTransport, sshd: Sshd, ssh: SshConfig) -> None:
     other = sshd.connect(ssh)
     first = "echo a >>/var/lib/haltuun/order; sleep 2; echo b >>/var/lib/haltuun/order"
@@ -214,7 +301,7 @@ def test_a_lock_of_a_dead_job_is_taken_over(transport: SshTransport, sshd: Sshd)
 
 
 def test_what_an_interrupted_attempt_left_is_not_run(transport: SshTransport, sshd: Sshd) -> None:
-    parts = sshd.root / "jobs" / "job-1" / ".run" / "parts"
+    parts = sshd.root / "jobs" / "job-1" / ".run" / "lay.00000000" / "parts"
     parts.mkdir(parents=True)
     (parts / "haltuun:script.sh.000000").write_text("touch /var/lib/haltuun/wrong\n")
     (parts / "haltuun:script.sh.000001").write_text("touch /var/lib/haltuun/wrong\n")

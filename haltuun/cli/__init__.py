@@ -4,45 +4,77 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
-from haltuun.errors import EXIT_ERROR, EXIT_USAGE, HaltuunError
+from haltuun.cli.interrupt import EXIT_INTERRUPTED
+from haltuun.errors import EXIT_ERROR, EXIT_OK, EXIT_USAGE, HaltuunError
 
 
 def main() -> None:
     """Entry point of `haltuun`. Every failure is one sentence and an exit code, never a traceback."""
-    import click
-
-    from haltuun.cli.app import app
-
+    code = _run()
     try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        from haltuun.cli.app import app
+
         code = app(standalone_mode=False)
     except HaltuunError as error:
-        _say(error)
-        code = error.exit_code
-    except click.exceptions.UsageError as error:
-        sys.stderr.write(f"haltuun: {error.format_message()} See 'haltuun --help'.\n")
-        code = EXIT_USAGE
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.stderr.write(
-            "haltuun: stopped. The ledger holds what was done; the next run goes on from there.\n"
-        )
-        code = 130
+        _say(f"{error} [{error.code}]")
+        return error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has left: nothing to tell it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_ERROR
+        _forget_stdout()
+        return EXIT_ERROR
     except Exception as error:
-        log = Path(os.environ.get("TMPDIR", "/tmp")) / f"haltuun-error-{os.getpid()}.log"
-        log.write_text(traceback.format_exc())
-        log.chmod(0o600)
-        sys.stderr.write(
-            f"haltuun: a defect of Haltuun ({type(error).__name__}); please report it with {log}.\n"
-        )
-        code = EXIT_ERROR
-    sys.exit(code if isinstance(code, int) else 0)
+        if _is_usage(error):
+            return _usage(error)
+        return _defect(error)
+    if code == EXIT_INTERRUPTED:  # typer's form of KeyboardInterrupt
+        _say("stopped. The ledger holds what was done; the next run goes on from there.")
+    return code if isinstance(code, int) else EXIT_OK
 
 
-def _say(error: HaltuunError) -> None:
-    sys.stderr.write(f"haltuun: {error} [{error.code}]\n")
+def _is_usage(error: Exception) -> bool:
+    # typer carries a click of its own, and exports no common base of its usage errors.
+    return getattr(error, "exit_code", None) == EXIT_USAGE and hasattr(error, "format_message")
+
+
+def _usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "haltuun"
+    said = str(error.format_message())  # type: ignore[attr-defined]
+    _say(f"{said.replace('Value error, ', '').rstrip('.')}. See '{command} --help'. [USAGE]")
+    return EXIT_USAGE
+
+
+def _defect(error: Exception) -> int:
+    text = "".join(traceback.format_exception(error))
+    try:
+        handle, name = tempfile.mkstemp(prefix="haltuun-error-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(text)
+        where = f"please report it with {Path(name)}"
+    except OSError:
+        where = f"please report it: {error}"
+    _say(f"a defect of Haltuun ({type(error).__name__}); {where}. [INTERNAL]")
+    return EXIT_ERROR
+
+
+def _say(text: str) -> None:
+    # One line, whatever a library put into the message.
+    sys.stderr.write(f"haltuun: {' '.join(text.split())}\n")
+
+
+def _forget_stdout() -> None:
+    """The reader (head, less) has left: nothing to tell it, now or at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,18 +10,18 @@ import typer
 
 from haltuun import __version__
 from haltuun.config import Config, find_config, load_config
+from haltuun.errors import EXIT_USAGE
 from haltuun.model import StageName
 
 app = typer.Typer(
     name="haltuun",
     help="Take inherited AWS accounts under management: find why a host does not answer, repair it with"
     " the smallest sufficient step, prove the effect.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-lab_app = typer.Typer(help="An inherited account to practise on, on this machine.", no_args_is_help=True)
+lab_app = typer.Typer(help="An inherited account to practise on, on this machine.")
 app.add_typer(lab_app, name="lab")
 
 ConfigOption = Annotated[
@@ -44,10 +45,25 @@ def _config(path: str | None) -> Config:
 def top(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version")] = False,
+    config: ConfigOption = None,
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if config:  # before the command as good as behind it
+        os.environ["HALTUUN_CONFIG"] = config
+    _help_without_command(context)
+
+
+@lab_app.callback(invoke_without_command=True)
+def lab_top(context: typer.Context) -> None:
+    _help_without_command(context)
+
+
+def _help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(EXIT_USAGE)
 
 
 @app.command()
@@ -75,13 +91,16 @@ def plan(
     account: Account,
     stage: StageOption = None,
     host: HostOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every change in a row of its own, with its id")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Look at everything and say what would be changed; change nothing."""
     from haltuun.cli.takeover import plan_account
 
-    return plan_account(find_config(config), account, stage, host, as_json)
+    return plan_account(find_config(config), account, stage, host, full, as_json)
 
 
 @app.command()

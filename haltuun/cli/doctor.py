@@ -16,7 +16,15 @@ from haltuun.cli import server
 from haltuun.config import AccountConfig, Config
 from haltuun.errors import EXIT_ERROR, EXIT_OK, HaltuunError
 from haltuun.ledger import Ledger
+from haltuun.report.render import plain
 
+READS: tuple[tuple[str, str, dict[str, int]], ...] = (
+    ("ssm", "DescribeInstanceInformation", {"MaxResults": 5}),
+    ("iam", "ListInstanceProfiles", {"MaxItems": 1}),
+    ("autoscaling", "DescribeAutoScalingGroups", {"MaxRecords": 1}),
+    ("backup", "ListBackupVaults", {"MaxResults": 1}),
+    ("logs", "DescribeLogGroups", {"limit": 1}),
+)
 PACKAGES = ("haltuun", "prefect", "great-expectations", "boto3", "paramiko")
 
 
@@ -32,13 +40,16 @@ def examine(config: Config, account: str | None, as_json: bool) -> int:
     accounts = [config.account(account)] if account else list(config.accounts)
     findings = [_versions(), _try("ledger", lambda: _ledger(config)), _prefect(config)]
     for one in accounts:
-        findings.append(_try(f"{one.label}: credentials", partial(_identity, one)))
+        identity = _try(f"{one.label}: credentials", partial(_identity, one))
+        findings.append(identity)
+        if identity.ok:
+            findings += _reads(one)
         findings += _keys(one)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.says}")
+            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {plain(finding.says)}")
     return EXIT_OK if all(finding.ok for finding in findings) else EXIT_ERROR
 
 
@@ -78,11 +89,30 @@ def _prefect(config: Config) -> Finding:
 
 def _identity(account: AccountConfig) -> str:
     from haltuun.aws import Aws
+    from haltuun.cli.preflight import get_identity, get_regions
     from haltuun.clock import Clock
 
     aws = Aws(account, Clock(), read_only=True)
-    aws.confirm_account()
-    return f"account {aws.account_id}, partition {aws.partition}, regions {', '.join(aws.regions())}"
+    return f"{get_identity(aws)}, regions {', '.join(get_regions(aws))}"
+
+
+def _reads(account: AccountConfig) -> list[Finding]:
+    """One cheap read of each service: what is denied here stays unknown in a run."""
+    from haltuun.aws import Aws
+    from haltuun.clock import Clock
+
+    aws = Aws(account, Clock(), read_only=True)
+    findings = []
+    for service, operation, parameters in READS:
+        what = f"{account.label}: reading {service}"
+        ask = partial(aws.call, service, operation, aws.home_region, **parameters)
+        findings.append(_try(what, partial(_allowed, ask)))
+    return findings
+
+
+def _allowed(ask: Callable[[], object]) -> str:
+    ask()
+    return "allowed"
 
 
 def _keys(account: AccountConfig) -> list[Finding]:

@@ -6,12 +6,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from haltuun.errors import HaltuunError
 from lab import api
 from lab.errors import LabError
+
+_SENTENCES = {
+    "down": "There is no lab. Bring it up with haltuun lab up.",
+    "dead": "The lab's process was killed. Use haltuun lab up to start anew, or haltuun lab down.",
+    "starting": "The lab is coming up: {step}.",
+    "failed": "The lab failed: {step}. End it with haltuun lab down.",
+    "ready": "The lab is up.",
+}
 
 
 @contextmanager
@@ -49,5 +58,22 @@ def status(as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(state, default=str))
         return
-    for key, value in state.items():
-        typer.echo(f"{key}: {value}")
+    typer.echo(_SENTENCES[state["state"]].format(step=state.get("step", "")))
+    info = state.get("info")
+    if info:
+        typer.echo(f"Account {info['account_id']} in {info['region']} at {info['endpoint_url']}\n")
+        _hosts(info["hosts"], state.get("boxes", {}))
+        typer.echo(f"\nIts configuration: {info['config_path']}")
+
+
+def _hosts(hosts: dict[str, dict[str, Any]], boxes: dict[str, dict[str, Any]]) -> None:
+    rows = [("host", "instance", "ssh", "state", "faults")]
+    for name, host in hosts.items():
+        ssh = f"{host['address']}:{host['port']}" if host["address"] else "-"
+        box = boxes.get(name, {})
+        runs = "running" if box.get("running") else "ended" if box else "stopped"
+        rows.append((name, host["instance_id"], ssh, runs, ", ".join(box.get("faults", [])) or "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())

@@ -1,39 +1,39 @@
-"""The table hosts × stages while a run is under way."""
+"""What is under way, while a run lasts: a live table on a terminal, lines elsewhere. On stderr."""
 
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from haltuun.cli.tables import codes, grid, names_of, short, verdict_cell
 from haltuun.engine import LOOKING, Takeover, current
 from haltuun.model import StageName, Verdict
-from haltuun.report.render import plain
+from haltuun.report.render import count_sentence
 
-STYLE = {
-    Verdict.passed: ("passed", "green"),
-    Verdict.held: ("HELD", "bold red"),
-    Verdict.unknown: ("unknown", "magenta"),
-    Verdict.waiting: ("waiting", "yellow"),
-    Verdict.pending: ("pending", "dim"),
-    Verdict.excluded: ("excluded", "dim"),
-    Verdict.waived: ("waived", "cyan"),
-}
 REFRESH_S = 0.5
+# Without a terminal a line says that the run is alive at least this often.
+ALIVE_S = 30.0
+DOING_LINES = 3
+# Of the terminal's height for title, head, lines and margins.
+AROUND_ROWS = 8
 
 
 class Progress:
-    """Shows the running takeover of this process until the block ends; on a terminal as a live table."""
+    """Shows the running takeover of this process until the block ends."""
 
     def __init__(self, *, shown: bool) -> None:
         self._console = Console(stderr=True)
         self._shown = shown
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
-        self._told: set[tuple[StageName, str]] = set()
+        self._told: set[tuple[str, StageName, str]] = set()
+        self._began = self._spoke = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self._shown:
@@ -53,57 +53,103 @@ class Progress:
                 self._tell_lines()
             self._tell_lines()
             return
-        with Live(console=self._console, refresh_per_second=2, transient=True) as live:
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while not self._done.wait(REFRESH_S):
                 takeover = current()
                 if takeover is not None:
-                    live.update(_table(takeover))
+                    live.update(self._picture(takeover), refresh=True)
+
+    # -- lines ---------------------------------------------------------------------------------
 
     def _tell_lines(self) -> None:
         takeover = current()
         if takeover is None:
             return
-        for name in takeover.progress:
-            said = _step(takeover, name)
-            if said and (name, said) not in self._told:
-                self._told.add((name, said))
-                self._console.print(f"{name.value:9} {said}", highlight=False)
+        for name in takeover.stages:
+            word, said = _step(takeover, name)
+            if word and (takeover.run.id, name, word) not in self._told:
+                self._told.add((takeover.run.id, name, word))
+                self._say(f"{name.value:9} {said}")
+        if time.monotonic() - self._spoke > ALIVE_S:
+            self._say(f"{self._elapsed():>9} {_doing(takeover)[0]}")
+
+    def _say(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        self._console.print(Text(line), soft_wrap=True)
+
+    # -- table ---------------------------------------------------------------------------------
+
+    def _picture(self, takeover: Takeover) -> RenderableType:
+        run = takeover.run
+        title = f"{run.account.label} ({run.account.id})  {run.mode}  run {run.id}  {self._elapsed()}"
+        room = max(3, self._console.height - AROUND_ROWS - DOING_LINES)
+        table, left = _table(takeover, room, self._console.width)
+        below = [Text(line, style="dim") for line in ([left] if left else [])]
+        below += [Text(short(line, self._console.width - 1), style="blue") for line in _doing(takeover)]
+        return Group(Text(short(title, self._console.width - 1)), table, *below)
+
+    def _elapsed(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        return f"{minutes}:{seconds:02}"
 
 
-def _step(takeover: Takeover, name: StageName) -> str:
+def _step(takeover: Takeover, name: StageName) -> tuple[str, str]:
+    """What a stage is at, as one word, and as a line that is told once for each word."""
     progress = takeover.progress[name]
     if progress.statuses:
-        passed = sum(1 for s in progress.statuses.values() if s.verdict is Verdict.passed)
-        return f"gate: {passed} of {len(takeover.hosts)} hosts passed"
+        return "gate", f"gate: {count_sentence(list(progress.statuses.values()))}"
     doing = list(progress.doing.items())
-    changing = [(host, short) for host, (short, _) in doing if short != LOOKING]
+    changing = [(host, short_name) for host, (short_name, _) in doing if short_name != LOOKING]
     if changing:
-        host, short = changing[0]
+        host, short_name = changing[0]
         more = f" and {len(changing) - 1} more" if len(changing) > 1 else ""
-        return f"{short}: {plain(takeover.hosts[host].label)}{more}"
-    return "looking at the hosts" if doing else ""
+        return short_name, f"{short_name}: {short(takeover.hosts[host].label, 60)}{more}"
+    return (LOOKING, "looking at the hosts") if doing else ("", "")
 
 
-def _table(takeover: Takeover) -> Table:
-    run = takeover.run
-    table = Table(
-        title=f"{run.account.label} ({run.account.id}) · {run.mode} · run {run.id}", title_justify="left"
-    )
-    table.add_column("host")
-    table.add_column("name")
-    for name in takeover.stages:
-        table.add_column(name.value, min_width=9)
-    for instance_id, host in takeover.hosts.items():
-        cells = [_cell(takeover, name, instance_id) for name in takeover.stages]
-        table.add_row(instance_id, plain(host.name)[:24], *cells)
-    return table
+def _doing(takeover: Takeover) -> list[str]:
+    """What is under way, changes before looks; a few lines."""
+    names = names_of(takeover.hosts)
+    lines = [
+        (word == LOOKING, f"{name.value}  {summary if word != LOOKING else 'looking at ' + names[host]}")
+        for name, progress in takeover.progress.items()
+        for host, (word, summary) in list(progress.doing.items())
+    ]
+    told = [line for _, line in sorted(lines, key=lambda line: line[0])]
+    if not told:
+        stage = next((n.value for n in takeover.sequence() if not takeover.progress[n].statuses), "the end")
+        told = ["looking at the account, planning" if takeover.plan is None else f"{stage}  waiting for AWS"]
+    if len(told) > DOING_LINES:
+        told = [*told[: DOING_LINES - 1], f"and {len(told) - DOING_LINES + 1} more at the same time"]
+    return told
 
 
-def _cell(takeover: Takeover, name: StageName, instance_id: str) -> str:
-    progress = takeover.progress[name]
-    status = progress.statuses.get(instance_id)
-    if status is not None:
-        text, style = STYLE[status.verdict]
-        return f"[{style}]{text}[/]"
-    doing = progress.doing.get(instance_id)
-    return f"[blue]{doing[0]}…[/]" if doing else ""
+def _table(takeover: Takeover, room: int, width: int) -> tuple[Table, str]:
+    """The table, and what of it did not fit: the hosts under way and those in trouble come first."""
+    hosts = takeover.hosts
+    left = ""
+    if len(hosts) > room:
+        chosen = sorted(hosts, key=lambda host: _urgency(takeover, host))[:room]
+        hosts = {host: takeover.hosts[host] for host in takeover.hosts if host in set(chosen)}
+        left = f"and {len(takeover.hosts) - room} more hosts"
+
+    def cell(name: StageName, host: str) -> Text:
+        progress = takeover.progress[name]
+        status = progress.statuses.get(host)
+        if status is not None:
+            return verdict_cell(status)
+        doing = progress.doing.get(host)
+        return Text("" if doing is None else "look…" if doing[0] == LOOKING else "work…", style="blue")
+
+    def why(host: str) -> str:
+        return codes({n: p.statuses[host] for n, p in takeover.progress.items() if host in p.statuses})
+
+    return grid(hosts, takeover.stages, cell, why, width=width), left
+
+
+def _urgency(takeover: Takeover, host: str) -> int:
+    if any(host in progress.doing for progress in takeover.progress.values()):
+        return 0
+    bad = (Verdict.held, Verdict.unknown, Verdict.waiting)
+    found = [p.statuses[host].verdict for p in takeover.progress.values() if host in p.statuses]
+    return 1 if any(verdict in bad for verdict in found) else 2

@@ -57,7 +57,14 @@ def start(state_dir: Path, *, deadline_s: float = START_DEADLINE_S) -> str:
         ServerFailed: it did not answer before the deadline; its log is named.
     """
     home = _home(state_dir)
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServerFailed(
+            f"the folder for the Prefect server cannot be made ({error.strerror}).",
+            subject=str(home),
+            remedy="Correct 'state_dir' in haltuun.yaml, or set PREFECT_API_URL to a server of your own.",
+        ) from error
     with _locked(home):
         server = _running(home)
         if server is None:

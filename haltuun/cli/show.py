@@ -9,24 +9,14 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from haltuun.cli.groups import Trouble, tell
+from haltuun.cli.tables import status_table
 from haltuun.config import AccountConfig, Config
 from haltuun.errors import EXIT_HELD, EXIT_OK, ConfigError
 from haltuun.ledger import Ledger
-from haltuun.model import Host, HostStatus, Plan, Severity, StageName, Verdict
+from haltuun.model import Host, StageName
 from haltuun.report.render import last_word, plain
-
-STYLE = {
-    Verdict.passed: "green",
-    Verdict.held: "bold red",
-    Verdict.unknown: "magenta",
-    Verdict.waiting: "yellow",
-    Verdict.pending: "dim",
-    Verdict.excluded: "dim",
-    Verdict.waived: "cyan",
-}
-_BAD = (Verdict.held, Verdict.unknown)
 
 
 def status_document(ledger: Ledger, account_id: str) -> dict[str, Any]:
@@ -67,7 +57,7 @@ def show_status(config: Config, account: str | None, as_json: bool) -> int:
     else:
         console = Console()
         for one in accounts:
-            console.print(status_table(ledger, one.id, title=f"{one.label} ({one.id})"))
+            _print_status(console, ledger, one)
     held = any(
         status["status"] in ("held", "unknown")
         for document in documents
@@ -77,26 +67,16 @@ def show_status(config: Config, account: str | None, as_json: bool) -> int:
     return EXIT_HELD if held else EXIT_OK
 
 
-def status_table(ledger: Ledger, account_id: str, title: str = "") -> Table:
-    hosts, status = ledger.hosts(account_id), ledger.status(account_id)
-    table = Table(title=title or None, title_justify="left")
-    for column in ("host", "name", *(stage.value for stage in StageName)):
-        table.add_column(column)
-    for instance_id, host in hosts.items():
-        stages = status.get(instance_id, {})
-        cells = [_cell(stages.get(stage)) for stage in StageName]
-        table.add_row(instance_id, escape(plain(host.name)), *cells)
-    return table
-
-
-def _cell(status: HostStatus | None) -> str:
-    if status is None:
-        return ""
-    style = STYLE[status.verdict]
-    text = status.verdict.value
-    if status.reason and status.verdict in (*_BAD, Verdict.waiting):
-        text += f"\n{status.reason}"
-    return f"[{style}]{text}[/]"
+def _print_status(console: Console, ledger: Ledger, account: AccountConfig) -> None:
+    if not ledger.hosts(account.id):
+        console.print(
+            f"{account.label} ({account.id}): no host is known yet. Begin with: haltuun plan {account.label}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    console.print(f"{account.label} ({account.id})", highlight=False)
+    console.print(status_table(ledger, account.id, width=console.width))
 
 
 def summary(console: Console, ledger: Ledger, account: AccountConfig, result: dict[str, Any]) -> None:
@@ -109,69 +89,21 @@ def summary(console: Console, ledger: Ledger, account: AccountConfig, result: di
     words = {host: word for host in hosts if (word := last_word(host, by_stage)) is not None}
     through = len(hosts) - len(words)
     console.print(
-        f"\n[bold]{through} of {len(hosts)} hosts are in custody.[/] Run {result['run']}: {result['outcome']}"
+        f"\n[bold]{through} of {len(hosts)} hosts are in custody.[/]"
+        f" Run {result['run']} ended as {result['outcome']}.",
+        highlight=False,
     )
-    for instance_id, (stage, one) in words.items():
-        console.print(
-            f"[{STYLE[one.verdict]}]{one.verdict.value}[/] {escape(hosts[instance_id].label)}:"
-            f" {stage.value} {one.reason}. {escape(plain(one.message))}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if one.remedy:
-            console.print(f"     → {escape(plain(one.remedy))}", highlight=False, soft_wrap=True)
+    troubles = [
+        Trouble(host, stage, one.verdict, one.reason, one.message, one.remedy)
+        for host, (stage, one) in words.items()
+    ]
+    tell(console, troubles, hosts)
     if result["outcome"] == "AwaitingApproval":
         command = f"haltuun takeover {account.label} --plan {result['plan_hash']}"
         console.print(
-            f"\nSee the plan with [bold]haltuun plan {account.label}[/], approve it with [bold]{command}[/]"
-        )
-
-
-def plan_table(plan: Plan, hosts: dict[str, Host], account: str) -> None:
-    console = Console()
-    for stage in StageName:
-        changes = [change for change in plan.changes if change.stage is stage]
-        barred = plan.barred.get(stage.value, ())
-        if not changes and not barred:
-            continue
-        table = Table(title=stage.value, title_justify="left", show_lines=False)
-        for column in ("id", "change", "reach", "hosts", "undo"):
-            table.add_column(column, overflow="fold")
-        for change in changes:
-            names = ", ".join(hosts[h].name or h if h in hosts else h for h in change.hosts)
-            text = change.summary
-            if change.concerns:
-                text += f" Also concerned: {', '.join(change.concerns)}."
-            if change.only_if_failed:
-                text += " (only if the step before it has no effect)"
-            undo = change.undo.kind if change.undo else f"none: {change.no_undo}"
-            table.add_row(change.id, escape(plain(text)), change.reach.value, escape(names), escape(undo))
-        if changes:
-            console.print(table)
-        for one in barred:
-            label = hosts[one.host].label if one.host in hosts else one.host
-            console.print(
-                f"[{STYLE[one.verdict]}]{one.verdict.value}[/] {escape(label)}: {stage.value} {one.code}."
-                f" {escape(plain(one.message))} [dim]{escape(plain(one.remedy))}[/]",
-                highlight=False,
-                soft_wrap=True,
-            )
-    findings = [f for f in plan.findings if f.severity not in (Severity.info, Severity.low)]
-    if findings:
-        console.print("\n[bold]Findings[/]")
-    for finding in findings:
-        where = hosts[finding.host].label if finding.host in hosts else account
-        console.print(
-            f"{finding.severity.value:8} {finding.code} {escape(where)}: {escape(plain(finding.message))}",
+            f"\nSee the plan with [bold]haltuun plan {account.label}[/], approve it with [bold]{command}[/]",
             highlight=False,
             soft_wrap=True,
-        )
-    console.print(
-        f"\nPlan [bold]{plan.hash}[/]: {len(plan.changes)} changes. Nothing was changed.", highlight=False
-    )
-    if plan.changes:
-        console.print(
-            f"Approve it with [bold]haltuun takeover {account} --plan {plan.hash}[/]", highlight=False
         )
 
 
@@ -198,11 +130,11 @@ def show_host(config: Config, host: str, as_json: bool) -> int:
         typer.echo(json.dumps(document))
         return EXIT_OK
     console = Console()
-    console.print(f"[bold]{escape(one.label)}[/] in {one.region}, {account.label} ({account.id})")
+    console.print(f"[bold]{escape(plain(one.label))}[/] in {one.region}, {account.label} ({account.id})")
     for part in ("stages", "changes", "proofs", "facts"):
         console.print(f"\n[bold]{part}[/]")
-        for line in _lines(document[part]):
-            console.print(escape(plain(line)), highlight=False, soft_wrap=True)
+        for depth, line in _lines(document[part]):
+            console.print("  " * depth + escape(plain(line)), highlight=False, soft_wrap=True)
     return EXIT_OK
 
 
@@ -234,14 +166,15 @@ def _host_document(ledger: Ledger, account: AccountConfig, host: Host) -> dict[s
     }
 
 
-def _lines(part: Any) -> list[str]:
+def _lines(part: Any) -> list[tuple[int, str]]:
+    """(depth, text) of a part of the document, without what is empty."""
     if isinstance(part, list):
-        return ["  " + "  ".join(f"{k}={v}" for k, v in entry.items() if v) for entry in part] or ["  none"]
+        return [(1, "  ".join(f"{k}={v}" for k, v in entry.items() if v)) for entry in part] or [(1, "none")]
     lines = []
     for key, value in part.items():
-        lines.append(f"  {key}")
-        lines += [f"    {k}: {json.dumps(v)}" for k, v in value.items() if v not in (None, "", [])]
-    return lines or ["  none"]
+        lines.append((1, key))
+        lines += [(2, f"{k}: {json.dumps(v)}") for k, v in value.items() if v not in (None, "", [])]
+    return lines or [(1, "none")]
 
 
 def write_report(config: Config, account: str, out: Path) -> None:

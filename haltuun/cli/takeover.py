@@ -10,21 +10,29 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from haltuun.cli import server
+from haltuun.cli.interrupt import stoppable
 from haltuun.cli.live import Progress
-from haltuun.cli.show import plan_table, status_document, status_table, summary
-from haltuun.config import Config, load_config
+from haltuun.cli.planview import print_plan
+from haltuun.cli.preflight import check_account
+from haltuun.cli.show import status_document, summary
+from haltuun.cli.tables import status_table
+from haltuun.config import AccountConfig, Config, load_config
 from haltuun.errors import (
     EXIT_AWAITS_APPROVAL,
     EXIT_BLOCKED,
     EXIT_ERROR,
     EXIT_HELD,
     EXIT_OK,
+    ConfigError,
     HaltuunError,
+    ServerUnreachable,
 )
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
+from haltuun.report.render import plain
 
 EXIT_OF = {
     "Done": EXIT_OK,
@@ -40,17 +48,18 @@ def plan_account(
     account: str,
     stages: Sequence[StageName] | None,
     hosts: Sequence[str] | None,
+    full: bool,
     as_json: bool,
 ) -> int:
-    config = _prepared(config_path, account)
+    config, ledger = _opened(config_path)
+    of = config.account(account)
+    _begin(config, of, as_json, mode="plan", stages=stages or (), hosts=hosts or ())
     result = _flow(as_json, account, stages, hosts, mode="plan")
-    ledger = Ledger(config.ledger_url)
-    account_id = config.account(account).id
-    made = ledger.plan(account_id, result["plan_hash"])
+    made = ledger.plan(of.id, result["plan_hash"])
     assert made is not None
     if as_json:
         document = {
-            "account": account_id,
+            "account": of.id,
             "plan_hash": made.hash,
             "findings": [finding.model_dump(mode="json") for finding in made.findings],
             "changes": [change.public() for change in made.changes],
@@ -61,7 +70,7 @@ def plan_account(
         }
         typer.echo(json.dumps(document))
     else:
-        plan_table(made, ledger.hosts(account_id), config.account(account).label)
+        print_plan(Console(), made, ledger.hosts(of.id), of.label, full=full)
     return EXIT_OK
 
 
@@ -74,11 +83,22 @@ def take_over(
     yes: bool,
     as_json: bool,
 ) -> int:
-    config = _prepared(config_path, account)
-    if plan_hash:
-        _known_plan(config, account, plan_hash)
-    result = _flow(as_json, account, stages, hosts, plan_hash=plan_hash or "", approve_all=yes)
-    return _closing(config, account, result, as_json)
+    config, ledger = _opened(config_path)
+    of = config.account(account)
+    if plan_hash and yes:
+        raise ConfigError(
+            "--plan approves one plan, --yes approves every change.",
+            remedy="Use one of the two.",
+            code="USAGE",
+        )
+    if plan_hash and ledger.plan(of.id, plan_hash) is None:
+        from haltuun.engine import unknown_plan
+
+        raise unknown_plan(of.label, plan_hash)
+    approval = {"plan_hash": plan_hash or "", "approve_all": yes}
+    _begin(config, of, as_json, mode="apply", stages=stages or (), hosts=hosts or (), **approval)
+    result = _flow(as_json, account, stages, hosts, **approval)
+    return _closing(config, of, ledger, result, as_json)
 
 
 def retry_account(
@@ -91,43 +111,44 @@ def retry_account(
 ) -> int:
     from haltuun.attention import held_hosts
 
-    config = _prepared(config_path, account)
-    ledger = Ledger(config.ledger_url)
-    held = held_hosts(ledger.status(config.account(account).id), stage)
+    config, ledger = _opened(config_path)
+    of = config.account(account)
+    held = held_hosts(ledger.status(of.id), stage)
     chosen = [host for host in held if not hosts or host in hosts]
     _name_others(hosts, held)
     if not chosen:
         _say(as_json, "No host is held there: nothing to retry.")
         if as_json:
-            typer.echo(json.dumps(status_document(ledger, config.account(account).id)))
+            typer.echo(json.dumps(status_document(ledger, of.id)))
         return EXIT_OK
+    _begin(config, of, as_json, mode="apply", hosts=chosen, approve_all=yes)
     for host in chosen:
         where, status = held[host]
-        _say(as_json, f"retry {host}: {where.value} {status.reason}: {status.message}")
+        _say(as_json, f"retry {host}: {where.value} {status.reason}: {plain(status.message)}")
     from flows.retry import retry_hosts
 
-    with Progress(shown=not as_json):
-        state = retry_hosts(account=account, stage=stage, hosts=chosen, approve_all=yes, return_state=True)
-    return _closing(config, account, _result(state), as_json)
+    result = _run_flow(as_json, retry_hosts, account=account, stage=stage, hosts=chosen, approve_all=yes)
+    return _closing(config, of, ledger, result, as_json)
 
 
 def recheck_waiting(config_path: Path, as_json: bool) -> int:
-    config = _prepared(config_path, None)
+    config, _ = _opened(config_path)
+    _connect(config, as_json)
     from flows.recheck import recheck_waiting_hosts
 
-    return _many(config, as_json, recheck_waiting_hosts, "No waiting host's date has come.")
+    return _many(as_json, recheck_waiting_hosts, "No waiting host's date has come.")
 
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
-    config = _prepared(config_path, None)
+    config, _ = _opened(config_path)
+    _connect(config, as_json)
     from flows.onboarding import onboard_accounts
 
-    return _many(config, as_json, onboard_accounts, "Every account of the configuration was begun already.")
+    return _many(as_json, onboard_accounts, "Every account of the configuration was begun already.")
 
 
-def _many(config: Config, as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
-    state = flow(return_state=True)
-    results = _result(state)
+def _many(as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
+    results = _run_flow(as_json, flow)
     if as_json:
         typer.echo(json.dumps(results))
     else:
@@ -141,22 +162,26 @@ def _many(config: Config, as_json: bool, flow: Callable[..., Any], nothing: str)
     return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
 
 
-def _prepared(config_path: Path, account: str | None) -> Config:
-    """Configuration read and server reachable, before Prefect is imported: both fail in a sentence."""
+def _opened(config_path: Path) -> tuple[Config, Ledger]:
+    """Configuration and ledger, before anything slow: both fail in a sentence."""
     config = load_config(config_path)
-    if account is not None:
-        config.account(account)
     os.environ["HALTUUN_CONFIG"] = str(config_path.resolve())  # the flows read the same file
+    return config, Ledger(config.ledger_url)
+
+
+def _begin(config: Config, account: AccountConfig, as_json: bool, **told: Any) -> None:
+    """Account and server answer, and the first line of the run is said: before Prefect is imported."""
+    opening = check_account(config, account, **told)
+    if not as_json:
+        console = Console(stderr=True)
+        console.print(Text(opening), soft_wrap=not console.is_terminal)
+    _connect(config, as_json)
+
+
+def _connect(config: Config, as_json: bool) -> None:
+    if not as_json and not os.environ.get("PREFECT_API_URL") and server.running(config.state_dir) is None:
+        typer.echo("Starting the local Prefect server ...", err=True)
     server.connect(config.state_dir)
-    return config
-
-
-def _known_plan(config: Config, account: str, plan_hash: str) -> None:
-    from haltuun.engine import unknown_plan
-
-    of = config.account(account)
-    if Ledger(config.ledger_url).plan(of.id, plan_hash) is None:
-        raise unknown_plan(of.label, plan_hash)
 
 
 def _flow(
@@ -168,16 +193,39 @@ def _flow(
 ) -> dict[str, Any]:
     from flows.takeover import take_over_account
 
-    with Progress(shown=not as_json):
-        state = take_over_account(
-            account=account,
-            stages=list(stages or ()),
-            hosts=list(hosts or ()),
-            return_state=True,
-            **parameters,
-        )
-    result: dict[str, Any] = _result(state)
+    result: dict[str, Any] = _run_flow(
+        as_json,
+        take_over_account,
+        account=account,
+        stages=list(stages or ()),
+        hosts=list(hosts or ()),
+        **parameters,
+    )
     return result
+
+
+def _run_flow(as_json: bool, flow: Callable[..., Any], **parameters: Any) -> Any:
+    url = os.environ["PREFECT_API_URL"]
+    try:
+        with stoppable(), Progress(shown=not as_json):
+            state = flow(**parameters, return_state=True)
+    except Exception as error:
+        # What a flow raises is in its state; what comes out here is Prefect's client and its server.
+        raise ServerUnreachable(
+            f"the Prefect server does not do what a run needs of it ({type(error).__name__}: {error}).",
+            subject=url,
+            remedy="Check that it is a Prefect 3 server and that it runs; the next run goes on from here.",
+        ) from error
+    try:
+        return _result(state)
+    except HaltuunError as error:
+        if error.code == "INTERNAL" and not server.answers(url):
+            raise ServerUnreachable(
+                "the Prefect server stopped answering during the run.",
+                subject=url,
+                remedy="Start it again; the next run goes on from here.",
+            ) from error
+        raise
 
 
 def _result(state: Any) -> Any:
@@ -193,16 +241,14 @@ def _result(state: Any) -> Any:
     return data
 
 
-def _closing(config: Config, account: str, result: dict[str, Any], as_json: bool) -> int:
-    of = config.account(account)
-    ledger = Ledger(config.ledger_url)
+def _closing(config: Config, of: AccountConfig, ledger: Ledger, result: dict[str, Any], as_json: bool) -> int:
     if as_json:
         document = status_document(ledger, of.id)
         document.update(outcome=result["outcome"], plan_hash=result["plan_hash"])
         typer.echo(json.dumps(document))
     else:
         console = Console()
-        console.print(status_table(ledger, of.id))
+        console.print(status_table(ledger, of.id, width=console.width))
         summary(console, ledger, of, result)
         console.print(f"\nLedger       {config.ledger_url}", highlight=False, soft_wrap=True)
         console.print(f"Report       haltuun report {of.label} -o DIR", highlight=False)

@@ -1,11 +1,13 @@
 # Opens, starts or polls a job; see haltuun/jobs.py. Prints its state in one line, and when it is over
 # its output after that.
 # shellcheck shell=sh
-# shellcheck disable=SC2154 # haltuun_verb, haltuun_job, haltuun_fence, haltuun_wait_s are set before
+# shellcheck disable=SC2154 # haltuun_verb, _job, _lay, _fence, _wait_s and _target are set before
 umask 077
 root=${HALTUUN_ROOT:-}/var/lib/haltuun
 job=$root/jobs/$haltuun_job
 run=$job/.run
+# What this caller brings over, apart from what another does at the same time.
+lay=$run/lay.$haltuun_lay
 
 # The runner's children outlive it when it alone is killed: the job is running as long as one is.
 session_lives() {
@@ -35,44 +37,69 @@ state() {
     fi
 }
 
+# Before the first byte is written, over this very connection: addresses come again, and routes change.
+prove_right_box() {
+    [ -n "$haltuun_target" ] || return 0
+    look_at_imds
+    if [ "$IMDS_ID $IMDS_ACCOUNT $IMDS_REGION" != "$haltuun_target" ]; then
+        echo "elsewhere ${IMDS_ID:-none} ${IMDS_ACCOUNT:-none} ${IMDS_REGION:-none}"
+        exit 0
+    fi
+}
+
+# What is over for a week; what was saved of a host is never removed here.
+sweep() {
+    find "$root/jobs" "$root/notes" -mindepth 1 -maxdepth 1 -type d -mtime +7 2>/dev/null | while read -r old; do
+        [ "$old" != "$job" ] || continue
+        if [ -e "$old/.run/exit" ] || [ -e "$old/.run/refused" ] || [ -e "$old/ended" ]; then
+            rm -rf "$old"
+        fi
+    done
+}
+
 open_job() {
-    mkdir -p "$run/parts" || exit 1
+    prove_right_box
+    mkdir -p "$run" || exit 1
     chmod 700 "$root" "$root/jobs" "$job" "$run"
     # Nothing ran: with a newer number it may.
     if [ -e "$run/refused" ]; then
         rm -rf "$run/refused" "$run/exit" "$run/started"
     fi
+    if [ "$(state)" = new ]; then mkdir -p "$lay/parts" "$lay/own" "$lay/files" || exit 1; fi
+    sweep
 }
 
-# Joins the parts of each file, as many as $run/sums says (an earlier attempt may have left more), and
-# checks the whole against it.
+# Joins the parts of each file and checks the whole against its sum.
 assemble() {
-    [ -e "$run/sums" ] || return 1
+    [ -e "$lay/sums" ] || return 1
     while read -r sum parts name; do
         case $name in
-            haltuun:*) file=$run/${name#haltuun:} ;;
-            *) file=$job/$name ;;
+            haltuun:*) file=$lay/own/${name#haltuun:} ;;
+            *) file=$lay/files/$name ;;
         esac
-        if [ -e "$run/parts/$name.000000" ]; then
+        if [ -e "$lay/parts/$name.000000" ]; then
             index=0
             while [ "$index" -lt "$parts" ]; do
-                cat "$run/parts/$name.$(printf %06d "$index")" || return 1
+                cat "$lay/parts/$name.$(printf %06d "$index")" || return 1
                 index=$((index + 1))
-            done >"$run/whole"
-            mv -f "$run/whole" "$file" || return 1
+            done >"$lay/whole"
+            mv -f "$lay/whole" "$file" || return 1
         fi
         [ "$(sha256sum <"$file" | cut -d' ' -f1)" = "$sum" ] || return 1
-        rm -f "$run/parts/$name."*
-    done <"$run/sums"
+        rm -f "$lay/parts/$name."*
+    done <"$lay/sums"
 }
 
 start_job() {
-    [ "$(state)" = new ] || return 0
+    if [ "$(state)" != new ]; then
+        rm -rf "$lay"
+        return 0
+    fi
     if ! assemble; then
         echo incomplete
         exit 0
     fi
-    setsid sh "$run/runner.sh" "$root" "$job" "$haltuun_fence" </dev/null >/dev/null 2>&1 &
+    setsid sh "$lay/own/runner.sh" "$root" "$job" "$haltuun_fence" "$lay" </dev/null >/dev/null 2>&1 &
     tries=0
     while [ ! -h "$run/started" ] && [ "$tries" -lt 50 ]; do
         nap

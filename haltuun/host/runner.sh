@@ -1,42 +1,44 @@
-# Runs one job apart from every connection: runner.sh ROOT JOB FENCE, under setsid.
+# Runs one job apart from every connection: runner.sh ROOT JOB FENCE LAID, under setsid.
 # shellcheck shell=sh
 umask 077
 trap '' HUP
 root=$1
 job=$2
 fence=$3
+laid=$4
 run=$job/.run
 lock=$root/lock
 
-# A link comes into being whole, and only once: the lock and who holds it in one step.
-ln -s "$(identity_of $$)" "$run/started" 2>/dev/null || exit 0
-
-mkdir -p "$lock/fence"
-while ! ln -s "$(identity_of $$)" "$lock/held" 2>/dev/null; do
-    holder=$(readlink "$lock/held")
-    if alive "$holder"; then
-        sleep 1
-    elif mv "$lock/held" "$lock/dead.$$" 2>/dev/null; then
-        rm -f "$lock/dead.$$"
-    fi
+# This job may be started once, of those that were laid at the same time.
+if ! ln -s "$(identity_of $$)" "$run/started" 2>/dev/null; then
+    rm -rf "$laid"
+    exit 0
+fi
+mv "$laid"/own/* "$laid/sums" "$run/"
+for file in "$laid"/files/*; do
+    if [ -e "$file" ]; then mv "$file" "$job/"; fi
 done
+rm -rf "$laid"
 
-release() {
-    [ "$(readlink "$lock/held")" = "$(identity_of $$)" ] && rm -f "$lock/held"
-}
+mkdir -p "$lock"
+take_lock
 
-# The lease's number: the highest ever seen stays as a folder, a lower one is refused.
+# The lease's number, of one ledger: the highest ever seen stays as a folder, a lower one is refused. Those
+# of another ledger (another clone, a colleague's) say nothing about it.
 if [ -n "$fence" ]; then
-    mkdir "$lock/fence/$fence" 2>/dev/null
-    for path in "$lock/fence"/*; do
+    number=${fence##*:}
+    seen_here=$lock/fence
+    [ "$number" = "$fence" ] || seen_here=$lock/fence.${fence%:*}
+    mkdir -p "$seen_here/$number"
+    for path in "$seen_here"/*; do
         seen=${path##*/}
-        if [ "$seen" -gt "$fence" ]; then
-            rmdir "$lock/fence/$fence"
+        if [ "$seen" -gt "$number" ]; then
+            rmdir "$seen_here/$number"
             echo "$seen" >"$run/refused"
-            release
+            release_lock
             exit 75
         fi
-        [ "$seen" -ge "$fence" ] || rmdir "$path"
+        [ "$seen" -ge "$number" ] || rmdir "$path"
     done
 fi
 
@@ -61,4 +63,4 @@ while read -r _ _ name; do
     esac
 done <"$run/sums"
 mv "$run/exit.part" "$run/exit"
-release
+release_lock

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
-from haltuun.stages.own import ABSENT, Own, as_value, get_own, get_ssm_tags, is_ours
+from haltuun.stages.commands import ending, send
+from haltuun.stages.own import Own, as_value, first_own, get_own, get_ssm_tags, is_ours
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import managed_tags
 
@@ -57,7 +57,7 @@ def get_association(
     if isinstance(listed, Unknown):
         return listed
 
-    def question() -> Own:
+    def question() -> Own | Unknown:
         wanted = [{"key": "AssociationName", "value": name}]
         found_all = (
             run.aws.pages("ssm", "ListAssociations", "Associations", region, AssociationFilterList=wanted)
@@ -65,18 +65,18 @@ def get_association(
             else listed
         )
         # Names of associations are not unique: ours is the one that says so.
-        same = [found for found in found_all if found.get("AssociationName") == name]
-        for found in same:
-            tags = get_ssm_tags(run, region, "Association", found["AssociationId"])
-            # An association has no description to tell by: where tags cannot be read, its name does.
-            if isinstance(tags, Unknown) or is_ours(tags):
-                return _described(run, region, found["AssociationId"])
-        return Own(state="foreign", id=same[0]["AssociationId"]) if same else ABSENT
+        same = [found["AssociationId"] for found in found_all if found.get("AssociationName") == name]
+        return first_own([_described(run, region, association_id) for association_id in same])
 
     return get_own(run, question)
 
 
-def _described(run: Run, region: str, association_id: str) -> Own:
+def _described(run: Run, region: str, association_id: str) -> Own | Unknown:
+    ours = is_ours(get_ssm_tags(run, region, "Association", association_id))
+    if isinstance(ours, Unknown):
+        return ours
+    if not ours:
+        return Own(state="foreign", id=association_id)
     answer = run.aws.call("ssm", "DescribeAssociation", region, AssociationId=association_id)
     return Own(state="ours", id=association_id, value=_value(answer["AssociationDescription"]))
 
@@ -130,66 +130,65 @@ def get_status(run: Run, region: str, instance_id: str, name: str) -> dict[str, 
     return run.aws.ask(question)
 
 
-def start_once(run: Run, region: str, name: str) -> bool:
-    """Run our association now on all its targets; False when it cannot be started."""
+def send_once(run: Run, region: str, name: str, ids: Sequence[str]) -> dict[str, str | Unknown]:
+    """Do now, on these hosts alone, what our association does: instance id → command, or why none."""
     own = get_association(run, region, name)
-    if not isinstance(own, Own) or own.state != "ours":
-        return False
-    ids = [own.id]
-    started = run.aws.ask(lambda: run.aws.call("ssm", "StartAssociationsOnce", region, AssociationIds=ids))
-    return not isinstance(started, Unknown)
+    if isinstance(own, Unknown) or own.state != "ours":
+        why = own if isinstance(own, Unknown) else Unknown(unknown=f"there is no association {name} of ours")
+        return dict.fromkeys(ids, why)
+    value = own.value
+    return send(run, region, ids, value["document"], lambda _: value["parameters"], f"Haltuun: {name}")
 
 
 @dataclass
 class _Watch:
-    """One association on one host, until it has ended."""
+    """One association on one host, until it has ended; `command` is what was sent in its place."""
 
     instance_id: str
     name: str
     reason: str = "it has not run"
     over: bool = False
+    command: str | Unknown | None = None
 
 
 def await_success(run: Run, region: str, names: Mapping[str, str], deadline_s: float) -> dict[str, str]:
     """`names` is instance id → association; the answer is instance id → "" where it ended well, else why not.
 
-    An association without a schedule runs once for a target: what failed before is started again, and
-    so is what State Manager has not begun after PATIENCE_S (an agent asks every ten minutes only).
+    An association without a schedule runs once for a target: where it failed before, its document is sent
+    once more to that host, and so it is where State Manager has not begun after PATIENCE_S (an agent asks
+    every ten minutes only).
     """
     watches = [_Watch(instance_id, name) for instance_id, name in names.items()]
-    started: dict[str, datetime] = {}
     begun_s = time.monotonic()
 
     def look() -> bool:
-        stuck: set[str] = set()
+        stuck: dict[str, list[_Watch]] = {}
         for watch in watches:
-            if not watch.over:
-                status = get_status(run, region, watch.instance_id, watch.name)
-                if _update(watch, status, started.get(watch.name), time.monotonic() - begun_s):
-                    stuck.add(watch.name)
-        for name in sorted(stuck - set(started)):
-            started[name] = run.now() - timedelta(seconds=5)
-            start_once(run, region, name)
+            if not watch.over and _is_stuck(run, region, watch, time.monotonic() - begun_s):
+                stuck.setdefault(watch.name, []).append(watch)
+        for name, some in sorted(stuck.items()):
+            sent = send_once(run, region, name, [watch.instance_id for watch in some])
+            for watch in some:
+                watch.command = sent[watch.instance_id]
         return all(watch.over for watch in watches)
 
     poll(look, bool, deadline_s)
     return {watch.instance_id: watch.reason for watch in watches}
 
 
-def _update(
-    watch: _Watch, status: dict[str, Any] | Unknown | None, started: datetime | None, waited_s: float
-) -> bool:
-    """Take a status in; True when the association has to be started for this host."""
+def _is_stuck(run: Run, region: str, watch: _Watch, waited_s: float) -> bool:
+    """Take in how it stands on the host; True when the document has to be sent to it."""
+    if watch.command is not None:
+        watch.over, why = ending(run, region, watch.command, watch.instance_id)
+        watch.reason = why if watch.over else "it runs"
+        return False
+    status = get_status(run, region, watch.instance_id, watch.name)
     if isinstance(status, Unknown):
         watch.reason = status.unknown
         return False
     if status is None:
         return waited_s > PATIENCE_S
     state = str(status.get("Status"))
-    watch.reason = "" if state == "Success" else str(status.get("DetailedStatus") or state)
-    if state not in FINAL:
-        return False
-    ended = status.get("ExecutionDate")
-    again = started is not None and isinstance(ended, datetime) and ended >= started
-    watch.over = state == "Success" or again
-    return state != "Success"
+    watch.over = state == "Success"
+    watch.reason = "" if watch.over else str(status.get("DetailedStatus") or state)
+    return state in FINAL - {"Success"}

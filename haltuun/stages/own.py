@@ -42,16 +42,28 @@ class Own(Frozen):
 ABSENT = Own(state="absent")
 
 
-def is_ours(tags: Mapping[str, str] | Unknown, description: str = "") -> bool:
-    if not isinstance(tags, Unknown) and MANAGED in tags:
+def is_ours(tags: Mapping[str, str] | Unknown, description: str = "") -> bool | Unknown:
+    """By our tag or our words; where the tags cannot be read and no words tell, it is unknown."""
+    if description.startswith(MADE_BY):
         return True
-    return description.startswith(MADE_BY)
+    return tags if isinstance(tags, Unknown) else MANAGED in tags
 
 
-def get_own(run: Run, question: Callable[[], Own]) -> Own | Unknown:
+def first_own(seen: Sequence[Own | Unknown]) -> Own | Unknown:
+    """Of several things of one name: ours, else the doubt, else somebody else's, else none."""
+    for one in seen:
+        if isinstance(one, Own) and one.state == "ours":
+            return one
+    for one in seen:
+        if isinstance(one, Unknown):
+            return one
+    return seen[0] if seen else ABSENT
+
+
+def get_own(run: Run, question: Callable[[], Own | Unknown]) -> Own | Unknown:
     """The answer; a NotFound is `absent`, any other refusal Unknown."""
 
-    def asked() -> Own:
+    def asked() -> Own | Unknown:
         try:
             return question()
         except NotFound:
@@ -103,6 +115,7 @@ class Draft:
         reach: Reach = Reach.account,
         undo: bool = True,
         no_undo: str = "",
+        concerns: Sequence[str] = (),
         detail: Json = None,
     ) -> tuple[str, ...] | None:
         """The ids that what builds on this depends on: none when it stands, None when it cannot stand.
@@ -143,6 +156,7 @@ class Draft:
             permissions=permissions,
             undo=Undo(kind=kind, after=seen.value) if undo else None,
             no_undo=no_undo,
+            concerns=tuple(concerns),
             depends_on=tuple(sorted({i for need in needs for i in need})),
             detail=detail,
         )

@@ -63,11 +63,13 @@ def tag_change(
     summary: str,
     *,
     kind: str = KIND,
+    reach: Reach = Reach.host,
+    no_undo: str = "",
     depends_on: tuple[str, ...] = (),
     detail: Json = None,
     permissions: tuple[str, ...] = (),
 ) -> Change:
-    """One tag of one instance; None is "no such tag"."""
+    """One tag of one instance; None is "no such tag". `no_undo` is what taking it off does not bring back."""
     return Change(
         stage=stage,
         kind=kind,
@@ -76,10 +78,11 @@ def tag_change(
         hosts=(host.instance_id,),
         before={key: before},
         after={key: after},
-        reach=Reach.host,
+        reach=reach,
         summary=summary,
         permissions=("ec2:CreateTags" if after is not None else "ec2:DeleteTags", *permissions),
         undo=Undo(kind=KIND, after={key: before}),
+        no_undo=no_undo,
         depends_on=depends_on,
         detail=detail,
     )

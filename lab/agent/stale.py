@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class StaleRegistration:
     address: str = "192.168.50.20"
     mac: str = "00:50:56:aa:bb:01"
     threshold: int = 40
+    # base64 of PKCS#1; without a library the agent's own way takes a second or two
+    private_key: str = field(default_factory=lambda: generate_key_pair().private_key)
 
 
 def _json(data: object) -> str:
@@ -60,16 +62,15 @@ def _hardware(stale: StaleRegistration) -> dict[str, str]:
 
 
 def _write_vault(root: Path, stale: StaleRegistration) -> None:
-    keys = generate_key_pair()
     created = datetime.now(UTC) - timedelta(days=400)
     registration = {
         "instanceID": stale.instance_id,
         "region": stale.region,
         "instanceType": "",
         "availabilityZone": "",
-        "privateKey": keys.private_key,
+        "privateKey": stale.private_key,
         "publicKey": "",
-        "privateKeyType": keys.key_type,
+        "privateKeyType": "Rsa",
         "privateKeyCreatedDate": f"{created:%Y-%m-%d %H:%M:%S}.543416424 +0000 UTC",
     }
     fingerprint = {

@@ -1,21 +1,21 @@
 #!/bin/sh
 # Makes the world of one box and becomes its PID 1. Runs in fresh mount, pid, uts, ipc and network namespaces.
-# usage: boot.sh LOWER UPPER ROOT HOSTNAME IP/PREFIX GATEWAY INIT
+# usage: boot.sh LOWER UPPER ROOT HOSTNAME IP/PREFIX GATEWAY GATE INIT
 #   LOWER  lower layers of the overlay, joined by ':'      UPPER  folder on a tmpfs, with up/ and work/
+#   GATE   path of the gateway's network namespace
 set -eu
-lower=$1 upper=$2 root=$3 name=$4 address=$5 gateway=$6 init=$7
+lower=$1 upper=$2 root=$3 name=$4 address=$5 gateway=$6 gate=$7 init=$8
 PATH=$PATH:/usr/sbin:/sbin
 
 hostname "$name"
-ip link set lo up
-# The peer leads nowhere, and the gateway's neighbour entry is made up: what is sent to it vanishes, so that a
-# connection that the emulated network does not allow times out, as behind a security group.
-ip link add sink0 type veth peer name eth0
-ip address add "$address" dev eth0
-ip link set eth0 up
-ip link set sink0 up
-ip route add default via "$gateway"
-ip neighbour add "$gateway" lladdr 02:00:00:00:00:01 dev eth0 nud permanent
+# The far end of the link is the gateway's, which answers for what the emulated network allows and drops the rest.
+ip -batch - <<EOF
+link set lo up
+link add eth0 type veth peer name gate0 netns $gate
+address add $address dev eth0
+link set eth0 up
+route add default via $gateway
+EOF
 
 mount -t overlay -o "lowerdir=$lower,upperdir=$upper/up,workdir=$upper/work" overlay "$root"
 mount -t proc proc "$root/proc"

@@ -6,12 +6,11 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
-from lab.box import netns
+from lab.box.gateway import Gateway
 from lab.box.machine import Machine, write_machine
 from lab.errors import LabError
 
@@ -32,12 +31,17 @@ class Box:
         self.folder = folder
         self.lower = lower
         self.disk_mb = disk_mb
+        self.gateway = Gateway(f"{self._network}{GATEWAY_SUFFIX}/24")
         self.pid = 0  # PID 1 of the box, as the machine outside counts
         self._parent: subprocess.Popen[bytes] | None = None
 
     @property
     def name(self) -> str:
         return self.machine.name
+
+    @property
+    def _network(self) -> str:
+        return self.machine.private_ip.rpartition(".")[0]
 
     @property
     def upper(self) -> Path:
@@ -60,29 +64,18 @@ class Box:
 
     def start(self, timeout_s: float = 20.0) -> None:
         """Boot; returns when PID 1 answers."""
-        network = self.machine.private_ip.rpartition(".")[0]
+        gate = f"/proc/{os.getpid()}/fd/{self.gateway.open()}"
         # A cgroup namespace too: what contains the lab outside must not show as a unit inside.
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         unshare = ["unshare", *spaces, "--fork", "--kill-child=KILL"]
         boot = ["sh", str(Path(__file__).with_name("boot.sh")), ":".join(map(str, self.lower))]
-        own = [
-            str(self.folder / "disk"),
-            str(self.folder / "root"),
-            self.name,
-            f"{self.machine.private_ip}/24",
-        ]
+        disk, root = str(self.folder / "disk"), str(self.folder / "root")
+        address, gateway = f"{self.machine.private_ip}/24", self._network + GATEWAY_SUFFIX
+        own = [disk, root, self.name, address, gateway, gate, self.machine.init]
         boot_log = self.folder / "boot.log"
         with boot_log.open("wb") as stream:
             self._parent = subprocess.Popen(
-                [
-                    *unshare,
-                    "--propagation",
-                    "private",
-                    *boot,
-                    *own,
-                    network + GATEWAY_SUFFIX,
-                    self.machine.init,
-                ],
+                [*unshare, "--propagation", "private", *boot, *own],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -99,6 +92,7 @@ class Box:
                 self.stop()
                 raise LabError(f"Host {self.name} did not boot: {said[-1] if said else 'no message'}.")
             time.sleep(0.02)
+        self.gateway.connect()
 
     def _is_up(self) -> bool:
         if not self.pid:
@@ -118,6 +112,7 @@ class Box:
             else:
                 self._parent.kill()
             self._parent.wait(timeout=20)
+        self.gateway.close()
         disk = self.folder / "disk"
         if os.path.ismount(disk):
             _run("umount", str(disk))
@@ -141,16 +136,6 @@ class Box:
                 f"{self.name}: {' '.join(argv[:3])} failed: {text[-1] if text else done.returncode}"
             )
         return done
-
-    def netns_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        """A socket inside the box's network; see netns.open_socket."""
-        return netns.open_socket(self.pid, family, kind)
-
-    def set_service_address(self, address: str, reachable: bool) -> None:
-        """Let an address answer inside the box, or vanish: a connection to it then times out."""
-        verb = "replace" if reachable else "del"
-        command = ["nsenter", "-t", str(self.pid), "-n", "ip", "address", verb, f"{address}/32", "dev", "lo"]
-        subprocess.run(command, capture_output=True, check=False)
 
     def fill_disk(self, full: bool) -> None:
         """Shrink the disk to what is used (df says 100 %, writes fail), or give it back its size."""

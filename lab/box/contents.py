@@ -7,8 +7,9 @@ import threading
 from pathlib import Path
 
 from lab.agent.stale import StaleRegistration, write_stale_state
-from lab.box.apps import app_for, build_app_deb
+from lab.box.apps import App, app_for, build_app_deb
 from lab.box.box import Box
+from lab.box.keys import make_registration_key
 from lab.box.machine import put
 from lab.errors import LabError
 from lab.scenario import Host, Scenario
@@ -54,20 +55,24 @@ class Furnisher:
             machine_id=box.machine.machine_id,
             same_hardware=host.agent != "stale-fingerprint",
             threshold=-1 if host.agent == "hybrid-deliberate" else 40,
+            private_key=make_registration_key(),
         )
+
+    def build_apps(self, host: Host) -> list[Path]:
+        """The packages of what runs on a host; each is built when it is first asked for."""
+        with self._making:
+            return [build_app_deb(app, self.base, self.folder) for app in _apps(host)]
 
     def install(self, host: Host, box: Box) -> None:
         """In the running box: packages by dpkg, and what else runs there."""
-        apps = [app_for(name, host.operating_system.version) for name in host.apps]
-        with self._making:
-            debs = [build_app_deb(app, self.base, self.folder) for app in apps]
+        debs = self.build_apps(host)
         if host.agent != "none":
             debs.append(self.agent_deb)
             if host.agent in ("stopped", "disabled"):
                 put(box.root / HOLD / AGENT, "")
         if debs:
             self._dpkg(box, debs)
-        for app in apps:
+        for app in _apps(host):
             for path, text in app.site.items():
                 put(box.root / path, text, 0o640 if path.endswith("config.php") else 0o644)
         if host.agent == "disabled":
@@ -99,6 +104,10 @@ class Furnisher:
         shutil.copy(box.root / "usr/bin/sleep", place)
         place.chmod(0o755)
         box.run("sh", "-c", f"setsid /{INTRUDER} 1000000 </dev/null >/dev/null 2>&1 &", check=True)
+
+
+def _apps(host: Host) -> list[App]:
+    return [app_for(name, host.operating_system.version) for name in host.apps]
 
 
 def disable_agent(box: Box) -> None:

@@ -1,4 +1,4 @@
-"""Where a host finds its services: addresses that exist inside its network namespace only."""
+"""Where a host finds its services: addresses that only its gateway has."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What one host finds around it: metadata, name resolution and AWS's endpoints.
 
-All sockets are made in the host's network namespace, so the listener tells which host is calling. What the
-emulated network lets through is decided by the account; a service that cannot be reached loses its address.
+All sockets are made in the network namespace of the host's gateway, so the listener tells which host is
+calling. What the emulated network lets through is decided by the account; a service that cannot be reached
+loses its address.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lab.cloud.dns import answer_to
 from lab.cloud.imds import Metadata, handler_for
 from lab.cloud.tlsfront import TlsFront, server_context
 
-# Linux's IP_FREEBIND: bind to an address before the host has it; the socket module does not name it.
+# Linux's IP_FREEBIND: bind to an address before the gateway has it; the socket module does not name it.
 IP_FREEBIND = 15
 FAULTS = ("imds_off", "dns_off", "tls_untrusted", "egress_closed")
 BACKLOG = 16
@@ -35,7 +36,7 @@ class SocketFactory(Protocol):
 class HostServices:
     """IMDS, DNS and TLS front of one host.
 
-    `netns_socket(family, type)` makes a socket in the host's namespace. `on_reach_change(name, open)` is
+    `netns_socket(family, type)` makes a socket in the gateway's namespace. `on_reach_change(name, open)` is
     called for "imds", "dns" and every service: once in start(), then whenever it changes. `addresses` moves
     the listeners elsewhere (tests: loopback, port 0); `bound` says where they are.
     """

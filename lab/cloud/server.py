@@ -18,6 +18,8 @@ from typing import Any
 
 os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
 os.environ.setdefault("MOTO_ALLOW_NONEXISTENT_REGION", "false")
+# moto's default images belong to the account, with 1300 snapshots that no inherited account has.
+os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
 
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -90,6 +92,7 @@ class Cloud:
             return error_response(call.protocol, fault.error, text)
         machine = machine_of(self.account_id, call.access_key, call.region)
         if machine is None:
+            self.steering.count(call)
             if call.action in AGENT_ONLY:
                 text = "The security token included in the request is invalid."
                 return error_response(call.protocol, "UnrecognizedClientException", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from moto.iam.models import iam_backends
 from moto.ssm.models import ssm_backends
 
 from lab.cloud import clock, hostfacts
+from lab.cloud.calls import Call
 from lab.cloud.extensions import backup, ssm_associations, wanted_ids
 from lab.cloud.state import SsmState, ssm_state
 
@@ -29,6 +31,7 @@ class Steering:
     def __init__(self, cloud: Cloud, run_dir: Path | None) -> None:
         self.cloud = cloud
         self.run_dir = run_dir
+        self.operator_calls: Counter[str] = Counter()  # "ec2:DescribeInstances" → how often
 
     def handle(self, method: str, path: str, given: dict[str, Any]) -> dict[str, Any] | None:
         """None means that there is no such path."""
@@ -59,6 +62,15 @@ class Steering:
     def post_clock(self, given: dict[str, Any]) -> dict[str, Any]:
         clock.move(float(given["offset_s"]))
         return self.get_health(given)
+
+    def count(self, call: Call) -> None:
+        """Of machines' calls, those with a token that the account does not know arrive here too."""
+        if call.access_key.startswith("AKIA"):
+            self.operator_calls[call.action] += 1
+
+    def get_calls(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Calls made with long-lived keys: what the account saw of its operator."""
+        return dict(self.operator_calls)
 
     def get_fault(self, _: dict[str, Any]) -> dict[str, Any]:
         return dict(self.cloud.faults.listed())

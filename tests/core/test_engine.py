@@ -10,7 +10,7 @@ from moto import mock_aws
 
 from haltuun import engine
 from haltuun.config import AccountConfig, Config, PolicyConfig
-from haltuun.errors import ConfigError, HaltuunError, LeaseHeld, LeaseLost
+from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld, LeaseLost
 from haltuun.gates import Check
 from haltuun.ledger import Ledger
 from haltuun.model import (
@@ -40,6 +40,7 @@ class World:
         self.switch: dict[str, Any] = {host: "off" for host in hosts}
         self.shared = "off"
         self.broken: dict[str, Exception] = {}
+        self.after_failure: dict[str, Any] = {}
         self.calls: list[str] = []
 
 
@@ -93,6 +94,7 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
     def apply_switch(run: Any, change: Change) -> None:
         world.calls.append(change.target)
         if change.target in world.broken:
+            world.switch[change.target] = world.after_failure.get(change.target, "off")
             raise world.broken[change.target]
         world.switch[change.target] = change.after
 
@@ -318,18 +320,68 @@ def test_too_many_held_beforehand_block_the_stage_before_any_change(ledger):
 def test_a_second_run_is_refused_and_a_later_lease_stops_the_earlier_one(ledger):
     world = World()
     takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    takeover.enter(StageName.discover)
+    takeover.gate(StageName.discover)
+    takeover.enter(StageName.repair)
     with pytest.raises(LeaseHeld, match=takeover.run.id):
         ledger.take_lease(ACCOUNT, "another")
     ledger.release_lease(takeover.lease)
     later = ledger.take_lease(ACCOUNT, "another")
     assert later.fence == takeover.lease.fence + 1
-    takeover.approve(None, everything=True, who="me")
-    takeover.enter(StageName.discover)
-    takeover.gate(StageName.discover)
-    takeover.enter(StageName.repair)
     with pytest.raises(LeaseLost):
         takeover.work_host(StageName.repair, NAMES[0])
+    with pytest.raises(LeaseLost):
+        takeover.gate(StageName.repair)
     assert world.calls == []
+
+
+def test_a_host_that_refuses_our_number_is_that_hosts_affair(ledger):
+    world = World(NAMES[:2])
+    world.broken[NAMES[0]] = LeaseLost("another ledger has worked here.", subject=NAMES[0], remedy="Look.")
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    statuses = takeover.progress[StageName.repair].statuses
+    assert statuses[NAMES[0]].reason == "HOST_FENCED"
+    assert statuses[NAMES[1]].verdict is Verdict.passed
+
+
+def test_a_change_whose_answer_never_came_is_resolved_by_looking(ledger):
+    world = World(NAMES[:2])
+    for host, switched in ((NAMES[0], "on"), (NAMES[1], "off")):
+        world.broken[host] = CommandTimeout("no answer.", subject=host, unchanged=True)
+        world.after_failure[host] = switched
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    last = {e.change.target: e.event for e in ledger.change_events(ACCOUNT) if e.change.kind == "switch"}
+    assert last == {NAMES[0]: "confirmed", NAMES[1]: "not_done"}
+    statuses = takeover.progress[StageName.repair].statuses
+    assert statuses[NAMES[0]].verdict is Verdict.passed
+    assert statuses[NAMES[1]].reason == "COMMAND_TIMEOUT"
+
+
+def test_what_a_killed_run_left_open_is_resolved_by_the_next(ledger):
+    world = World(NAMES[:2])
+    first = start(world, ledger)
+    switch = next(c for c in first.plan.changes if c.target == NAMES[0])
+    ledger.journal(first.run.id, ACCOUNT, switch, "sent", first.run.now())
+    world.switch[NAMES[0]] = "on"
+    ledger.release_lease(first.lease)
+    second = start(world, ledger)
+    second.reconcile()
+    assert ledger.change_events(ACCOUNT)[-1].event == "confirmed"
+
+
+def test_a_narrowed_run_judges_by_the_whole_account(ledger):
+    world = World()
+    takeover = start(world, ledger, only_hosts=NAMES[:1])
+    assert set(takeover.view(StageName.repair, ()).hosts) == set(NAMES)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    assert [call for call in world.calls if call != "shared"] == [NAMES[0]]
+    assert set(takeover.progress[StageName.repair].statuses) == {NAMES[0]}
 
 
 def test_an_unknown_host_or_plan_is_named(ledger):

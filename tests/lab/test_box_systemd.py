@@ -125,6 +125,13 @@ def test_only_root_starts_services(box: Box) -> None:
     assert "authentication required" in done.stderr
 
 
+def test_what_was_stopped_stays_down(box: Box) -> None:
+    for _ in range(8):
+        box.run("systemctl", "start", "demon", check=True)
+        box.run("systemctl", "stop", "demon", check=True)
+        assert said(box, "systemctl is-active demon") == "inactive"
+
+
 def test_orphans_belong_to_pid_1_and_are_reaped(box: Box) -> None:
     box.run("sh", "-c", "setsid sh -c 'exec sleep 3.21' >/dev/null 2>&1 &", check=True)
     wait_until(lambda: said(box, "pgrep -fx 'sleep 3.21'") != "")
@@ -145,14 +152,25 @@ def test_unknown_addresses_time_out_and_service_addresses_answer(box: Box) -> No
         return box.run("curl", "-s", "-m", "1", "http://10.99.0.10/").returncode
 
     assert curl() == 28
-    box.set_service_address("10.99.0.10", True)
+    box.gateway.answer_for("10.99.0.10", True)
     assert curl() == 7  # refused: the address is there, and nobody listens
-    with box.netns_socket() as listener:
+    with box.gateway.socket() as listener:
         listener.bind(("10.99.0.10", 80))
         listener.listen()
         assert curl() == 28
-    box.set_service_address("10.99.0.10", False)
+    box.gateway.answer_for("10.99.0.10", False)
     assert curl() == 28
+
+
+def test_what_the_gateway_listens_on_is_not_the_hosts(box: Box) -> None:
+    box.gateway.answer_for("169.254.169.254", True)
+    with box.gateway.socket() as listener:
+        listener.bind(("169.254.169.254", 80))
+        listener.listen()
+        ports = {row.split()[3].rpartition(":")[2] for row in said(box, "ss -Hltn").splitlines()}
+        assert ports == {"22"}
+        assert "169.254" not in said(box, "ip -4 address")
+    box.gateway.answer_for("169.254.169.254", False)
 
 
 def test_a_full_disk_refuses_writes_and_recovers(box: Box) -> None:

@@ -12,6 +12,8 @@ from botocore.exceptions import ClientError
 from lab.cloud.seed import seed
 from tests.lab.cloud_kit import Account, emulated_account, small_scenario, until
 
+pytestmark = pytest.mark.slow
+
 SERVICE_POLICY = "arn:aws:iam::aws:policy/service-role/AWSBackupServiceRolePolicyForBackup"
 
 
@@ -140,6 +142,31 @@ def test_a_plan_with_its_selection(account: Account) -> None:
     backup.delete_backup_plan(BackupPlanId=plan)
     assert backup.list_backup_plans()["BackupPlansList"] == []
     assert backup.create_backup_plan(**asked | {"CreatorRequestId": "three"})["BackupPlanId"] != plan
+
+
+def test_a_vault_has_a_key_and_a_point_is_encrypted_as_its_source(
+    account: Account, instance_arn: str
+) -> None:
+    backup, kms, ec2 = account.client("backup"), account.client("kms"), account.client("ec2")
+    start(account, role(account), instance_arn)
+    vault = backup.list_backup_vaults()["BackupVaultList"][0]
+    assert vault["EncryptionKeyArn"] == kms.describe_key(KeyId="alias/aws/backup")["KeyMetadata"]["Arn"]
+    assert vault["Locked"] is False
+    zone = ec2.describe_availability_zones()["AvailabilityZones"][0]["ZoneName"]
+    volume = ec2.create_volume(AvailabilityZone=zone, Size=8, Encrypted=True)
+    asked = {"BackupVaultName": "main", "IamRoleArn": "arn:aws:iam::111122223333:role/backup"}
+    volume_arn = f"arn:aws:ec2:eu-central-1:111122223333:volume/{volume['VolumeId']}"
+    backup.start_backup_job(**asked, ResourceArn=volume_arn)
+    until(lambda: len(backup.list_backup_jobs(ByState="COMPLETED")["BackupJobs"]) == 2)
+    points = backup.list_recovery_points_by_backup_vault(BackupVaultName="main")["RecoveryPoints"]
+    encrypted = {row["ResourceArn"]: (row["IsEncrypted"], row.get("EncryptionKeyArn")) for row in points}
+    assert encrypted == {instance_arn: (False, None), volume_arn: (True, volume["KmsKeyId"])}
+
+
+def test_an_account_begins_without_images_and_snapshots(account: Account) -> None:
+    ec2 = account.client("ec2")
+    assert ec2.describe_images(Owners=["self"])["Images"] == []
+    assert ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"] == []
 
 
 def test_lists_are_paged(account: Account) -> None:

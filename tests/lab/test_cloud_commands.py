@@ -14,6 +14,8 @@ from lab.cloud.seed import seed
 from lab.scenario import Scenario
 from tests.lab.cloud_kit import REGION, Account, Machine, emulated_account, small_scenario, until
 
+pytestmark = pytest.mark.slow
+
 ROLE = "arn:aws:iam::111122223333:role/acme-ec2-managed"
 
 

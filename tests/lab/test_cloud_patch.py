@@ -12,6 +12,8 @@ from botocore.exceptions import ClientError
 from lab.cloud.seed import seed
 from tests.lab.cloud_kit import Account, Machine, emulated_account, small_scenario
 
+pytestmark = pytest.mark.slow
+
 ROLE = "arn:aws:iam::111122223333:role/acme-ec2-managed"
 NOW = "2026-01-02T03:04:05Z"
 
@@ -122,6 +124,10 @@ def test_compliance_is_listed_and_summed_up(account: Account, web: Machine) -> N
     assert [(row["Status"], row["Severity"]) for row in items] == [("NON_COMPLIANT", "HIGH")] * 2
     summary = ssm.list_resource_compliance_summaries(Filters=asked)["ResourceComplianceSummaryItems"][0]
     assert (summary["Status"], summary["NonCompliantSummary"]["NonCompliantCount"]) == ("NON_COMPLIANT", 2)
+    total = ssm.list_compliance_summaries(Filters=asked)["ComplianceSummaryItems"]
+    assert [(row["ComplianceType"], row["NonCompliantSummary"]["NonCompliantCount"]) for row in total] == [
+        ("Patch", 2)
+    ]
 
 
 def test_inventory_is_replaced_and_found(account: Account, web: Machine) -> None:

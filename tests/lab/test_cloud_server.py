@@ -23,6 +23,8 @@ from lab.cloud.state import ssm_state
 from lab.scenario import load_scenario
 from tests.lab.cloud_kit import REGION, Account, emulated_account
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def account() -> Iterator[Account]:

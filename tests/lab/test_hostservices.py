@@ -24,6 +24,8 @@ from lab.cloud.seed import seed
 from lab.scenario import Scenario
 from tests.lab.cloud_kit import REGION, Account, emulated_account, small_scenario, until
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "X-aws-ec2-metadata-token"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 

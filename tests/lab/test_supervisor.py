@@ -144,6 +144,16 @@ def test_a_wrong_clock_is_seen_by_the_shell(lab: api.LabInfo) -> None:
     assert abs(offset_s()) < 100
 
 
+def test_aws_refuses_what_a_wrong_clock_signs(lab: api.LabInfo) -> None:
+    good = lab.hosts["good"]["instance_id"]
+    api.fault(NAME, "good", "clock_skew", True)
+    refused = "sudo grep -c 'InvalidSignatureException: Signature not yet' /var/log/amazon/ssm/errors.log"
+    wait_until(lambda: int(ssh(lab, "good", refused).stdout or 0) > 0, timeout_s=45)
+    wait_until(lambda: nodes(lab)[good] == "ConnectionLost", timeout_s=45)
+    api.fault(NAME, "good", "clock_skew", False)
+    wait_until(lambda: nodes(lab)[good] == "Online", timeout_s=45)
+
+
 def test_a_killed_agent_comes_back(lab: api.LabInfo) -> None:
     look = "sudo systemctl show -p MainPID --value amazon-ssm-agent"
     before = ssh(lab, "good", look).stdout.strip()
@@ -195,6 +205,17 @@ def test_down_leaves_nothing(scenario: Path, tmp_path: Path, killed: bool) -> No
         Path(f"/proc/{pid}/root").exists() and Path(f"/proc/{pid}/ns/pid").exists() for pid in boxes
     )
     assert not api.down(name)
+
+
+def test_up_after_the_supervisor_was_killed_makes_a_new_lab(scenario: Path, tmp_path: Path) -> None:
+    name = f"{NAME}-u"
+    before = api.up(scenario, out=tmp_path / "out", name=name)
+    os.kill(int(Places.of(name).read_state()["pid"]), signal.SIGKILL)
+    after = api.up(scenario, out=tmp_path / "out", name=name)
+    assert after.hosts["good"]["pid"] != before.hosts["good"]["pid"]
+    assert ssh(after, "good", "hostname").stdout.strip() == "good"
+    assert api.down(name)
+    assert remains(name, tmp_path / "out") == []
 
 
 def test_a_scenario_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def ubuntu(**more: Any) -> DiscoverFacts:
         "asg": None,
         "units": ("ssh.service",),
         "log_files": (),
+        "cloudwatch_config": False,
         "listeners": (),
         "volume_ids": (),
         "suspect": (),

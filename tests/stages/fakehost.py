@@ -54,6 +54,7 @@ class FakeHost:
         """A tool of this machine, or a script in its place."""
         path = self.bin / name
         if script:
+            path.unlink(missing_ok=True)  # a link: writing would go through it, into this machine's own tool
             path.write_text(f"#!/bin/sh\n{script}\n")
             path.chmod(0o755)
             return

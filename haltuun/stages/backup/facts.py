@@ -30,6 +30,7 @@ class BackupFacts(Facts):
     excluded_why: str = ""  # why Haltuun does not back this host up
     backup_tag: str | Unknown | None = _NOT_ASKED
     armed: str | Unknown | None = _NOT_ASKED
+    armed_before: bool | Unknown = _NOT_ASKED  # by Haltuun, and it did not take that back
     recovery_point: bool | Unknown = _NOT_ASKED  # a completed one in our vault, of any age
     recovery_point_arn: str | Unknown | None = _NOT_ASKED
     recovery_point_at: datetime | Unknown | None = _NOT_ASKED

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from haltuun.gates import Check
-from haltuun.model import Finding, Host, Severity, StageName
+from haltuun.model import Finding, Host, Severity, StageName, is_true
 from haltuun.stages.backup.facts import BackupAccount, BackupFacts
 from haltuun.stages.backup.names import MAX_AGE_H, VAULT
 from haltuun.stages.backup.points import RUNNING
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
-from haltuun.stages.tags import BACKUP
+from haltuun.stages.tags import ARMED, BACKUP
 
 # Names by which databases show themselves behind a listening port.
 _DATABASES = ("mysql", "mariadb", "postgres", "mongo", "redis", "oracle", "sqlservr")
@@ -74,7 +74,7 @@ def _judge_host(view: View, host: Host, facts: BackupFacts) -> Iterator[Finding]
         yield Finding(
             code="ALREADY_PROTECTED",
             severity=Severity.info,
-            message=f"{host.label}: a predecessor's backups are there; they are left as they are.",
+            message="A predecessor's backups of it are there; they are left as they are.",
             host=host.instance_id,
             evidence=facts.protected_by,
             remedy="When Haltuun's recovery points suffice, end the old ones to save their cost.",
@@ -83,21 +83,35 @@ def _judge_host(view: View, host: Host, facts: BackupFacts) -> Iterator[Finding]
         yield Finding(
             code="BACKUP_FAILED",
             severity=Severity.high,
-            message=f"{host.label}: the last backup job ended {facts.job_state}: {facts.job_message}.",
+            message=f"The last backup job ended {facts.job_state}: {facts.job_message}.",
             host=host.instance_id,
             remedy="Mend what the job names, then retry.",
         )
+    if isinstance(facts.armed, str) and facts.armed != "yes":
+        yield _not_armed(host, f"Somebody has set {ARMED}={facts.armed}, so the patch window leaves it out.")
+    if facts.armed is None and is_true(facts.armed_before):
+        yield _not_armed(host, f"Haltuun had set {ARMED}=yes, and somebody has taken it off since.")
     databases = _databases(view, host)
     if databases:
         yield Finding(
             code="CRASH_CONSISTENT",
             severity=Severity.low,
-            message=f"{host.label}: its recovery points are as after a power cut; {', '.join(databases)}"
+            message=f"Its recovery points are as after a power cut; {', '.join(databases)}"
             " will run its crash recovery after a restore.",
             host=host.instance_id,
             evidence=tuple(databases),
             remedy="Add a dump of the database if that is not enough.",
         )
+
+
+def _not_armed(host: Host, message: str) -> Finding:
+    return Finding(
+        code="NOT_ARMED",
+        severity=Severity.medium,
+        message=message,
+        host=host.instance_id,
+        remedy=f"It stays so. Tag the instance {ARMED}=yes by hand to let the window patch it again.",
+    )
 
 
 def _databases(view: View, host: Host) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from haltuun.errors import AwsError, NotFound
+from haltuun.aws import tags_of
+from haltuun.errors import AwsError, HaltuunError, NotFound
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.backup.jobs import ARM, JOB, ROLE_SETTLES_S, is_role_unsettled
@@ -35,8 +36,7 @@ ROLE_VALUE: Json = {"trusts": SERVICE}
 def get_role(run: Run, region: str, name: str = ROLE) -> Own | Unknown:
     def question() -> Own:
         role = run.aws.call("iam", "GetRole", region, RoleName=name)["Role"]
-        tags = {tag["Key"]: tag["Value"] for tag in role.get("Tags") or ()}
-        if not is_ours(tags, role.get("Description") or ""):
+        if is_ours(tags_of(role), role.get("Description") or "") is not True:
             return Own(state="foreign", id=role["Arn"])
         return Own(state="ours", id=role["Arn"], value={"trusts": _trusted(role)})
 
@@ -103,7 +103,7 @@ def _tags(run: Run, region: str, arn: str) -> dict[str, str] | Unknown:
 
 
 def get_vault(run: Run, region: str, name: str = VAULT) -> Own | Unknown:
-    def question() -> Own:
+    def question() -> Own | Unknown:
         # Not DescribeBackupVault: of a vault that is not there it says AccessDenied.
         vaults = run.aws.pages("backup", "ListBackupVaults", "BackupVaultList", region)
         found = next((vault for vault in vaults if vault["BackupVaultName"] == name), None)
@@ -114,10 +114,11 @@ def get_vault(run: Run, region: str, name: str = VAULT) -> Own | Unknown:
     return get_own(run, question)
 
 
-def _own(run: Run, region: str, arn: str, value: Json) -> Own:
-    """Ours by its tag. These APIs have no description, so unreadable tags leave the name to tell."""
-    tags = _tags(run, region, arn)
-    ours = isinstance(tags, Unknown) or is_ours(tags)
+def _own(run: Run, region: str, arn: str, value: Json) -> Own | Unknown:
+    """Ours by its tag: these APIs have no description to tell by."""
+    ours = is_ours(_tags(run, region, arn))
+    if isinstance(ours, Unknown):
+        return ours
     return Own(state="ours", id=arn, value=value) if ours else Own(state="foreign", id=arn)
 
 
@@ -146,45 +147,80 @@ def _find_plan(run: Run, region: str) -> Mapping[str, Any] | None:
 
 
 def get_plan(run: Run, region: str, name: str = PLAN) -> Own | Unknown:
-    def question() -> Own:
+    def question() -> Own | Unknown:
         found = _find_plan(run, region)
         if found is None:
             return ABSENT
         own = _own(run, region, found["BackupPlanArn"], None)
-        if own.state == "foreign":
+        if isinstance(own, Unknown) or own.state == "foreign":
             return own
-        answer = run.aws.call("backup", "GetBackupPlan", region, BackupPlanId=found["BackupPlanId"])
-        rules = answer["BackupPlan"].get("Rules") or [{}]
-        rule = next((rule for rule in rules if rule.get("RuleName") == RULE), rules[0])
-        value = {
-            "vault": rule.get("TargetBackupVaultName"),
-            "schedule": rule.get("ScheduleExpression"),
-            "delete_after_days": (rule.get("Lifecycle") or {}).get("DeleteAfterDays"),
-        }
-        return Own(state="ours", id=found["BackupPlanId"], value=value)
+        rules = _body(run, region, found)["Rules"]
+        return Own(state="ours", id=found["BackupPlanId"], value=_rule_value(_our_rule(rules)))
 
     return get_own(run, question)
 
 
+def _our_rule(rules: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((rule for rule in rules if rule.get("RuleName") == RULE), {})
+
+
+def _rule_value(rule: Mapping[str, Any]) -> Json:
+    """Of our rule, which a person may have taken out of the plan: then all is None."""
+    return {
+        "vault": rule.get("TargetBackupVaultName"),
+        "schedule": rule.get("ScheduleExpression"),
+        "delete_after_days": (rule.get("Lifecycle") or {}).get("DeleteAfterDays"),
+    }
+
+
+def _body(run: Run, region: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan as UpdateBackupPlan takes it: what it does not name is deleted, and RuleId is output only."""
+    answer = run.aws.call("backup", "GetBackupPlan", region, BackupPlanId=found["BackupPlanId"])
+    body: dict[str, Any] = dict(answer["BackupPlan"])
+    body["Rules"] = [
+        {key: value for key, value in rule.items() if key != "RuleId"} for rule in body.get("Rules") or ()
+    ]
+    return body
+
+
+def with_our_rule(rules: Sequence[Mapping[str, Any]], value: Json) -> list[dict[str, Any]]:
+    """The plan's rules with ours as `value` says; others, and what else stands in ours, are kept."""
+    others = [dict(rule) for rule in rules if rule.get("RuleName") != RULE]
+    if value["vault"] is None:
+        return others
+    there = _our_rule(rules)
+    windows = {
+        "StartWindowMinutes": START_WINDOW_MINUTES,
+        "CompletionWindowMinutes": COMPLETION_WINDOW_MINUTES,
+    }
+    ours = {
+        "RuleName": RULE,
+        "TargetBackupVaultName": value["vault"],
+        "ScheduleExpression": value["schedule"],
+        "Lifecycle": {**(there.get("Lifecycle") or {}), "DeleteAfterDays": value["delete_after_days"]},
+    }
+    return [{**windows, **there, **ours}, *others]
+
+
 def apply_plan(run: Run, change: Change) -> Json:
     found = _find_plan(run, change.region)
+    body: dict[str, Any] = {"BackupPlanName": PLAN, "Rules": []}
+    if found:
+        body = _body(run, change.region, found)
     if change.after is None:
+        others = [str(rule.get("RuleName")) for rule in body["Rules"] if rule.get("RuleName") != RULE]
+        if others:
+            raise HaltuunError(
+                f"the backup plan {PLAN} holds rules that Haltuun did not make ({', '.join(others)}).",
+                subject=change.region,
+                remedy=f"Delete the rule '{RULE}' by hand, or the whole plan if the others may go.",
+                code="PLAN_STALE",
+                unchanged=True,
+            )
         if found:
             run.aws.call("backup", "DeleteBackupPlan", change.region, BackupPlanId=found["BackupPlanId"])
         return None
-    body = {
-        "BackupPlanName": PLAN,
-        "Rules": [
-            {
-                "RuleName": RULE,
-                "TargetBackupVaultName": change.after["vault"],
-                "ScheduleExpression": change.after["schedule"],
-                "StartWindowMinutes": START_WINDOW_MINUTES,
-                "CompletionWindowMinutes": COMPLETION_WINDOW_MINUTES,
-                "Lifecycle": {"DeleteAfterDays": change.after["delete_after_days"]},
-            }
-        ],
-    }
+    body["Rules"] = with_our_rule(body["Rules"], change.after)
     if found:
         plan_id = found["BackupPlanId"]
         run.aws.call("backup", "UpdateBackupPlan", change.region, BackupPlanId=plan_id, BackupPlan=body)

@@ -12,7 +12,8 @@ SELECTION = "haltuun-tagged"
 RULE = "daily"
 TAG_VALUE = "daily"
 SERVICE = "backup.amazonaws.com"
-POLICIES = ("AWSBackupServiceRolePolicyForBackup", "AWSBackupServiceRolePolicyForRestores")
+# Nothing here restores, so the role has no right to.
+POLICIES = ("AWSBackupServiceRolePolicyForBackup",)
 
 # Before the patch window of Sunday 03:00 UTC: a recovery point is fresh when something is installed.
 SCHEDULE = "cron(0 1 ? * * *)"

@@ -27,6 +27,7 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> B
         excluded_why=_excluded_why(discover),
         backup_tag=tags if isinstance(tags, Unknown) else tags.get(BACKUP),
         armed=tags if isinstance(tags, Unknown) else tags.get(ARMED),
+        armed_before=host.instance_id in raw["armed_before"],
         protected_by=_protected_by(host, discover, raw),
         consistency="crash",
         **point_columns(entry_of(raw["points"], host), view.now),

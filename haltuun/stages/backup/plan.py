@@ -192,19 +192,28 @@ def _plan_first_backup(draft: Draft, host: Host, row: BackupFacts, needs: Ids) -
         job = _job(host, needs)
         draft.changes.append(job)
         started = (job.id,)
-    if not isinstance(row.armed, Unknown) and row.armed != "yes":
-        draft.changes.append(
-            tag_change(
-                StageName.backup,
-                host,
-                ARMED,
-                row.armed,
-                "yes",
-                f"Tag {host.label} {ARMED}=yes once its recovery point is complete: it may be patched.",
-                kind=ARM.name,
-                depends_on=started,
-            )
-        )
+    if row.armed is None and not is_true(row.armed_before):
+        draft.changes.append(_arming(host, started))
+
+
+def _arming(host: Host, started: Ids) -> Change:
+    """The tag is set where there is none and Haltuun never set it: another value, or its being taken off
+    again, is somebody's decision (see judge). It comes off again, but not what was installed meanwhile.
+    """
+    return tag_change(
+        StageName.backup,
+        host,
+        ARMED,
+        None,
+        "yes",
+        f"Tag {host.label} {ARMED}=yes once its recovery point is complete: from then on the patch window"
+        " (Sundays 03:00 UTC) installs its missing security updates, which restarts the services they"
+        " concern; it does not reboot.",
+        kind=ARM.name,
+        reach=Reach.irreversible,
+        no_undo="The tag can be taken off; what the window has installed until then stays.",
+        depends_on=started,
+    )
 
 
 def _recent(row: BackupFacts) -> bool:

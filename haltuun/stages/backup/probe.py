@@ -13,7 +13,7 @@ from haltuun.stages.backup.names import POLICIES, SELECTION, VAULT
 from haltuun.stages.backup.points import get_jobs, get_points
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.own import Own
-from haltuun.stages.tags import MANAGED, get_instance_tags, ids_by_region
+from haltuun.stages.tags import ARMED, MANAGED, get_instance_tags, ids_by_region
 
 # DescribeSnapshots takes at most 200 values a filter (EC2 API reference, "Filter").
 _FILTER_VALUES = 200
@@ -30,9 +30,20 @@ def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
         "points": {region: _if_vault(seen, run, region, get_points) for region, seen in regions.items()},
         "jobs": {region: _if_vault(seen, run, region, get_jobs) for region, seen in regions.items()},
         "tags": get_instance_tags(run, hosts),
+        "armed_before": get_armed_before(run),
         "protected": {region: get_protected(run, region) for region in regions},
         "snapshots": _probe_snapshots(run, hosts),
     }
+
+
+def get_armed_before(run: Run) -> list[str]:
+    """Instances that Haltuun armed, by its ledger, and has not disarmed since."""
+    armed: dict[str, bool] = {}
+    for event in run.ledger.change_events(run.account.id):
+        after = event.change.after
+        if event.event == "confirmed" and isinstance(after, dict) and ARMED in after:
+            armed[event.change.target] = after[ARMED] == "yes"
+    return sorted(instance_id for instance_id, yes in armed.items() if yes)
 
 
 def _probe_region(run: Run, region: str) -> Mapping[str, Any]:

@@ -195,6 +195,7 @@ class DiscoverFacts(Facts):
     listeners: tuple[Listener, ...] | Unknown = _NOT_ASKED
     units: tuple[str, ...] | Unknown = _NOT_ASKED
     log_files: tuple[LogFile, ...] | Unknown = _NOT_ASKED
+    cloudwatch_config: bool | Unknown = _NOT_ASKED  # its agent would read one at its next start
     python3: str | Unknown | None = _NOT_ASKED
     disk_free_percent: float | Unknown = _NOT_ASKED
     inodes_free_percent: float | Unknown = _NOT_ASKED
@@ -203,6 +204,7 @@ class DiscoverFacts(Facts):
     lifted: tuple[str, ...] | Unknown = _NOT_ASKED  # traces of a machine brought from elsewhere
     weak_signs: tuple[str, ...] | Unknown = _NOT_ASKED  # worth a look, hold nothing
     suspect: tuple[str, ...] | Unknown = _NOT_ASKED  # strong signs of compromise
+    signs_unlooked: tuple[str, ...] | Unknown = _NOT_ASKED  # strong signs that nobody could look for, and why
 
     @property
     def is_suspect(self) -> bool:

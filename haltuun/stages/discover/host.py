@@ -19,7 +19,7 @@ def standing_of(view: View, instance_id: str) -> Standing | None:
 def no_way_in(standing: Standing | None) -> Unknown | None:
     """Why nobody should connect to the host, or None."""
     if standing is None:
-        return Unknown(unknown="INSTANCE_UNKNOWN: EC2 did not list the instance")
+        return Unknown(unknown="HOST_UNKNOWN: EC2 did not list the instance")
     if standing.exclude is not None:
         return Unknown(unknown=f"EXCLUDED: left alone, because {standing.exclude}")
     if standing.state != "running":

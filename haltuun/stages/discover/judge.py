@@ -127,6 +127,15 @@ def judge_compromise(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
             evidence=facts.suspect if isinstance(facts.suspect, tuple) else (),
             remedy="Isolate it, keep a snapshot as evidence, and let a person decide.",
         )
+    if isinstance(facts.signs_unlooked, tuple) and facts.signs_unlooked and not facts.is_suspect:
+        yield Finding(
+            code="SIGN_NOT_LOOKED_FOR",
+            severity=Severity.medium,
+            host=host.instance_id,
+            message=f"{len(facts.signs_unlooked)} strong sign(s) of a compromise could not be looked for.",
+            evidence=facts.signs_unlooked,
+            remedy="Look for them by hand, or install what the host lacks and run again.",
+        )
     if isinstance(facts.weak_signs, tuple) and facts.weak_signs:
         yield Finding(
             code="WEAK_SIGN",

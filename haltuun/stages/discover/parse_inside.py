@@ -50,6 +50,7 @@ def parse_inside(host: Host, account_id: str, ec2: Mapping[str, Any], raw: Json)
         **parse_agent(lines),
         "listeners": lines.whole("listeners", lambda: parse_listeners(lines)),
         "units": lines.whole("units", lambda: tuple(sorted({row[0] for row in lines.rows("unit")}))),
+        "cloudwatch_config": lines.whole("cloudwatch", lambda: lines.first("cloudwatch") == "yes"),
         "log_files": lines.whole(
             "logs",
             lambda: tuple(LogFile(path=path, service=service) for path, service in lines.rows("log", 2)),
@@ -64,6 +65,7 @@ def parse_inside(host: Host, account_id: str, ec2: Mapping[str, Any], raw: Json)
             "weak", lambda: tuple(" ".join(row).strip() for row in lines.rows("weak", 2))
         ),
         "suspect": parse_suspect(lines),
+        "signs_unlooked": parse_unlooked(lines),
     }
 
 
@@ -186,7 +188,9 @@ def parse_ssh_legacy(version: str | None, seen: bool | None) -> bool | Unknown:
 
 
 def parse_suspect(lines: Lines) -> tuple[str, ...] | Unknown:
-    """Strong signs as sentences. Any sign counts; none counts only when all were looked for."""
+    """Strong signs as sentences. Any sign counts. None counts when the script came to its looks and could
+    make at least one: what a host cannot say of itself is told apart (parse_unlooked).
+    """
     words = {
         "running": "a program runs from {}",
         "checksum": "{} is not the file that its package installed",
@@ -197,9 +201,17 @@ def parse_suspect(lines: Lines) -> tuple[str, ...] | Unknown:
         words[kind].format(where) for kind, where in lines.rows("suspect", 2) if kind in words and where
     )
     missing = [kind for kind in STRONG_SIGNS if not lines.has("done", f"suspect.{kind}")]
-    if not signs and missing:
-        return lines.reason(f"suspect.{missing[0]}")
+    lost = [kind for kind in missing if not lines.has("cannot", f"suspect.{kind}")]
+    if not signs and (lost or len(missing) == len(STRONG_SIGNS)):
+        return lines.reason(f"suspect.{(lost or missing)[0]}")
     return signs
+
+
+def parse_unlooked(lines: Lines) -> tuple[str, ...]:
+    """Of the strong signs those that nobody could look for, and why."""
+    names = [f"suspect.{kind}" for kind in STRONG_SIGNS]
+    missing = [name for name in names if not lines.has("done", name)]
+    return tuple(f"{name.partition('.')[2]}: {lines.reason(name).unknown}" for name in missing)
 
 
 def _python3(text: str | None) -> str | Unknown | None:

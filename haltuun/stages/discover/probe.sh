@@ -243,6 +243,19 @@ look_logs() {
     say "done" logs
 }
 
+# What a predecessor's agent reads at its next start, whether it runs now or not. The package itself
+# brings an empty amazon-cloudwatch-agent.d and common-config.toml.
+look_cloudwatch() {
+    etc=$ROOT/opt/aws/amazon-cloudwatch-agent/etc
+    configured=no
+    for file in "$etc/amazon-cloudwatch-agent.json" "$etc/amazon-cloudwatch-agent.toml" \
+        "$etc"/amazon-cloudwatch-agent.d/*; do
+        [ -s "$file" ] && configured=yes
+    done
+    say cloudwatch "$configured"
+    say "done" cloudwatch
+}
+
 look_rest() {
     if have python3; then
         say python3 "$(bounded 10 python3 -V 2>&1 | sed -n 's/^Python //p')"
@@ -270,6 +283,7 @@ look_agent
 look_listeners
 look_units
 look_logs
+look_cloudwatch
 look_rest
 suspect_executables
 suspect_checksums

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from haltuun.model import Frozen, Json, Unknown
+from haltuun.model import Frozen, Json, Unknown, is_false
 from haltuun.stages.discover.facts import DiscoverFacts, LogFile
 from haltuun.stages.logs.names import (
     ADDED,
@@ -85,8 +85,13 @@ def wanted_config(label: str, discover: DiscoverFacts | None, tag: str | None) -
         files=kept,
         left_out=len(files) - len(kept),
         text=text,
-        hash=hashlib.sha256(text.encode()).hexdigest()[:8],
+        hash=short(hashlib.sha256(text.encode()).hexdigest()),
     )
+
+
+def short(digest: str) -> str:
+    """As it stands in names and tags."""
+    return digest[:8]
 
 
 def _text(label: str, files: Sequence[LogFile]) -> str:
@@ -141,10 +146,9 @@ def agent_config(label: str, files: Sequence[LogFile]) -> Json:
 
 
 def _mode(discover: DiscoverFacts | None, tag: str | None) -> Mode:
-    """A predecessor's configuration stays: ours is added where an agent was there before Haltuun."""
+    """A predecessor's configuration stays: ours replaces only where it was seen that there is none.
+    Adding is right on a fresh agent too.
+    """
     if tag is not None:
         return "add" if tag.endswith(ADDED) else "replace"
-    units = discover.units if discover else Unknown(unknown="nothing was discovered")
-    if isinstance(units, Unknown):
-        return "add"  # adding is right on a fresh agent too
-    return "add" if any(unit.startswith("amazon-cloudwatch-agent") for unit in units) else "replace"
+    return "replace" if discover is not None and is_false(discover.cloudwatch_config) else "add"

@@ -96,7 +96,7 @@ def _judge_host(host: Host, facts: LogsFacts) -> Iterator[Finding]:
         yield Finding(
             code="LOGS_LEFT_OUT",
             severity=Severity.low,
-            message=f"{host.label}: {facts.wanted.left_out} log file(s) do not fit into the agent's configuration.",
+            message=f"{facts.wanted.left_out} log file(s) do not fit into its agent's configuration.",
             host=host.instance_id,
             remedy="Bring them together under fewer names, or configure them by hand.",
         )
@@ -104,7 +104,7 @@ def _judge_host(host: Host, facts: LogsFacts) -> Iterator[Finding]:
         yield Finding(
             code="LOGS_AGENT_BEFORE",
             severity=Severity.info,
-            message=f"{host.label}: a CloudWatch agent is, or may be, there already;"
-            " Haltuun's configuration is added to its own.",
+            message="A configured CloudWatch agent is, or may be, there already; Haltuun's configuration is"
+            " added to its own.",
             host=host.instance_id,
         )

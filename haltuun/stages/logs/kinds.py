@@ -11,8 +11,9 @@ from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.associations import ASSOCIATION, await_success
 from haltuun.stages.base import Kind
-from haltuun.stages.logs.names import INSTALL, SESSIONS_DOCUMENT
-from haltuun.stages.own import MADE_BY, Own, as_value, get_own
+from haltuun.stages.logs.agent_config import short
+from haltuun.stages.logs.names import INSTALL, SESSIONS_DOCUMENT, parameter_name
+from haltuun.stages.own import MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours
 from haltuun.stages.tags import MANAGED, TAG, apply_tag, look_tag, managed_tags
 
 # State Manager reaches a new target within ten minutes; the package is 100 MB.
@@ -68,11 +69,19 @@ def apply_retention(run: Run, change: Change) -> Json:
 
 
 def get_parameter(run: Run, region: str, name: str) -> Own | Unknown:
-    """Its name is its content's hash: what has this content is ours."""
+    """Its name is its content's hash: what has that content is what Haltuun would write. With another it is
+    ours only by its tag.
+    """
 
-    def question() -> Own:
-        value = run.aws.call("ssm", "GetParameter", region, Name=name)["Parameter"]["Value"]
-        return Own(state="ours", id=name, value={"sha256": sha256(value)})
+    def question() -> Own | Unknown:
+        digest = sha256(run.aws.call("ssm", "GetParameter", region, Name=name)["Parameter"]["Value"])
+        own = Own(state="ours", id=name, value={"sha256": digest})
+        if parameter_name(short(digest)) == name:
+            return own
+        ours = is_ours(get_ssm_tags(run, region, "Parameter", name))
+        if isinstance(ours, Unknown):
+            return ours
+        return own if ours else Own(state="foreign", id=name)
 
     return get_own(run, question)
 
@@ -125,7 +134,13 @@ def get_sessions(run: Run, region: str) -> tuple[Own | Unknown, bool | Unknown]:
 
 
 def session_document(log_group: str) -> Json:
-    """Sessions streamed to `log_group`. Encryption is asked for only where the group has a key."""
+    """Sessions streamed to `log_group`.
+
+    Streamed, because while a session runs root could still change what would be uploaded at its end. No
+    encryption by a key of one's own is demanded: only for that does the agent refuse a session. Where its
+    role may not see the group it warns in its own log and opens the session unlogged (amazon-ssm-agent
+    agent/session/shell/shell.go, validate).
+    """
     return {
         "schemaVersion": "1.0",
         "description": f"{MADE_BY} Session Manager's preferences: sessions are logged.",

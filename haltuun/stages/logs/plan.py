@@ -9,6 +9,7 @@ from haltuun.stages.associations import KIND as ASSOCIATION_KIND
 from haltuun.stages.associations import PERMISSIONS as ASSOCIATION_PERMISSIONS
 from haltuun.stages.associations import association_value
 from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.logs.agent_config import Wanted
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts, LogsRegion
 from haltuun.stages.logs.kinds import CONFIGURE, GROUP, PARAMETER, RETENTION, SESSIONS, sha256
@@ -23,11 +24,19 @@ from haltuun.stages.logs.names import (
 )
 from haltuun.stages.own import ABSENT, Draft, Own
 from haltuun.stages.tags import LOGS, tag_change
+from haltuun.stages.verify.facts import VerifyFacts
+from haltuun.stages.verify.plan import ASSOCIATE, POLICY
 
 INSTALL_VALUE = association_value(
     "AWS-ConfigureAWSPackage",
     ("tag-key", [LOGS]),
     {"action": ["Install"], "name": ["AmazonCloudWatchAgent"]},
+)
+
+# What taking the tag off does not undo.
+_STAYS = (
+    "The tag goes back; the agent stays installed and keeps the configuration until another is given to it,"
+    " or it is stopped by hand (amazon-cloudwatch-agent-ctl -a stop)."
 )
 
 Ids = tuple[str, ...]
@@ -173,7 +182,33 @@ def _plan_sessions(view: View, draft: Draft, region: str, facts: LogsRegion, ids
         summary=f"Log all Session Manager sessions of {region} to {name}.",
         permissions=("ssm:CreateDocument", "ssm:AddTagsToResource"),
         needs=[group],
+        concerns=unlogged_nodes(view, region),
     )
+
+
+def unlogged_nodes(view: View, region: str) -> tuple[str, ...]:
+    """Managed nodes whose role may not, or is not known to, write to the group: their sessions open as
+    before and are not logged. A dependency on the roles' policies would help none of them.
+    """
+    planned = view.changes_of(StageName.verify)
+    roles = {change.target for change in planned if change.kind == POLICY}
+    given = {host for change in planned if change.kind == ASSOCIATE for host in change.hosts}
+    found = []
+    for instance_id, host in sorted(view.hosts.items()):
+        seen = view.facts.get(StageName.discover, {}).get(instance_id)
+        verified = view.facts.get(StageName.verify, {}).get(instance_id)
+        managed = isinstance(seen, DiscoverFacts) and seen.ssm_status != "never"
+        if host.region != region or not managed or instance_id in given:
+            continue
+        may = isinstance(verified, VerifyFacts) and is_true(verified.logs_allowed)
+        will = isinstance(verified, VerifyFacts) and verified.role_name in roles
+        if may or will:
+            continue
+        found.append(f"{host.label}: its sessions stay unlogged, its role may not write to the group")
+    account = view.account_facts.get(StageName.discover)
+    facts = account.regions.get(region) if isinstance(account, DiscoverAccount) else None
+    nodes = facts.hybrid_nodes if facts is not None and isinstance(facts.hybrid_nodes, tuple) else ()
+    return (*found, *(f"{node.node_id} {node.computer_name}: a hybrid node" for node in nodes))
 
 
 def _plan_configuration(
@@ -194,8 +229,9 @@ def _plan_configuration(
             return None
         needs.append(group)
     files = f"{len(config.files)} log files"
+    seen = facts.parameters.get(config.parameter, unseen)
     parameter = draft.want(
-        facts.parameters.get(config.parameter, unseen),
+        seen,
         {"sha256": sha256(config.text)},
         kind=PARAMETER.name,
         region=region,
@@ -203,6 +239,9 @@ def _plan_configuration(
         hosts=ids,
         summary=f"Store the agent's configuration for {files} as {config.parameter} ({region}).",
         permissions=("ssm:PutParameter", "ssm:AddTagsToResource"),
+        # PutParameter names no earlier text to go back to, but Parameter Store keeps the last hundred.
+        undo=not _present(seen),
+        no_undo="What stood there before is in the parameter's history (ssm get-parameter-history).",
         detail={"text": config.text},
     )
     if parameter is None:
@@ -218,6 +257,10 @@ def _plan_configuration(
         permissions=ASSOCIATION_PERMISSIONS,
         needs=[*needs, parameter],
     )
+
+
+def _present(seen: Own | Unknown) -> bool:
+    return isinstance(seen, Own) and seen.state == "ours"
 
 
 def _plan_tags(draft: Draft, host: Host, config: Wanted, tag: str | None, install: Ids, ready: Ids) -> None:
@@ -251,7 +294,8 @@ def _plan_tags(draft: Draft, host: Host, config: Wanted, tag: str | None, instal
             config.tag,
             f"Tag {host.label} {LOGS}={config.tag} once it is: {len(config.files)} log files are shipped.",
             kind=CONFIGURE.name,
+            no_undo=_STAYS,
             depends_on=needs,
-            permissions=("ssm:DescribeInstanceAssociationsStatus", "ssm:StartAssociationsOnce"),
+            permissions=("ssm:DescribeInstanceAssociationsStatus", "ssm:SendCommand"),
         )
     )

@@ -12,6 +12,7 @@ from haltuun.model import Host, Proof, StageName, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.associations import await_success
 from haltuun.stages.base import Proven, View
+from haltuun.stages.commands import BATCH, get_invocation, send
 from haltuun.stages.discover.lines import script
 from haltuun.stages.logs.agent_config import Wanted
 from haltuun.stages.logs.facts import LogsFacts
@@ -23,25 +24,46 @@ CONFIGURE_S = 900.0
 # The agent flushes every five seconds, and a first stream takes a little longer.
 ARRIVES_S = 300.0
 VALID = timedelta(days=7)
-# SendCommand and DescribeInstanceInformation's filter take 50 ids (botocore 1.44).
-_BATCH = 50
+# Changes after which a line has to arrive anew: of roles and network, of the agents, of what is shipped.
+_MOVES = (StageName.verify, StageName.repair, StageName.logs)
 
 
 def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
     """Write a marker line where no proof is valid any more, and wait for all of them together."""
     proven: dict[str, Proven] = {}
     wanted: dict[str, Wanted] = {}
+    moved = _last_moved(run)
     for host in hosts:
         row = view.facts.get(StageName.logs, {}).get(host.instance_id)
+        if not (isinstance(row, LogsFacts) and isinstance(row.wanted, Wanted) and is_true(row.configured)):
+            continue
         valid = run.valid_proof(StageName.logs, "marker", host.instance_id)
-        if valid:
+        if valid and _still_proves(valid, row.wanted, moved.get(host.instance_id)):
             proven[host.instance_id] = Proven({"marker_found": True, "marker_at": valid.observed_at})
-        elif isinstance(row, LogsFacts) and isinstance(row.wanted, Wanted) and is_true(row.configured):
+        else:
             wanted[host.instance_id] = row.wanted
     asked = [host for host in hosts if host.instance_id in wanted]
     for region, ids in ids_by_region(asked).items():
         proven.update(_prove_region(run, region, {i: wanted[i] for i in ids}))
     return proven
+
+
+def _last_moved(run: Run) -> dict[str, datetime]:
+    """Instance id → when this run last changed something that its lines depend on."""
+    moved: dict[str, datetime] = {}
+    for event in run.ledger.change_events(run.account.id, run.id):
+        if event.event == "confirmed" and event.change.stage in _MOVES:
+            moved.update(dict.fromkeys(event.change.hosts, event.at))
+    return moved
+
+
+def _still_proves(proof: Proof, config: Wanted, moved: datetime | None) -> bool:
+    """A line that another configuration shipped, or that came before a change, shows nothing of now."""
+    return proof.evidence.endswith(_by(config)) and (moved is None or proof.observed_at > moved)
+
+
+def _by(config: Wanted) -> str:
+    return f", shipped by configuration {config.tag}"
 
 
 def _prove_region(run: Run, region: str, wanted: Mapping[str, Wanted]) -> dict[str, Proven]:
@@ -61,22 +83,22 @@ def _prove_region(run: Run, region: str, wanted: Mapping[str, Wanted]) -> dict[s
         proven[instance_id] = Proven({"marker_found": away})
     marker = f"haltuun {run.id}"
     commands = _write_markers(run, region, sorted(online), marker)
-    found = _await_markers(run, region, set(online), marker)
+    found = _await_markers(run, region, {i for i in online if isinstance(commands[i], str)}, marker)
     for instance_id in sorted(online):
         at = found.get(instance_id)
         note = "" if at else _why_not_written(run, region, commands, instance_id)
         fields = {"marker_found": at is not None, "marker_at": at, "marker_note": note}
-        proofs = (_proof(run, instance_id, marker, at),) if at else ()
+        proofs = (_proof(run, instance_id, marker, at, wanted[instance_id]),) if at else ()
         proven[instance_id] = Proven(fields, proofs)
     return proven
 
 
 def _online(run: Run, region: str, ids: Sequence[str]) -> set[str] | Unknown:
-    """SendCommand refuses all its targets for one that is not a managed node: those are left out."""
+    """A command to a node that is not Online would wait until its time is over."""
 
     def question() -> set[str]:
         online: set[str] = set()
-        for some in chunks(ids, _BATCH):
+        for some in chunks(ids, BATCH):  # the filter's limit too (botocore 1.44)
             nodes = run.aws.pages(
                 "ssm",
                 "DescribeInstanceInformation",
@@ -97,31 +119,15 @@ def marker_script(account: str, region: str, ids: Sequence[str], marker: str) ->
     return head + script("haltuun.stages.discover", "common.sh") + script("haltuun.stages.logs", "marker.sh")
 
 
-def _write_markers(run: Run, region: str, ids: Sequence[str], marker: str) -> dict[str, str]:
-    """Instance id → the command that writes its marker."""
-    sent: dict[str, str] = {}
-    for some in chunks(ids, _BATCH):
-        answer = run.aws.ask(lambda some=some: _send(run, region, list(some), marker))  # type: ignore[misc]
-        if not isinstance(answer, Unknown):
-            sent.update(dict.fromkeys(some, answer))
-    return sent
+def _write_markers(run: Run, region: str, ids: Sequence[str], marker: str) -> dict[str, str | Unknown]:
+    """Instance id → the command that writes its marker, or why none was sent."""
 
+    def parameters(some: Sequence[str]) -> dict[str, list[str]]:
+        lines = marker_script(run.account.id, region, some, marker).splitlines()
+        return {"commands": lines, "executionTimeout": ["120"]}
 
-def _send(run: Run, region: str, ids: list[str], marker: str) -> str:
-    answer = run.aws.call(
-        "ssm",
-        "SendCommand",
-        region,
-        DocumentName="AWS-RunShellScript",
-        InstanceIds=ids,
-        Comment="Haltuun: a marker line for the log group",
-        TimeoutSeconds=120,
-        Parameters={
-            "commands": marker_script(run.account.id, region, ids, marker).splitlines(),
-            "executionTimeout": ["120"],
-        },
-    )
-    return str(answer["Command"]["CommandId"])
+    comment = "Haltuun: a marker line for the log group"
+    return send(run, region, ids, "AWS-RunShellScript", parameters, comment)
 
 
 def _await_markers(run: Run, region: str, ids: set[str], marker: str) -> dict[str, datetime]:
@@ -153,13 +159,11 @@ def _await_markers(run: Run, region: str, ids: set[str], marker: str) -> dict[st
     return found
 
 
-def _why_not_written(run: Run, region: str, commands: Mapping[str, str], instance_id: str) -> str:
-    command = commands.get(instance_id)
-    if command is None:
-        return "the command that writes it could not be sent"
-    answer = run.aws.ask(
-        lambda: run.aws.call("ssm", "GetCommandInvocation", region, CommandId=command, InstanceId=instance_id)
-    )
+def _why_not_written(run: Run, region: str, commands: Mapping[str, str | Unknown], instance_id: str) -> str:
+    command = commands[instance_id]
+    if isinstance(command, Unknown):
+        return f"the command that writes it could not be sent ({command.unknown})"
+    answer = get_invocation(run, region, command, instance_id)
     if isinstance(answer, Unknown):
         return answer.unknown
     if answer.get("Status") == "Success":
@@ -168,13 +172,13 @@ def _why_not_written(run: Run, region: str, commands: Mapping[str, str], instanc
     return f"the command ended {answer.get('Status')}: {error[0] if error else 'no output'}"
 
 
-def _proof(run: Run, instance_id: str, marker: str, at: datetime) -> Proof:
+def _proof(run: Run, instance_id: str, marker: str, at: datetime, config: Wanted) -> Proof:
     group = group_name(run.account.label, MARKER_KIND)
     return Proof(
         host=instance_id,
         stage=StageName.logs,
         kind="marker",
-        evidence=f"'{marker} {instance_id}' in {group}, stream {instance_id}",
+        evidence=f"'{marker} {instance_id}' in {group}, stream {instance_id}{_by(config)}",
         observed_at=at,
         valid_until=at + VALID,
     )

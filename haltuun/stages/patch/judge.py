@@ -8,7 +8,9 @@ from haltuun.gates import Check
 from haltuun.model import Finding, Host, Severity, StageName, is_false, is_true
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.own import Own
 from haltuun.stages.patch.facts import SCAN_MAX_AGE_H, PatchAccount, PatchFacts
+from haltuun.stages.patch.kinds import baseline_value, family_named
 
 # They install by themselves, so what a scan finds missing may be gone before the window.
 _OWN_UPDATERS = ("unattended-upgrades", "dnf-automatic", "yum-cron")
@@ -75,6 +77,21 @@ def _judge_account(view: View) -> Iterator[Finding]:
                 evidence=facts.competing,
                 remedy="Decide which one stays, and delete the others.",
             )
+        for name, seen in sorted(facts.baselines.items()):
+            if isinstance(seen, Own) and seen.state == "ours" and _edited(name, seen):
+                yield Finding(
+                    code="BASELINE_CHANGED",
+                    severity=Severity.medium,
+                    message=f"The rules of the patch baseline {name} in {region} are not those that Haltuun"
+                    " sets; they are left as they are.",
+                    evidence=(seen.id,),
+                    remedy="Compare them with Haltuun's; delete the baseline to have it made anew.",
+                )
+
+
+def _edited(name: str, seen: Own) -> bool:
+    """Rules that could not be read (None) are not said to be others."""
+    return seen.value["rules"] not in (None, baseline_value(family_named(name))["rules"])
 
 
 def _judge_hosts(view: View) -> Iterator[Finding]:
@@ -88,7 +105,7 @@ def _judge_host(view: View, host: Host, facts: PatchFacts) -> Iterator[Finding]:
         return Finding(
             code=code,
             severity=severity,
-            message=f"{host.label}: {message}",
+            message=message,
             host=host.instance_id,
             evidence=evidence,
             remedy=remedy,
@@ -98,21 +115,21 @@ def _judge_host(view: View, host: Host, facts: PatchFacts) -> Iterator[Finding]:
         yield finding(
             "PATCH_GROUP_FOREIGN",
             Severity.low,
-            f"is in the patch group '{facts.group}' of a predecessor; its baseline is used as it is.",
+            f"The patch group '{facts.group}' is a predecessor's; its baseline is used as it is.",
             "Compare that baseline with haltuun's, then change the tag if you want haltuun's.",
         )
     if is_false(facts.prereq_ok):
         yield finding(
             "PATCH_PREREQ",
             Severity.medium,
-            "has no Python 3, without which Patch Manager cannot scan it.",
+            "Python 3 is missing, without which Patch Manager cannot scan a Debian or Ubuntu system.",
             "Install python3 on the host.",
         )
     if isinstance(facts.failed, int) and facts.failed:
         yield finding(
             "PATCHES_FAILED",
             Severity.high,
-            f"{facts.failed} patch(es) failed to install.",
+            f"{facts.failed} patch(es) could not be installed.",
             "Read the output of the last AWS-RunPatchBaseline on it.",
         )
     if isinstance(facts.missing, int) and facts.missing:
@@ -142,7 +159,7 @@ def _judge_updaters(view: View, host: Host) -> Iterator[Finding]:
         yield Finding(
             code="OWN_UPDATER",
             severity=Severity.low,
-            message=f"{host.label}: installs updates by itself beside Patch Manager ({', '.join(own)}).",
+            message=f"Updates are installed by the host itself too, beside Patch Manager ({', '.join(own)}).",
             host=host.instance_id,
             evidence=tuple(own),
             remedy="Decide which of the two patches this host.",

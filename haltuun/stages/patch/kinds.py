@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from haltuun.errors import AwsError
-from haltuun.model import Change, Json, Unknown
+from haltuun.model import Change, Json, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.associations import ASSOCIATION
 from haltuun.stages.base import Kind
-from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours
+from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, first_own, get_own, get_ssm_tags, is_ours
 from haltuun.stages.patch.families import FAMILIES, Family, approval_rules
 from haltuun.stages.tags import ARMED, TAG, managed_tags
 
@@ -29,7 +30,12 @@ TARGET_VALUE: Json = {"targets": [[f"tag:{ARMED}", ["yes"]]]}
 # NoReboot: a server that nobody knows may not come up again by itself. What waits for a reboot is
 # counted and shown (PENDING_REBOOT) until a person plans one.
 PARAMETERS = {"Operation": ["Install"], "RebootOption": ["NoReboot"]}
-TASK_VALUE: Json = {"document": DOCUMENT, "max_concurrency": "10%", "max_errors": "1"}
+TASK_VALUE: Json = {
+    "document": DOCUMENT,
+    "parameters": PARAMETERS,
+    "max_concurrency": "10%",
+    "max_errors": "1",
+}
 
 
 def family_named(name: str) -> Family:
@@ -39,21 +45,49 @@ def family_named(name: str) -> Family:
 # -- baselines ---------------------------------------------------------------------------------
 
 
-def get_baseline(run: Run, region: str, name: str) -> Own | Unknown:
-    """Our baseline of that name. Its rules stay as a person may have set them since."""
+def rules_hash(rules: Json) -> str:
+    """Of what a baseline approves, whatever its order and whether defaults are spelled out."""
+    plain = [
+        {
+            "filters": {f["Key"]: sorted(f["Values"]) for f in rule["PatchFilterGroup"]["PatchFilters"]},
+            "level": rule.get("ComplianceLevel") or "UNSPECIFIED",
+            "after_days": rule.get("ApproveAfterDays"),
+            "until": rule.get("ApproveUntilDate") or None,
+            "non_security": bool(rule.get("EnableNonSecurity")),
+        }
+        for rule in (rules or {}).get("PatchRules") or ()
+    ]
+    return hashlib.sha256(canonical(sorted(plain, key=canonical)).encode()).hexdigest()[:12]
 
-    def question() -> Own:
+
+def baseline_value(family: Family) -> Json:
+    return {"operating_system": family.operating_system, "rules": rules_hash(approval_rules(family))}
+
+
+def get_baseline(run: Run, region: str, name: str) -> Own | Unknown:
+    """Our baseline of that name, with the hash of its rules (None where they cannot be read)."""
+
+    def question() -> Own | Unknown:
         filters = [{"Key": "NAME_PREFIX", "Values": [name]}, {"Key": "OWNER", "Values": ["Self"]}]
         found = run.aws.pages("ssm", "DescribePatchBaselines", "BaselineIdentities", region, Filters=filters)
         same = [baseline for baseline in found if baseline["BaselineName"] == name]
-        for baseline in same:
-            tags = get_ssm_tags(run, region, "PatchBaseline", baseline["BaselineId"])
-            if is_ours(tags, baseline.get("BaselineDescription", "")):
-                value = {"operating_system": baseline["OperatingSystem"]}
-                return Own(state="ours", id=baseline["BaselineId"], value=value)
-        return Own(state="foreign", id=same[0]["BaselineId"]) if same else ABSENT
+        return first_own([_baseline(run, region, baseline) for baseline in same])
 
     return get_own(run, question)
+
+
+def _baseline(run: Run, region: str, baseline: Mapping[str, Any]) -> Own | Unknown:
+    baseline_id = baseline["BaselineId"]
+    tags = get_ssm_tags(run, region, "PatchBaseline", baseline_id)
+    ours = is_ours(tags, baseline.get("BaselineDescription", ""))
+    if isinstance(ours, Unknown):
+        return ours
+    if not ours:
+        return Own(state="foreign", id=baseline_id)
+    found = run.aws.ask(lambda: run.aws.call("ssm", "GetPatchBaseline", region, BaselineId=baseline_id))
+    rules = None if isinstance(found, Unknown) else rules_hash(found.get("ApprovalRules"))
+    value = {"operating_system": baseline["OperatingSystem"], "rules": rules}
+    return Own(state="ours", id=baseline_id, value=value)
 
 
 def apply_baseline(run: Run, change: Change) -> Json:
@@ -130,7 +164,7 @@ def apply_patch_group(run: Run, change: Change) -> Json:
 
 
 def get_window(run: Run, region: str, name: str = WINDOW) -> Own | Unknown:
-    def question() -> Own:
+    def question() -> Own | Unknown:
         found = run.aws.pages(
             "ssm",
             "DescribeMaintenanceWindows",
@@ -138,14 +172,19 @@ def get_window(run: Run, region: str, name: str = WINDOW) -> Own | Unknown:
             region,
             Filters=[{"Key": "Name", "Values": [name]}],
         )
-        same = [window for window in found if window.get("Name") == name]
-        for window in same:
-            tags = get_ssm_tags(run, region, "MaintenanceWindow", window["WindowId"])
-            if is_ours(tags, window.get("Description", "")):
-                return Own(state="ours", id=window["WindowId"], value=_window_value(window))
-        return Own(state="foreign", id=same[0]["WindowId"]) if same else ABSENT
+        return first_own([_window(run, region, window) for window in found if window.get("Name") == name])
 
     return get_own(run, question)
+
+
+def _window(run: Run, region: str, window: Mapping[str, Any]) -> Own | Unknown:
+    tags = get_ssm_tags(run, region, "MaintenanceWindow", window["WindowId"])
+    ours = is_ours(tags, window.get("Description", ""))
+    if isinstance(ours, Unknown):
+        return ours
+    if not ours:
+        return Own(state="foreign", id=window["WindowId"])
+    return Own(state="ours", id=window["WindowId"], value=_window_value(window))
 
 
 def _window_value(window: Mapping[str, Any]) -> Json:
@@ -236,11 +275,21 @@ def apply_window_target(run: Run, change: Change) -> Json:
 
 def get_window_task(run: Run, region: str, name: str = TASK) -> Own | Unknown:
     def question() -> Own:
-        _, entry = _in_window(run, region, "DescribeMaintenanceWindowTasks", "Tasks", name)
+        window_id, entry = _in_window(run, region, "DescribeMaintenanceWindowTasks", "Tasks", name)
         if entry is None:
             return ABSENT
+        # The list gives no parameters of a Run Command task (API reference, MaintenanceWindowTask).
+        task = run.aws.call(
+            "ssm",
+            "GetMaintenanceWindowTask",
+            region,
+            WindowId=window_id,
+            WindowTaskId=entry["WindowTaskId"],
+        )
+        command = (task.get("TaskInvocationParameters") or {}).get("RunCommand") or {}
         value = {
             "document": entry.get("TaskArn"),
+            "parameters": {name: list(values) for name, values in (command.get("Parameters") or {}).items()},
             "max_concurrency": entry.get("MaxConcurrency"),
             "max_errors": entry.get("MaxErrors"),
         }
@@ -274,7 +323,9 @@ def apply_window_task(run: Run, change: Change) -> Json:
         TaskType="RUN_COMMAND",
         TaskArn=change.after["document"],
         Targets=[{"Key": "WindowTargetIds", "Values": [target.id]}],
-        TaskInvocationParameters={"RunCommand": {"Parameters": PARAMETERS, "TimeoutSeconds": 600}},
+        TaskInvocationParameters={
+            "RunCommand": {"Parameters": change.after["parameters"], "TimeoutSeconds": 600}
+        },
         MaxConcurrency=change.after["max_concurrency"],
         MaxErrors=change.after["max_errors"],
         Priority=1,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from haltuun.model import Barred, Host, StageName, StagePlan, Unknown, is_false, is_true
+from haltuun.model import Barred, Host, Json, StageName, StagePlan, Unknown, is_false, is_true
 from haltuun.stages.associations import KIND as ASSOCIATION_KIND
 from haltuun.stages.associations import PERMISSIONS as ASSOCIATION_PERMISSIONS
 from haltuun.stages.associations import association_value
 from haltuun.stages.base import View
-from haltuun.stages.own import Draft
+from haltuun.stages.own import Draft, Own
 from haltuun.stages.patch.facts import PatchAccount, PatchFacts, PatchRegion
 from haltuun.stages.patch.kinds import (
     BASELINE,
@@ -24,6 +24,7 @@ from haltuun.stages.patch.kinds import (
     WINDOW_TARGET,
     WINDOW_TASK,
     WINDOW_VALUE,
+    baseline_value,
     family_named,
 )
 from haltuun.stages.patch.probe import SCAN
@@ -107,9 +108,10 @@ def _plan_families(
     for name in sorted({str(rows[host.instance_id].family) for host in hosts}):
         family = family_named(name)
         theirs = [host.instance_id for host in hosts if rows[host.instance_id].family == name]
+        seen = facts.baselines.get(name, unseen)
         baseline = draft.want(
-            facts.baselines.get(name, unseen),
-            {"operating_system": family.operating_system},
+            seen,
+            _kept_baseline(seen, baseline_value(family)),
             kind=BASELINE.name,
             region=region,
             target=name,
@@ -133,6 +135,14 @@ def _plan_families(
         if group is not None:
             groups[name] = group
     return groups
+
+
+def _kept_baseline(seen: Own | Unknown, wanted: Json) -> Json:
+    """Rules that a person has set in our baseline since stay (see judge)."""
+    if isinstance(seen, Own) and seen.state == "ours":
+        same_system = seen.value["operating_system"] == wanted["operating_system"]
+        return seen.value if same_system else wanted
+    return wanted
 
 
 def _plan_window(draft: Draft, region: str, facts: PatchRegion, ids: Sequence[str]) -> None:
@@ -168,7 +178,8 @@ def _plan_window(draft: Draft, region: str, facts: PatchRegion, ids: Sequence[st
         region=region,
         target=TASK,
         hosts=ids,
-        summary=f"Install missing patches in the window, without rebooting ({region}).",
+        summary=f"Install missing patches in the window, without rebooting ({region})."
+        + _set_otherwise(facts.window_task),
         # The service-linked role is made with the first task that names no role.
         permissions=(
             "ssm:RegisterTaskWithMaintenanceWindow",
@@ -177,6 +188,13 @@ def _plan_window(draft: Draft, region: str, facts: PatchRegion, ids: Sequence[st
         ),
         needs=[window, target],
     )
+
+
+def _set_otherwise(task: Own | Unknown) -> str:
+    if isinstance(task, Unknown) or task.state != "ours":
+        return ""
+    now = "; ".join(f"{key} {task.value[key]}" for key in TASK_VALUE if task.value[key] != TASK_VALUE[key])
+    return f" Somebody has set the task otherwise since ({now}): that goes." if now else ""
 
 
 def _plan_group_tag(draft: Draft, host: Host, row: PatchFacts, group: tuple[str, ...] | None) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from haltuun.model import Host, Proof, StageName, Unknown
 from haltuun.run import Run
-from haltuun.stages.associations import FINAL, get_status, start_once
+from haltuun.stages.associations import send_once
 from haltuun.stages.base import Proven, View
+from haltuun.stages.commands import ending
 from haltuun.stages.patch.facts import SCAN_MAX_AGE_H
 from haltuun.stages.patch.parse import state_columns
 from haltuun.stages.patch.probe import SCAN, get_patch_states
@@ -47,17 +48,17 @@ def _wait_for_scans(
     seen = [i for i in tagged if not isinstance(columns[i]["scanned"], Unknown)]
     waiting = [i for i in seen if not _fresh(columns[i])]
     failed: dict[str, str] = {}
-    if not waiting or not start_once(run, region, SCAN):
+    if not waiting:
         return columns, failed
-    started = run.now() - timedelta(seconds=5)
+    sent = send_once(run, region, SCAN, waiting)
 
     def look() -> dict[str, dict[str, Any]]:
         seen = _columns(run, region, ids)
         for instance_id in waiting:
             if not _fresh(seen[instance_id]) and instance_id not in failed:
-                reason = _bad_end(run, region, instance_id, started)
-                if reason:
-                    failed[instance_id] = reason
+                _, why = ending(run, region, sent[instance_id], instance_id)
+                if why:
+                    failed[instance_id] = why
         return seen
 
     def done(seen: dict[str, dict[str, Any]]) -> bool:
@@ -77,16 +78,6 @@ def _columns(run: Run, region: str, ids: Sequence[str]) -> dict[str, dict[str, A
 def _fresh(columns: Mapping[str, Any]) -> bool:
     age = columns["scan_age_h"]
     return isinstance(age, float) and age <= SCAN_MAX_AGE_H
-
-
-def _bad_end(run: Run, region: str, instance_id: str, since: datetime) -> str:
-    status = get_status(run, region, instance_id, SCAN)
-    if isinstance(status, Unknown) or not status:
-        return ""
-    ended = status.get("ExecutionDate")
-    if status.get("Status") in FINAL - {"Success"} and isinstance(ended, datetime) and ended >= since:
-        return str(status.get("DetailedStatus") or status["Status"])
-    return ""
 
 
 def _proof(run: Run, host: Host, columns: Mapping[str, Any]) -> tuple[Proof, ...]:

@@ -77,6 +77,14 @@ class RootCredentials(Frozen):
     default_kind: Literal["none", "temporary", "long-term"] = "none"
 
 
+class Unfinished(Frozen):
+    """The state that a repair saved before it was killed; nothing has ended it since."""
+
+    change_id: str
+    foreign: bool
+    saved_at: datetime  # the host's local time (naive)
+
+
 class Agent(Frozen):
     """The host's side, whole. A part that the files at hand do not show is Unknown."""
 
@@ -100,6 +108,7 @@ class Agent(Frozen):
     disk_free_kb: int | Unknown = _NOT_ASKED
     state_kb: int | Unknown = _NOT_ASKED  # size of /var/lib/amazon/ssm
     clock: datetime | Unknown = _NOT_ASKED  # the host's local time, as its log writes it (naive)
+    unfinished: tuple[Unfinished, ...] | Unknown = _NOT_ASKED
     log: tuple[LogLine, ...] | Unknown = _NOT_ASKED
 
     @property
@@ -160,6 +169,10 @@ class RepairAccount(Frozen):
         return next((row for row in rows if row.node_id == node_id), None)
 
 
+# Composed, and of no use to the gate.
+_NO_COLUMNS = ("agent", "found", "vault_node")
+
+
 class RepairFacts(Facts):
     """One host. `agent` holds the details that the columns below are drawn from."""
 
@@ -173,6 +186,7 @@ class RepairFacts(Facts):
     right_box: bool | Unknown = _NOT_ASKED
     vault_instance_id: str | Unknown | None = _NOT_ASKED
     vault_region: str | Unknown | None = _NOT_ASKED
+    vault_node: NodeRow | Unknown | None = _NOT_ASKED  # the managed node that the vault names
     vault_foreign: bool | Unknown = _NOT_ASKED  # the saved registration is another account's or region's
     deliberate: bool | Unknown = _NOT_ASKED  # signs that the hybrid registration is meant
     causes: tuple[str, ...] | Unknown = _NOT_ASKED
@@ -187,4 +201,4 @@ class RepairFacts(Facts):
     found: tuple[Cause, ...] = ()
 
     def row(self) -> dict[str, str | int | float | bool | None]:
-        return {name: value for name, value in super().row().items() if name not in ("agent", "found")}
+        return {name: value for name, value in super().row().items() if name not in _NO_COLUMNS}

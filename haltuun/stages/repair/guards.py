@@ -16,6 +16,7 @@ from haltuun.stages.repair.wording import WORDING
 # long it is a case for AWS's support.
 WAITING_LIMIT = timedelta(days=45)
 SPARE_KB = 10_000
+SNAP_REMEDY = "Make the host reachable over SSH for this step (key, address, security group)."
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,21 @@ def _suspect(case: Case) -> Barred | None:
     )
 
 
+def _suspect_unknown(case: Case) -> Barred | None:
+    """Who was let in and could not look for the signs must not repair; without a way in `_unseen` speaks."""
+    if case.found is None or not isinstance(case.found.suspect, Unknown):
+        return None
+    if isinstance(case.facts.agent, Unknown):
+        return None
+    return case.barred(
+        "SUSPECT_UNKNOWN",
+        f"Signs of compromise could not be looked for ({case.found.suspect.unknown}): nothing is changed here"
+        " before they were.",
+        "Retry; if it stays so, see why the look at the host does not end (load, hanging disks).",
+        Verdict.unknown,
+    )
+
+
 def _asg_member(case: Case) -> Barred | None:
     if case.found is None:
         return None
@@ -113,6 +129,14 @@ def _asg_member(case: Case) -> Barred | None:
             f"Member of the Auto Scaling group {name}: a repair in place lasts until it is replaced.",
             "Repair the image of its launch template, then refresh the group's instances.",
             Verdict.excluded,
+        )
+    if isinstance(case.found.managed_by, Unknown) or isinstance(case.found.asg, Unknown):
+        return case.barred(
+            "MEMBERSHIP_UNKNOWN",
+            "Whether an Auto Scaling group or a cluster replaces this instance could not be seen: a repair in"
+            " place might not last.",
+            "Allow autoscaling:DescribeAutoScalingInstances for the role that Haltuun uses, then retry.",
+            Verdict.unknown,
         )
     if owners:
         return case.barred(
@@ -171,6 +195,7 @@ UNTOUCHABLE: tuple[Guard, ...] = (
     _stopped,
     _windows,
     _suspect,
+    _suspect_unknown,
     _asg_member,
     _unseen,
     _no_root,
@@ -243,31 +268,59 @@ def _deliberate(case: Case) -> Barred | None:
 
 
 def _in_use_elsewhere(case: Case) -> Barred | None:
-    """The mi- is Online from a machine that is none of this account's: its living original."""
+    """The mi- is Online from a machine that is none of this account's: its living original. Or perhaps so."""
     if "deliberate_hybrid" in case.view.account.host(case.host.instance_id).model_fields_set:
         return None
     mi = case.facts.vault_instance_id
-    region = case.facts.vault_region
-    if not isinstance(mi, str) or not isinstance(region, str):
+    if not isinstance(mi, str):
         return None
-    node = case.account.node(region, mi)
-    if isinstance(node, Unknown) or node is None or node.ping_status != "Online" or _is_ours(case, node):
+    node = case.facts.vault_node
+    if isinstance(node, Unknown):
+        return case.barred(
+            "HYBRID_IN_USE",
+            f"Whether {mi} is in use elsewhere could not be seen in region {case.facts.vault_region}:"
+            f" {node.unknown}",
+            "Allow ssm:DescribeInstanceInformation there, then retry; or say 'deliberate_hybrid: false' for"
+            " this host in haltuun.yaml to have it cleared.",
+            Verdict.unknown,
+        )
+    if node is None or node.ping_status != "Online" or _is_ours(case, node):
         return None
     return case.barred(
         "HYBRID_IN_USE",
-        f"{mi} is Online from {node.computer_name or 'a machine'} ({node.ip_address}), which is no instance"
-        " here: this host may be a copy of a machine that still lives.",
+        f"{mi} is Online from {node.computer_name or 'a machine'} ({node.ip_address}) in {node.region},"
+        " which is no instance known here: this host may be a copy of a machine that still lives.",
         "If so, say 'deliberate_hybrid: false' for this host in haltuun.yaml to have its copy cleared.",
     )
 
 
 def _is_ours(case: Case, node: NodeRow) -> bool:
-    """Clones share a registration: Online from a clone of the same image is no living original."""
-    discovered = case.view.facts.get(StageName.discover, {}).values()
-    instances = [facts for facts in discovered if isinstance(facts, DiscoverFacts)]
-    if node.ip_address:
-        return any(node.ip_address in (facts.private_ip, facts.public_ip) for facts in instances)
-    return bool(node.computer_name) and any(facts.hostname == node.computer_name for facts in instances)
+    """Clones share a registration: Online from this host or a clone of its image is no living original.
+
+    Private addresses come again in every network, the original's too: an address alone says nothing.
+    """
+    for instance_id, facts in case.view.facts.get(StageName.discover, {}).items():
+        there = case.view.hosts.get(instance_id)
+        if not isinstance(facts, DiscoverFacts) or there is None or there.region != node.region:
+            continue
+        if node.ip_address and node.ip_address not in (facts.private_ip, facts.public_ip):
+            continue
+        if _same_name(facts.hostname, node.computer_name) or (
+            node.ip_address and there != case.host and _same_image(case.found, facts)
+        ):
+            return True
+    return False
+
+
+def _same_name(hostname: str | Unknown, computer_name: str) -> bool:
+    """The agent reports the full name, the host its short one."""
+    if isinstance(hostname, Unknown) or not hostname or not computer_name:
+        return False
+    return hostname.partition(".")[0].lower() == computer_name.partition(".")[0].lower()
+
+
+def _same_image(one: DiscoverFacts | None, other: DiscoverFacts) -> bool:
+    return one is not None and isinstance(one.image_id, str) and one.image_id == other.image_id
 
 
 def _dhmc(case: Case) -> Barred | None:
@@ -307,7 +360,25 @@ def _room_to_save(case: Case) -> Barred | None:
     )
 
 
-BEFORE_CLEARING: tuple[Guard, ...] = (_deliberate, _in_use_elsewhere, _dhmc, _room_to_save)
+def _snap_over_run_command(case: Case) -> Barred | None:
+    """snapd stops a service with its whole control group, and Run Command's scripts are in the agent's."""
+    if case.agent.package != "snap" or case.found is None or case.found.way != "run-command":
+        return None
+    return case.barred(
+        "SNAP_NEEDS_SSH",
+        "The agent is a snap, and it is itself the only way in: stopping it would end the repair half-way.",
+        SNAP_REMEDY,
+    )
+
+
+BEFORE_RESTARTING: tuple[Guard, ...] = (_snap_over_run_command,)
+BEFORE_CLEARING: tuple[Guard, ...] = (
+    _deliberate,
+    _in_use_elsewhere,
+    _dhmc,
+    _room_to_save,
+    *BEFORE_RESTARTING,
+)
 
 
 # -- nothing to do but wait ------------------------------------------------------------------------------

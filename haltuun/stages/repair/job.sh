@@ -1,7 +1,7 @@
 #!/bin/sh
 # A job that changes a host: the right box first, and an end that says how it went. The lock and the
 # lease's number are the runner's (haltuun/host/runner.sh).
-# Needs host.sh before it.
+# Needs metadata.sh and host.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before and after it
 
 SAVED=$HALTUUN/saved/$CHANGE_ID
@@ -10,9 +10,13 @@ NOTES=$HALTUUN/notes/$CHANGE_ID-$RUN_ID
 REASON=''
 OFFSET=''
 STOPPED=no
+CHANGED=no
+# The saved state of a repair that was killed in an earlier run, as far as this one was planned to end it.
+UNFINISHED=${UNFINISHED:-}
 
 finish() {
     [ -n "${3:-}" ] && REASON=$3
+    say changed "$CHANGED"
     say identity "$(json_string "$IDENTITY_CONFIG" IdentityType)"
     say instance_id "$(json_string "$IDENTITY_CONFIG" InstanceId)"
     say vault "$(vault_value instanceID)"
@@ -23,6 +27,7 @@ finish() {
     if [ -e "$JOB_DIR/unproven.log" ]; then cat "$JOB_DIR/unproven.log"; else new_lines; fi |
         head -n 200 | cut -c1-700 | redact | awk '{print "log=" NR ":" $0}'
     say result "$1"
+    if [ -d "$NOTES" ]; then : >"$NOTES/ended"; fi
     exit "$2"
 }
 

@@ -13,16 +13,21 @@ from haltuun.stages.base import Kind
 from haltuun.stages.repair.agentlog import FILE
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
+from haltuun.stages.repair.guards import SNAP_REMEDY
 from haltuun.stages.repair.package import get_package
 from haltuun.stages.repair.parse import parse_agent, parse_clock, right_box
 from haltuun.stages.repair.probe import get_output, script
-from haltuun.stages.repair.state import WAKEABLE, as_planned, state_of
-from haltuun.transport import Result
+from haltuun.stages.repair.state import UNKNOWN, WAKEABLE, as_planned, state_of
+from haltuun.transport import Result, Transport
 
 # A closed network is silent for about 128 s, so less proves nothing.
 AGENT_WAIT_S = 180
 # Stopping, saving, four restarts, the proof's deadline and giving back.
 JOB_TIMEOUT_S = 900.0
+# unattended-upgrades may hold dpkg's lock for that long; what follows has JOB_TIMEOUT_S.
+LOCK_WAIT_S = 900
+# Beyond it a shell tells the signal that ended it.
+SIGNALLED = 128
 # A job killed on the host (kill -9, reboot) is begun once more: each action continues where it was.
 ATTEMPTS = 2
 PACKAGE_FILE = "amazon-ssm-agent.deb"
@@ -40,7 +45,11 @@ def look(run: Run, change: Change) -> Json | Unknown:
     if not is_true(box):
         # Nothing is laid on a machine that is not, or not provably, the one that was meant.
         return box if isinstance(box, Unknown) else Unknown(unknown="WRONG_BOX: another machine answers")
-    return as_planned(state_of(_host(run, change), agent), change)
+    state = state_of(_host(run, change), agent)
+    unseen = sorted(key for key in change.after if state.get(key) == UNKNOWN and change.after[key] != UNKNOWN)
+    if unseen:
+        return Unknown(unknown=f"NOT_SHOWN: the host did not say {', '.join(unseen)}")
+    return as_planned(state, change)
 
 
 def _apply(action: str) -> Callable[[Run, Change], Json]:
@@ -55,10 +64,12 @@ def _apply_install(run: Run, change: Change) -> Json:
     package = get_package(run.config.agent, arch)
     env = {
         "PACKAGE_FILE": PACKAGE_FILE,
-        "PACKAGE_SHA256": change.detail["sha256"],
-        "PACKAGE_VERSION": change.detail["version"],
+        "PACKAGE_SHA256": change.after["sha256"],
+        "PACKAGE_VERSION": change.after["version"],
+        "LOCK_WAIT_S": str(LOCK_WAIT_S),
     }
-    return _concluded(change, _job(run, change, "install", env, {PACKAGE_FILE: package}))
+    files = {PACKAGE_FILE: package}
+    return _concluded(change, _job(run, change, "install", env, files, timeout_s=LOCK_WAIT_S + JOB_TIMEOUT_S))
 
 
 def _dpkg_arch(run: Run, change: Change) -> str:
@@ -77,27 +88,42 @@ def _job(
     action: str,
     env: Mapping[str, str] | None = None,
     files: Mapping[str, bytes] | None = None,
+    timeout_s: float = JOB_TIMEOUT_S,
 ) -> Result:
     text = script("host.sh", "job.sh", "service.sh", "saved.sh", "repair.sh")
-    transport = run.open(_host(run, change))
+    transport = _reach(run, _host(run, change))
     try:
         for attempt in range(1, ATTEMPTS + 1):
             result = transport.run_job(
                 f"{change.id}-{run.id}-{attempt}",
                 text,
-                timeout_s=JOB_TIMEOUT_S,
-                env={**_env(run, change, action), **(env or {})},
+                timeout_s=timeout_s,
+                env={**_env(run, change, action), "WAY": transport.way, **(env or {})},
                 files=files,
             )
-            if result.exit_code != INTERRUPTED:
+            if _has_ended(result):
                 break
         return result
     finally:
         transport.close()
 
 
+def _reach(run: Run, host: Host) -> Transport:
+    try:
+        return run.open(host)
+    except Unreachable as error:
+        error.unchanged = True
+        raise
+
+
+def _has_ended(result: Result) -> bool:
+    """By itself: it was neither killed with all its job nor alone (kill -9, out of memory)."""
+    if result.exit_code == INTERRUPTED or result.exit_code >= SIGNALLED:
+        return False
+    return "result" in _read_report(result.stdout)[0]
+
+
 def _env(run: Run, change: Change, action: str) -> dict[str, str]:
-    detail = change.detail if isinstance(change.detail, dict) else {}
     after = change.after if isinstance(change.after, dict) else {}
     return {
         "ACTION": action,
@@ -106,9 +132,10 @@ def _env(run: Run, change: Change, action: str) -> dict[str, str]:
         "TARGET_INSTANCE_ID": change.target,
         "TARGET_ACCOUNT": run.account.id,
         "TARGET_REGION": change.region,
-        "EXPECT_VAULT": str(detail.get("vault") or ""),
-        "FOREIGN": "yes" if detail.get("foreign") else "no",
-        "MOVE_TOKEN": "yes" if detail.get("token") else "no",
+        "EXPECT_VAULT": str(after.get("registration") or ""),
+        "FOREIGN": "yes" if after.get("unproven") == "stays off" else "no",
+        "MOVE_TOKEN": "yes" if after.get("token") == "goes with it" else "no",
+        "UNFINISHED": str(after.get("unfinished") or ""),
         "SAVED_FROM": str(after.get("saved") or ""),
         "WANT_RUNNING": _yes_no(after.get("running")),
         "WANT_ENABLED": _yes_no(after.get("enabled")),
@@ -139,8 +166,9 @@ def _concluded(change: Change, result: Result) -> Json:
     outcome = report.get("result", "")
     if outcome == "done":
         return report
-    error = _ERRORS.get(outcome, _interrupted)
-    raise error(change, report, lines, result)
+    error = _ERRORS.get(outcome, _interrupted)(change, report, lines, result)
+    error.unchanged = report.get("changed") == "no" or outcome == "wrong_box"
+    raise error
 
 
 def _read_report(stdout: str) -> tuple[dict[str, str], tuple[LogLine, ...]]:
@@ -203,8 +231,19 @@ def _failed(change: Change, report: Report, lines: tuple[LogLine, ...], result: 
     return HaltuunError(
         f"the repair stopped: {report.get('reason', 'no reason given')}.",
         subject=change.target,
-        remedy="Remove the reason on the host, then retry.",
+        remedy="On the host see 'dpkg --audit' ('dpkg --configure -a' ends what was interrupted), then retry."
+        if report.get("hint") == "dpkg"
+        else "Remove the reason on the host, then retry.",
         code="REPAIR_FAILED",
+    )
+
+
+def _refused(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    return HaltuunError(
+        f"not begun: {report.get('reason', 'no reason given')}.",
+        subject=change.target,
+        remedy=SNAP_REMEDY,
+        code="SNAP_NEEDS_SSH",
     )
 
 
@@ -224,6 +263,7 @@ _ERRORS: Mapping[str, Callable[[Change, Report, tuple[LogLine, ...], Result], Ha
     "not_proven": _not_proven,
     "wrong_box": _wrong_box,
     "stale": _stale,
+    "refused": _refused,
     "failed": _failed,
 }
 

@@ -87,4 +87,6 @@ def _fetch(url: str) -> bytes:
 
 
 def _error(message: str) -> HaltuunError:
-    return HaltuunError(message, subject="agent.package_source", remedy=REMEDY, code="AGENT_PACKAGE")
+    return HaltuunError(
+        message, subject="agent.package_source", remedy=REMEDY, code="AGENT_PACKAGE", unchanged=True
+    )

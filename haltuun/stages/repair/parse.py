@@ -24,6 +24,7 @@ from haltuun.stages.repair.facts import (
     RepairAccount,
     RepairFacts,
     RootCredentials,
+    Unfinished,
     Vault,
 )
 from haltuun.stages.repair.state import identity_of, is_connected
@@ -80,10 +81,11 @@ def parse_agent(output: str) -> Agent:
         identity_config=_identity_config(lines),
         config=_config(lines),
         credentials=_credentials(lines),
-        proxy=tuple(lines["proxy"]),
+        proxy=tuple(_without_password(text) for text in lines["proxy"]),
         disk_free_kb=_number(lines, "disk_free_kb"),
         state_kb=_number(lines, "state_kb"),
         clock=parse_clock(_one(lines, "clock")),
+        unfinished=tuple(_unfinished(text) for text in lines["unfinished"]),
         log=tuple(_log_line(text) for text in lines["log"]),
     )
 
@@ -124,6 +126,23 @@ def _init(lines: Lines) -> Literal["systemd", "upstart", "sysv"] | Unknown:
 def _imds(lines: Lines, key: str) -> str | Unknown:
     value = _one(lines, key)
     return value or Unknown(unknown="IMDS_UNREACHABLE: the host got no answer from its metadata service")
+
+
+def _without_password(text: str) -> str:
+    """A proxy's variable with nothing before the last @ but the scheme."""
+    name, _, value = text.partition("=")
+    scheme, there, rest = value.partition("://")
+    _, at, address = (rest if there else value).rpartition("@")
+    return f"{name}={scheme + there if there else ''}{'***@' if at else ''}{address}"
+
+
+def _unfinished(text: str) -> Unfinished:
+    change_id, foreign, saved_at = text.split(" ", 2)
+    return Unfinished(
+        change_id=change_id,
+        foreign=foreign == "yes",
+        saved_at=datetime.strptime(saved_at, "%Y-%m-%d %H:%M:%S"),
+    )
 
 
 def _process(text: str) -> Process:
@@ -202,10 +221,13 @@ def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _credentials(lines: Lines) -> RootCredentials:
+def _credentials(lines: Lines) -> RootCredentials | Unknown:
+    there = _yes(lines, "credentials_file")
+    if isinstance(there, Unknown):
+        return there
     kind = _one(lines, "credentials_default")
     return RootCredentials(
-        present=_one(lines, "credentials_file") == "yes",
+        present=there,
         sections=tuple(lines["credentials_section"]),
         default_kind=kind if kind in ("temporary", "long-term") else "none",
     )
@@ -228,20 +250,23 @@ def _log_line(text: str) -> LogLine:
 
 
 def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> RepairFacts:
-    """`raw` is the account's, `host_raw` probe.sh's output (text) or Unknown."""
+    """`raw` is the account's, `host_raw` {"stdout": probe.sh's output, "vault_node": row} or Unknown."""
     account = parse_account(view, raw)
     seen = _node_columns(account, host)
     agent = _agent_or_unknown(host_raw)
     if isinstance(agent, Unknown):
-        return RepairFacts(observed_at=view.now, **seen, **_without_host(agent, seen), agent=agent)
-    return RepairFacts(observed_at=view.now, **seen, **host_columns(view, host, account, agent), agent=agent)
+        return RepairFacts(observed_at=view.now, **seen, **without_host(agent, seen), agent=agent)
+    asked = host_raw if isinstance(host_raw, Unknown) else host_raw["vault_node"]
+    node = vault_node(account, agent, asked)
+    columns = host_columns(view, host, account, agent, node)
+    return RepairFacts(observed_at=view.now, **seen, **columns, agent=agent)
 
 
 def _agent_or_unknown(host_raw: Json | Unknown) -> Agent | Unknown:
     if isinstance(host_raw, Unknown):
         return host_raw
     try:
-        return parse_agent(host_raw)
+        return parse_agent(host_raw["stdout"])
     except (ValueError, TypeError) as error:
         return Unknown(unknown=f"PROBE_UNREADABLE: the probe's output cannot be read ({error}).")
 
@@ -269,16 +294,32 @@ def node_columns(node: NodeRow | None) -> dict[str, Any]:
     }
 
 
-def _without_host(reason: Unknown, seen: Mapping[str, Any]) -> dict[str, Any]:
+def without_host(reason: Unknown, seen: Mapping[str, Any]) -> dict[str, Any]:
     """A node that is Online under its own id shows by itself that its agent took the EC2 identity."""
     if seen["online_as_self"] is True:
         return {"identity": "EC2", "identity_id": seen["online_as"], "running": True, "connected": True}
     columns = ("identity", "identity_id", "connected", "running", "enabled", "package", "version")
-    more = ("right_box", "vault_instance_id", "vault_region", "vault_foreign", "deliberate", "causes")
-    return dict.fromkeys((*columns, *more), reason)
+    more = ("right_box", "vault_instance_id", "vault_region", "vault_node", "vault_foreign", "deliberate")
+    return dict.fromkeys((*columns, *more, "causes"), reason)
 
 
-def host_columns(view: View, host: Host, account: RepairAccount, agent: Agent) -> dict[str, Any]:
+def vault_node(account: RepairAccount, agent: Agent, asked: Json | Unknown) -> NodeRow | Unknown | None:
+    """The managed node that the vault names: of the account's list, or `asked` if its region is not there."""
+    vault = agent.vault
+    if isinstance(vault, Unknown):
+        return vault
+    if not vault.instance_id:
+        return None
+    if vault.region in account.nodes:
+        return account.node(vault.region, vault.instance_id)
+    if asked is None or isinstance(asked, Unknown):
+        return asked
+    return parse_node(vault.region, asked)
+
+
+def host_columns(
+    view: View, host: Host, account: RepairAccount, agent: Agent, node: NodeRow | Unknown | None
+) -> dict[str, Any]:
     diagnosis = diagnose(agent)
     identity, identity_id = identity_of(agent, diagnosis)
     vault = agent.vault
@@ -294,6 +335,7 @@ def host_columns(view: View, host: Host, account: RepairAccount, agent: Agent) -
         "right_box": right_box(view.account_id, host, agent),
         "vault_instance_id": vault.instance_id or None,
         "vault_region": vault.region or None,
+        "vault_node": node,
         "vault_foreign": vault_foreign(host, account, vault),
         "deliberate": vault.complete and vault.similarity_threshold == -1,
         "causes": tuple(cause.code for cause in diagnosis.causes),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from haltuun.model import (
     Barred,
     Change,
@@ -17,14 +19,26 @@ from haltuun.model import (
     known,
 )
 from haltuun.stages.base import View
-from haltuun.stages.repair.facts import RepairAccount, RepairFacts
-from haltuun.stages.repair.guards import BEFORE_CLEARING, BY_HAND, UNTOUCHABLE, Case, first, waiting
+from haltuun.stages.repair.facts import RepairAccount, RepairFacts, Unfinished
+from haltuun.stages.repair.guards import (
+    BEFORE_CLEARING,
+    BEFORE_RESTARTING,
+    BY_HAND,
+    UNTOUCHABLE,
+    Case,
+    first,
+    waiting,
+)
 from haltuun.stages.repair.package import REMEDY
 from haltuun.stages.repair.parse import discovered
+from haltuun.stages.repair.situation import situation_of
 from haltuun.stages.repair.state import WAKEABLE, state_of
 from haltuun.stages.repair.wording import WORDING
 
 SAVED = "/var/lib/haltuun/saved"
+# After that a saved state tells nothing of what is wrong today.
+UNFINISHED_FOR = timedelta(days=7)
+
 
 def plan(view: View) -> StagePlan:
     changes: list[Change] = []
@@ -68,7 +82,7 @@ def plan_host(case: Case) -> tuple[Change, ...] | Barred:
     if case.has("AGENT_MISSING"):
         return _install_or_barred(case, ())
     if _needs_restart(case):
-        return (_restart(case), *_credentials(case))
+        return first(case, BEFORE_RESTARTING) or (_restart(case), *_credentials(case))
     others = (*_credentials(case), *_enable(case))
     if others or not is_false(case.facts.online_as_self):
         return others
@@ -87,7 +101,9 @@ def _is_well(case: Case) -> bool:
 
 def _needs_restart(case: Case) -> bool:
     facts = case.facts
-    if case.has("CLEARED_NOT_RESTARTED", "AGENT_STOPPED") or facts.identity != "EC2":
+    if case.has("CLEARED_NOT_RESTARTED", "AGENT_STOPPED"):
+        return True
+    if known(facts.identity) and facts.identity != "EC2":
         return True
     if is_true(facts.online_as_self):
         return False
@@ -108,8 +124,9 @@ def _step(
     undo_after: Json = None,
     no_undo: str = "",
     only_if_failed: str | None = None,
-    detail: Json = None,
+    terms: dict[str, Json] | None = None,
 ) -> Change:
+    """`terms` are part of what is approved, hence of the id, and no state that could be looked at."""
     now = state_of(case.host, case.agent)
     before = {key: now[key] for key in after}
     change = Change(
@@ -119,13 +136,13 @@ def _step(
         target=case.host.instance_id,
         hosts=(case.host.instance_id,),
         before=before,
-        after=after,
+        after={**after, **(terms or {})},
         reach=Reach.host,
         summary=summary,
         no_undo=no_undo,
         depends_on=tuple(sorted({*(c.id for c in case.prepared), *depends_on})),
         only_if_failed=only_if_failed,
-        detail={"account": case.host.account, **(detail or {})},
+        detail={"account": case.host.account},
     )
     if not undo_kind:
         return change
@@ -144,8 +161,13 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
         if foreign
         else "if the proof does not come, the saved state is put back"
     )
-    detail = {"vault": mi, "foreign": foreign, "token": _token_is_the_agents(case)}
-    if detail["token"]:
+    token = _token_is_the_agents(case)
+    terms: dict[str, Json] = {
+        "registration": mi,
+        "unproven": "stays off" if foreign else "put back",
+        "token": "goes with it" if token else "not touched",
+    }
+    if token:
         fate += "; the hybrid agent's token in /root/.aws/credentials goes with the saved state"
     if case.has("AGENT_MISSING"):
         aside = _step(
@@ -155,7 +177,7 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
             f"Move {registration} of the agent that is no longer installed aside"
             " (RegistrationKey, Manifest, InstanceFingerprint); state is saved first.",
             undo_kind="agent.restore",
-            detail=detail,
+            terms=terms,
         )
         rest = _install_or_barred(case, (aside.id,))
         return rest if isinstance(rest, Barred) else (aside, *rest)
@@ -167,7 +189,7 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
         f"Stop the agent, clear {registration} and start it as {case.host.instance_id};"
         f" state is saved first, and {fate}.",
         undo_kind="agent.restore",
-        detail=detail,
+        terms=terms,
     )
     aside = _step(
         case,
@@ -177,7 +199,7 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
         f" InstanceFingerprint) and start the agent; state is saved first, and {fate}.",
         undo_kind="agent.restore",
         only_if_failed=clear.id,
-        detail=detail,
+        terms=terms,
     )
     return (clear, aside)
 
@@ -190,17 +212,40 @@ def _owner(case: Case) -> str:
 
 def _restart(case: Case) -> Change:
     after: dict[str, Json] = {"identity": "EC2", "running": True, "enabled": True, "connected": True}
+    unfinished = _unfinished(case)
+    terms: dict[str, Json] = {}
+    fate = ""
+    if unfinished is not None:
+        terms = {"unfinished": unfinished.change_id}
+        then = "stays off, for it is another owner's" if unfinished.foreign else "is put back"
+        fate = (
+            f" It ends the interrupted repair {unfinished.change_id}: if the proof does not come, the state"
+            f" that was saved {then}."
+        )
     now = state_of(case.host, case.agent)
     was_up = now["running"] is True and now["enabled"] is not False
     return _step(
         case,
         "agent.restart",
         after,
-        f"{'Restart' if now['running'] is True else 'Start and enable'} the agent: {_reason(case)}",
+        f"{'Restart' if now['running'] is True else 'Start and enable'} the agent: {_reason(case)}{fate}",
         undo_kind="" if was_up else "agent.state",
         undo_after={"running": now["running"], "enabled": now["enabled"]},
         no_undo="it ran before and runs after" if was_up else "",
+        terms=terms,
     )
+
+
+def _unfinished(case: Case) -> Unfinished | None:
+    """What a killed repair left to end: unless the agent has come up since, or it is long ago."""
+    agent = case.agent
+    if isinstance(agent.unfinished, Unknown) or not agent.unfinished or isinstance(agent.clock, Unknown):
+        return None
+    last = max(agent.unfinished, key=lambda unfinished: unfinished.saved_at)
+    log = situation_of(agent).log
+    connected = log.connected.at if log is not None and log.connected is not None else None
+    came_up = case.facts.identity == "EC2" and connected is not None and connected >= last.saved_at
+    return None if came_up or agent.clock - last.saved_at > UNFINISHED_FOR else last
 
 
 def _reason(case: Case) -> str:
@@ -269,11 +314,9 @@ def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change,
         " start it.",
         depends_on=depends_on,
         undo_kind="agent.remove",
-        detail={"sha256": config.sha256, "version": version},
+        terms={"sha256": config.sha256},
     )
     return (install,)
-
-
 
 
 def _shown(source: str) -> str:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from weakref import WeakKeyDictionary
 
-from haltuun.model import Host, Json, Unknown
+from haltuun.aws import Aws
+from haltuun.envelope import host_script
+from haltuun.errors import AwsError
+from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import View
 from haltuun.stages.discover.host import no_way_in, standing_of
+from haltuun.stages.repair.facts import RepairAccount
 from haltuun.stages.repair.package import package_problem
+from haltuun.stages.repair.parse import parse_agent
 
 PROBE_TIMEOUT_S = 420.0
 # A job of Haltuun that is still at work (its run was killed) is waited for: what it leaves counts.
 BUSY_WAIT_S = 300
 # DescribeInstanceInformation takes 5 to 50 a page (botocore 1.44).
 NODES_A_PAGE = 50
+# What a host says is not asked unseen: it goes into the endpoint's name.
+_REGION = re.compile(r"^[a-z]{2}(-[a-z]+){1,2}-\d$")
+# Clones share a registration, so one answer serves them all: (region, id) → row. As long as the run lives.
+_asked: WeakKeyDictionary[Aws, dict[tuple[str, str], Json | Unknown]] = WeakKeyDictionary()
 
 
 @cache
 def script(*names: str) -> str:
-    """The named *.sh files of this package as one script."""
+    """The named *.sh files of this package as one script, after haltuun/host/metadata.sh."""
     folder = resources.files("haltuun.stages.repair")
-    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+    return "\n".join(
+        (host_script("metadata.sh"), *(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
+    )
 
 
 def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
@@ -44,13 +57,50 @@ def get_nodes(run: Run, region: str) -> list[Json] | Unknown:
 
 
 def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
-    """probe.sh's output, or why nobody should connect.
+    """probe.sh's output and the node that its vault names, or why nobody should connect.
 
     Raises:
         Unreachable: or a subclass.
     """
     closed = no_way_in(standing_of(view, host.instance_id))
-    return closed if closed is not None else get_output(run, host)
+    return closed if closed is not None else look_at(run, host, view)
+
+
+def look_at(run: Run, host: Host, view: View) -> Json:
+    output = get_output(run, host)
+    return {"stdout": output, "vault_node": _vault_node(run, view, output)}
+
+
+def _vault_node(run: Run, view: View, output: str) -> Json | Unknown | None:
+    """The registration in the vault may be of a region in which the account has no hosts; the account's
+    regions were listed already."""
+    try:
+        vault = parse_agent(output).vault
+    except (ValueError, TypeError):
+        return None
+    account = view.account_facts.get(StageName.repair)
+    listed = account.nodes if isinstance(account, RepairAccount) else {}
+    if isinstance(vault, Unknown) or not vault.instance_id or vault.region in listed:
+        return None
+    if not _REGION.match(vault.region) or vault.instance_id == "malformed":
+        return Unknown(unknown="NOT_ASKED: the vault names no region or no id that could be asked for")
+    known = _asked.setdefault(run.aws, {})
+    key = (vault.region, vault.instance_id)
+    if key not in known:
+        known[key] = get_node(run, *key)
+    return known[key]
+
+
+def get_node(run: Run, region: str, node_id: str) -> Json | Unknown | None:
+    filters = [{"Key": "InstanceIds", "Values": [node_id]}]
+    try:
+        rows = run.aws.pages(
+            "ssm", "DescribeInstanceInformation", "InstanceInformationList", region, Filters=filters
+        )
+    except AwsError as error:
+        # A region that the account has not enabled refuses credentials that are good elsewhere.
+        return None if error.code == "InvalidInstanceId" else Unknown(unknown=f"{error.code}: {error}")
+    return rows[0] if rows else None
 
 
 def get_output(run: Run, host: Host) -> str:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Looks at the agent; changes nothing. Prints key=value lines; of key files only named fields.
-# Needs host.sh before it. BUSY_WAIT_S: how long to wait for a job of Haltuun that is still at work.
+# Needs metadata.sh and host.sh before it. BUSY_WAIT_S: how long to wait for a job of Haltuun that is still at work.
 
 look_at_identity_config() {
     if [ -e "$IDENTITY_CONFIG" ]; then
@@ -80,6 +80,17 @@ look_at_log() {
         }' "$AGENT_LOG" | redact
 }
 
+# State that was saved by a repair which was killed, and not ended since: "change foreign saved-at".
+look_at_unfinished() {
+    for complete in "$HALTUUN"/saved/*/COMPLETE; do
+        saved=${complete%/*}
+        if [ ! -e "$complete" ] || [ -e "$saved/ENDED" ]; then continue; fi
+        grep -qxF "$KEY_FILE" "$saved/restore" || continue
+        saved_at=$(date -r "$complete" '+%Y-%m-%d %H:%M:%S')
+        say unfinished "${saved##*/} $(cat "$saved/foreign" 2>/dev/null || echo no) $saved_at"
+    done
+}
+
 # The lock is a link to "pid:start:boot" of the job's runner (haltuun/host/runner.sh).
 wait_for_job() {
     waited=0
@@ -115,5 +126,6 @@ look_at_config
 look_at_credentials
 say disk_free_kb "$(df -Pk /var/lib 2>/dev/null | awk 'NR == 2 {print $4}')"
 say state_kb "$(du -sk "$STATE" 2>/dev/null | cut -f1)"
+look_at_unfinished
 look_at_log
 say end yes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from haltuun.aws import chunks
@@ -26,6 +26,10 @@ ECHO_WAIT_S = 120.0
 COMMAND_TIMEOUT_S = 60
 VALID = timedelta(hours=24)
 ECHO = "echo"
+# One id that is no longer a node (terminated, deregistered) fails the call for all.
+INVALID_ID = "InvalidInstanceId"
+# Events of a change after which the agent may be another than before.
+_MOVED = ("confirmed", "failed", "not_taken", "unknown")
 _FINAL = ("Success", "Failed", "Cancelled", "TimedOut")
 
 Seen = dict[str, NodeRow | None]
@@ -87,8 +91,12 @@ def _is_hopeful(view: View, instance_id: str) -> bool:
 
 
 def get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen | Unknown:
-    rows = run.aws.ask(
-        lambda: run.aws.pages(
+    return run.aws.ask(lambda: _get_nodes(run, region, ids))
+
+
+def _get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen:
+    try:
+        rows = run.aws.pages(
             "ssm",
             "DescribeInstanceInformation",
             "InstanceInformationList",
@@ -96,9 +104,13 @@ def get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen | Unknown:
             Filters=[{"Key": "InstanceIds", "Values": list(ids)}],
             MaxResults=BATCH,
         )
-    )
-    if isinstance(rows, Unknown):
-        return rows
+    except AwsError as error:
+        if error.code != INVALID_ID:
+            raise
+        if len(ids) == 1:
+            return {}
+        half = len(ids) // 2
+        return {**_get_nodes(run, region, ids[:half]), **_get_nodes(run, region, ids[half:])}
     nodes = (parse_node(region, row) for row in rows)
     return {node.node_id: node for node in nodes}
 
@@ -119,8 +131,11 @@ def echo(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, 
     """One command to all Online hosts that have no valid proof; nothing is sent in a read-only run."""
     echoes: dict[str, Echo] = {}
     unproven: list[Host] = []
+    changed = _last_changed(run)
     for host in hosts:
-        if run.valid_proof(StageName.repair, ECHO, host.instance_id) is not None:
+        proof = run.valid_proof(StageName.repair, ECHO, host.instance_id)
+        at = changed.get(host.instance_id)
+        if proof is not None and (at is None or proof.observed_at > at):
             echoes[host.instance_id] = (True, None)
         else:
             unproven.append(host)
@@ -135,6 +150,17 @@ def echo(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, 
     return echoes
 
 
+def _last_changed(run: Run) -> dict[str, datetime]:
+    """When this run last touched each host's agent: an echo of before says nothing of it."""
+    events = run.ledger.change_events(run.account.id, run.id)
+    return {
+        host: event.at
+        for event in events
+        if event.change.stage is StageName.repair and event.event in _MOVED
+        for host in event.change.hosts
+    }
+
+
 def _is_windows(view: View, host: Host) -> bool:
     found = discovered(view, host.instance_id)
     return found is not None and found.platform == "windows"
@@ -147,6 +173,12 @@ def _send_and_await(run: Run, region: str, hosts: Sequence[Host], document: str)
     except NoCredentials:
         raise
     except AwsError as error:
+        if error.code == INVALID_ID and len(hosts) > 1:
+            half = len(hosts) // 2
+            return {
+                **_send_and_await(run, region, hosts[:half], document),
+                **_send_and_await(run, region, hosts[half:], document),
+            }
         reason = Unknown(unknown=f"{error.code}: {error}")
         return {host.instance_id: (reason, None) for host in hosts}
     ids = {host.instance_id for host in hosts}

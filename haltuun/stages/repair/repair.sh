@@ -1,11 +1,12 @@
 #!/bin/sh
 # Changes the agent, one ACTION a job: restart, clear, aside, install, credentials, state, restore,
 # remove. Every action may be run again after it was killed at any moment.
-# Needs host.sh, job.sh, service.sh and saved.sh before it.
+# Needs metadata.sh, host.sh, job.sh, service.sh and saved.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before it
 #
 # Given by the environment: JOB_DIR (of the transport), ACTION, CHANGE_ID, RUN_ID, TARGET_INSTANCE_ID,
-# TARGET_ACCOUNT, TARGET_REGION, and by action EXPECT_VAULT, FOREIGN, PACKAGE_*, SAVED_FROM, WANT_*.
+# TARGET_ACCOUNT, TARGET_REGION, WAY, and by action EXPECT_VAULT, FOREIGN, UNFINISHED, PACKAGE_*, LOCK_WAIT_S,
+# SAVED_FROM, WANT_*.
 # Prints key=value lines; the last is result=… and the exit code says the same.
 
 : "${JOB_DIR:?}" "${ACTION:?}" "${RUN_ID:?}" "${TARGET_INSTANCE_ID:?}" "${TARGET_ACCOUNT:?}" "${TARGET_REGION:?}"
@@ -14,10 +15,17 @@ conclude() {
     await_proof
     case $? in
         0)
-            if [ "${MOVE_TOKEN:-no}" = yes ] && token_is_the_agents; then move_aside "$CREDENTIALS"; fi
+            if [ "${MOVE_TOKEN:-no}" = yes ] && token_is_the_agents; then
+                move_aside "$CREDENTIALS" || REASON="$CREDENTIALS could not be moved aside"
+            fi
+            saved_has_ended
             finish 'done' 0
             ;;
-        1) finish not_taken 20 ;;
+        1)
+            # The next rung was planned on the state that this one found.
+            [ "${1:-}" = give_back ] && give_back
+            finish not_taken 20
+            ;;
         *)
             [ "${1:-}" = give_back ] && give_back
             finish not_proven 21
@@ -41,19 +49,36 @@ expect_registration() {
     finish stale 33 "the vault holds '$registered', planned was '$EXPECT_VAULT'"
 }
 
+room_for_registration() {
+    room_to_save "$STATE" "$CREDENTIALS" /etc/amazon/ssm
+}
+
 save_registration() {
     save "$STATE $CREDENTIALS /etc/amazon/ssm" "$KEY_FILE" "$MANIFEST" "$FINGERPRINT_FILE"
 }
 
+# A snap's service takes its whole control group with it, and with Run Command this job is in it.
+refuse_to_end_itself() {
+    [ "$NAME" = "$SNAP_UNIT" ] || return 0
+    if [ "${WAY:-}" = run-command ] || grep -q "$SNAP_UNIT" /proc/self/cgroup 2>/dev/null; then
+        finish refused 34 "stopping the snap's service would end this job, which its agent runs"
+    fi
+}
+
 do_restart() {
+    if [ -n "$UNFINISHED" ] && { [ ! -e "$HALTUUN/saved/$UNFINISHED/COMPLETE" ] ||
+        [ -e "$HALTUUN/saved/$UNFINISHED/ENDED" ]; }; then
+        finish stale 33 "the interrupted repair $UNFINISHED has ended"
+    fi
     remember_service
     stop_agent || failed "processes of the agent do not end"
     start_agent
-    conclude
+    conclude "${UNFINISHED:+give_back}"
 }
 
 do_clear() {
     expect_registration
+    room_for_registration
     remember_service
     stop_agent || failed "processes of the agent do not end"
     save_registration
@@ -61,7 +86,8 @@ do_clear() {
     bounded 60 "$binary" -register -clear >"$JOB_DIR/clear.out" 2>&1 </dev/null
     if [ -n "$(vault_value instanceID)" ]; then
         REASON="-register -clear left the registration: $(tail -n 1 "$JOB_DIR/clear.out")"
-        service_as_before "$NOTES"
+        # It empties the fingerprint before the registration.
+        put_back "$SAVED"
         finish not_taken 20
     fi
     start_agent
@@ -70,13 +96,18 @@ do_clear() {
 
 do_aside() {
     expect_registration
+    room_for_registration
     remember_service
     stop_agent || failed "processes of the agent do not end"
     save_registration
     for file in "$KEY_FILE" "$MANIFEST" "$FINGERPRINT_FILE"; do
-        move_aside "$file"
+        if ! move_aside "$file"; then
+            give_back
+            failed "$file could not be moved aside"
+        fi
     done
     if [ -z "$(agent_binary)" ]; then
+        saved_has_ended
         finish 'done' 0
     fi
     start_agent
@@ -95,14 +126,22 @@ check_package() {
     esac
 }
 
-# Another dpkg (unattended-upgrades) may hold the lock for a while.
+# Another dpkg (unattended-upgrades) may hold the lock for a while: the words are of dpkg's lib/dpkg/file.c,
+# "is" in older versions. A dpkg that works is never killed.
 install_package() {
-    for _ in 1 2 3 4 5 6; do
-        DEBIAN_FRONTEND=noninteractive bounded 300 dpkg -i "$1" >"$JOB_DIR/dpkg.out" 2>&1 </dev/null && return 0
-        grep -q 'lock' "$JOB_DIR/dpkg.out" || return 1
-        sleep 10
+    last=$(($(date +%s) + ${LOCK_WAIT_S:-600}))
+    while ! DEBIAN_FRONTEND=noninteractive dpkg -i "$1" >"$JOB_DIR/dpkg.out" 2>&1 </dev/null; do
+        grep -q '^dpkg: error: .* \(is\|was\) locked by another process' "$JOB_DIR/dpkg.out" || return 1
+        [ "$(date +%s)" -lt "$last" ] || return 1
+        sleep 5
     done
-    return 1
+}
+
+# Something of the package is there, be it half.
+is_unpacked() {
+    case $(dpkg-query -W -f '${Status}' "$UNIT" 2>/dev/null) in
+        '' | *not-installed | *config-files) return 1 ;;
+    esac
 }
 
 do_install() {
@@ -116,11 +155,16 @@ do_install() {
         umask 022
         echo "$PACKAGE_SHA256" >"$HALTUUN/installed/$UNIT"
         if ! install_package "$package"; then
-            REASON="dpkg: $(grep -v '^$' "$JOB_DIR/dpkg.out" | tail -n 2)"
-            bounded 120 dpkg --remove "$UNIT" >>"$JOB_DIR/dpkg.out" 2>&1 </dev/null
+            REASON="dpkg: $({ grep -i error "$JOB_DIR/dpkg.out" || tail -n 2 "$JOB_DIR/dpkg.out"; } | head -n 2)"
+            say hint dpkg
+            if is_unpacked; then
+                CHANGED=yes
+                dpkg --remove "$UNIT" >>"$JOB_DIR/dpkg.out" 2>&1 </dev/null
+            fi
             rm -f "$HALTUUN/installed/$UNIT"
             finish failed 40
         fi
+        CHANGED=yes
     fi
     NAME=$UNIT
     enable_service
@@ -132,7 +176,7 @@ do_remove() {
     [ -e "$HALTUUN/installed/$UNIT" ] || finish stale 33 "Haltuun did not install the agent here"
     remember_service
     stop_agent
-    bounded 300 dpkg --remove "$UNIT" >"$JOB_DIR/dpkg.out" 2>&1 </dev/null || failed "dpkg --remove: $(tail -n 1 "$JOB_DIR/dpkg.out")"
+    dpkg --remove "$UNIT" >"$JOB_DIR/dpkg.out" 2>&1 </dev/null || failed "dpkg --remove: $(tail -n 1 "$JOB_DIR/dpkg.out")"
     rm -f "$HALTUUN/installed/$UNIT"
     STOPPED=no
     finish 'done' 0
@@ -143,8 +187,10 @@ do_credentials() {
     remember_service
     [ "$(json_string "$IDENTITY_CONFIG" IdentityType)" = EC2 ] || finish not_taken 20 "the agent has not the EC2 identity"
     token_is_the_agents || finish stale 33 "$CREDENTIALS holds more than a temporary [default]"
+    room_to_save "$CREDENTIALS"
     save "$CREDENTIALS" "$CREDENTIALS"
-    move_aside "$CREDENTIALS"
+    move_aside "$CREDENTIALS" || failed "$CREDENTIALS could not be moved aside"
+    saved_has_ended
     finish 'done' 0
 }
 
@@ -183,6 +229,10 @@ INIT=$(init_system)
 NAME=$UNIT
 if [ -n "$(snap_version)" ] && [ -z "$(deb_version)" ]; then NAME=$SNAP_UNIT; fi
 if [ "$INIT" = sysv ]; then failed "no service manager that is known here"; fi
+case $ACTION in
+    restart | clear | aside | restore) refuse_to_end_itself ;;
+    state) [ "${WANT_RUNNING:-}" != no ] || refuse_to_end_itself ;;
+esac
 case $ACTION in
     restart) do_restart ;;
     clear) do_clear ;;

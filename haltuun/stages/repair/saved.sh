@@ -3,24 +3,40 @@
 # Needs host.sh, job.sh and service.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before it
 
+saved_by_this_run() {
+    [ -e "$SAVED/COMPLETE" ] && [ "$(cat "$SAVED/run" 2>/dev/null)" = "$RUN_ID" ]
+}
+
+# room_to_save WHAT…: asked before the agent is stopped for it.
+room_to_save() {
+    saved_by_this_run && return 0
+    need=2048
+    for path; do
+        [ ! -e "$path" ] || need=$((need + $(du -sk "$path" | cut -f1)))
+    done
+    free=$(df -Pk "${HALTUUN%/*}" | awk 'NR == 2 {print $4}')
+    [ "$free" -gt "$need" ] || failed "not enough room in $HALTUUN to save the agent's state ($free of $need KiB)"
+}
+
 # save "WHAT TO COPY…" PATH…: the paths are those that giving back restores.
 save() {
-    [ -e "$SAVED/COMPLETE" ] && [ "$(cat "$SAVED/run" 2>/dev/null)" = "$RUN_ID" ] && return 0
-    # An earlier attempt's copy is kept beside this one.
-    [ -e "$SAVED" ] && mv "$SAVED" "$SAVED.$(date +%s).$$"
+    saved_by_this_run && return 0
+    # An earlier attempt's copy is kept beside this one, which takes its place.
+    if [ -e "$SAVED" ]; then
+        : >"$SAVED/ENDED"
+        mv "$SAVED" "$SAVED.$(date +%s).$$"
+    fi
     mkdir -p "$SAVED/files" || failed "no folder $SAVED"
     chmod 700 "$HALTUUN/saved" "$SAVED"
     for path in $1; do
         [ -e "$path" ] || continue
-        need=$(du -sk "$path" | cut -f1)
-        free=$(df -Pk "$HALTUUN" | awk 'NR == 2 {print $4}')
-        [ "$free" -gt $((need + 2048)) ] || failed "not enough room in $HALTUUN to save $path"
         mkdir -p "$SAVED/files${path%/*}"
         cp -a "$path" "$SAVED/files${path%/*}/" || failed "$path could not be saved"
     done
     shift
     printf '%s\n' "$@" >"$SAVED/restore"
     cp "$NOTES/was_running" "$NOTES/was_enabled" "$SAVED/"
+    echo "${FOREIGN:-no}" >"$SAVED/foreign"
     if ! (cd "$SAVED" && find files -type f -exec sha256sum {} + >SHA256SUMS); then
         failed "the saved files could not be summed"
     fi
@@ -30,12 +46,20 @@ save() {
     sync
 }
 
+# However it ended, nobody has to end it any more. Without this mark the next run takes it up.
+saved_has_ended() {
+    for ended in "$SAVED" "${UNFINISHED:+$HALTUUN/saved/$UNFINISHED}"; do
+        if [ -e "$ended/COMPLETE" ]; then : >"$ended/ENDED"; fi
+    done
+}
+
 # Moves a saved path out of the way; giving back then restores it, too.
 move_aside() {
     [ -e "$1" ] || return 0
     mkdir -p "$SAVED/moved"
     grep -qxF "$1" "$SAVED/restore" || echo "$1" >>"$SAVED/restore"
-    mv "$1" "$SAVED/moved/" || failed "$1 could not be moved aside"
+    CHANGED=yes
+    mv "$1" "$SAVED/moved/"
 }
 
 verify_saved() {
@@ -43,11 +67,18 @@ verify_saved() {
     [ ! -s "$1/SHA256SUMS" ] || (cd "$1" && sha256sum -c SHA256SUMS >/dev/null 2>&1)
 }
 
+same_file() {
+    [ -f "$1" ] && [ -f "$2" ] && [ "$(sha256sum <"$1")" = "$(sha256sum <"$2")" ]
+}
+
 # Puts the noted paths back as they were saved; what stands there now is kept, too.
 restore_files() {
     verify_saved "$1" || return 1
     kept=$1/replaced.$(date +%s).$$
+    CHANGED=yes
     while read -r path; do
+        # What never was moved need not be movable, either.
+        same_file "$path" "$1/files$path" && continue
         if [ -e "$path" ]; then
             mkdir -p "$kept${path%/*}"
             mv "$path" "$kept$path" || return 1
@@ -63,13 +94,21 @@ restore_files() {
 # commands here as root.
 give_back() {
     new_lines >"$JOB_DIR/unproven.log"
-    if [ "${FOREIGN:-no}" = yes ]; then
+    from=$SAVED
+    if [ -n "$UNFINISHED" ]; then from=$HALTUUN/saved/$UNFINISHED; fi
+    if [ "$(cat "$from/foreign" 2>/dev/null)" = yes ]; then
         say restored foreign
+        saved_has_ended
         return 0
     fi
+    put_back "$from"
+}
+
+put_back() {
     stop_agent
-    if restore_files "$SAVED"; then
+    if restore_files "$1"; then
         say restored yes
+        saved_has_ended
         service_as_before "$NOTES"
     else
         say restored failed

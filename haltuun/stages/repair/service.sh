@@ -17,6 +17,7 @@ core_runs() {
 }
 
 service() {
+    CHANGED=yes
     case $INIT in
         systemd)
             if [ "$NAME" = "$SNAP_UNIT" ]; then
@@ -31,6 +32,7 @@ service() {
 }
 
 enable_service() {
+    CHANGED=yes
     case $INIT in
         systemd)
             if [ "$NAME" = "$SNAP_UNIT" ]; then
@@ -49,6 +51,7 @@ enable_service() {
 }
 
 disable_service() {
+    CHANGED=yes
     case $INIT in
         systemd)
             if [ "$NAME" = "$SNAP_UNIT" ]; then
@@ -61,10 +64,18 @@ disable_service() {
     esac
 }
 
-# How it was, noted once a run: what is run again after a kill must not note its own doing.
+# How it was, noted once a run: what is run again after a kill must not note its own doing. Neither must
+# the next run: where an earlier one was killed, its notes tell how it was.
 remember_service() {
     [ -e "$NOTES/was_enabled" ] && return 0
     mkdir -p "$NOTES"
+    for notes in "$HALTUUN"/notes/*; do
+        if [ "$notes" != "$NOTES" ] && [ -e "$notes/was_enabled" ] && [ ! -e "$notes/ended" ]; then
+            cp "$notes/was_running" "$NOTES/" && cp "$notes/was_enabled" "$NOTES/was_enabled.new" &&
+                mv "$NOTES/was_enabled.new" "$NOTES/was_enabled" && : >"$notes/ended"
+            return 0
+        fi
+    done
     if core_runs; then echo yes; else echo no; fi >"$NOTES/was_running"
     service_enabled >"$NOTES/was_enabled.new" && mv "$NOTES/was_enabled.new" "$NOTES/was_enabled"
 }
@@ -90,6 +101,7 @@ end_processes() {
 # The unit has KillMode=process: a worker outlives a killed core and keeps its old identity.
 stop_agent() {
     STOPPED=yes
+    CHANGED=yes
     service stop
     await_end "$STOP_WAIT_S" && return 0
     end_processes TERM

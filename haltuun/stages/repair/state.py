@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 from haltuun.model import Change, Host, Json, Unknown, is_true
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
-from haltuun.stages.repair.facts import Agent, Identity
+from haltuun.stages.repair.facts import Agent, Identity, RootCredentials
 from haltuun.stages.repair.situation import will_take_onprem
+
+# The word for what could not be seen: no id, no kind and no state is called so.
+UNKNOWN = "unknown"
 
 # What may stand in the log of an agent that has the right identity and has not come through, or no
 # longer does. Role and network are verify's matter: once they are right, it only has to be woken.
@@ -52,20 +55,24 @@ def state_of(host: Host, agent: Agent) -> dict[str, Json]:
     return {
         "identity": identity,
         "instance_id": instance_id,
-        "vault": _known(vault.instance_id or None if not isinstance(vault, Unknown) else vault),
+        "vault": UNKNOWN if isinstance(vault, Unknown) else vault.instance_id or None,
         "running": _known(agent.running),
         "enabled": _known(agent.enabled),
         "connected": is_connected(agent, diagnosis),
         "package": _known(agent.package),
         "version": _known(agent.version),
-        "credentials": "none"
-        if isinstance(credentials, Unknown) or not credentials.present
-        else credentials.default_kind,
+        "credentials": _kind_of(credentials),
     }
 
 
+def _kind_of(credentials: RootCredentials | Unknown) -> str:
+    if isinstance(credentials, Unknown):
+        return UNKNOWN
+    return credentials.default_kind if credentials.present else "none"
+
+
 def _known(value: Json | Unknown) -> Json:
-    return None if isinstance(value, Unknown) else value
+    return UNKNOWN if isinstance(value, Unknown) else value
 
 
 def as_planned(state: Mapping[str, Json], change: Change) -> Json:

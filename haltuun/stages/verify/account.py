@@ -43,7 +43,11 @@ def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
         "own_profile": _or_none(
             aws, lambda: aws.call("iam", "GetInstanceProfile", home, **own)["InstanceProfile"]
         ),
+        "own_inline": get_inline(aws, OWN_ROLE),
         "network": {region: get_network(aws, region, vpcs) for region, vpcs in _vpcs(hosts, facts).items()},
+        "members": {
+            region: get_members(aws, region, groups) for region, groups in _groups(hosts, facts).items()
+        },
     }
 
 
@@ -109,12 +113,7 @@ def get_role(run: Run, name: str, sample: Mapping[str, str]) -> Json:
     """{"role", "inline", "simulated"}: the role, its policy of our name, and the simulator's answers."""
     aws, home = run.aws, run.aws.home_region
     role = plain(aws.ask(lambda: aws.call("iam", "GetRole", home, RoleName=name)["Role"]))
-    inline = _or_none(
-        aws,
-        lambda: aws.call("iam", "GetRolePolicy", home, RoleName=name, PolicyName=POLICY_NAME)[
-            "PolicyDocument"
-        ],
-    )
+    inline = get_inline(aws, name)
     if isinstance(role, Unknown):
         return {"role": role, "inline": inline, "simulated": role}
     simulated = aws.ask(
@@ -125,6 +124,12 @@ def get_role(run: Run, name: str, sample: Mapping[str, str]) -> Json:
         ]
     )
     return {"role": role, "inline": inline, "simulated": plain(simulated)}
+
+
+def get_inline(aws: Aws, role_name: str) -> Json:
+    """The role's inline policy of our name; None where it, or the role, is not there."""
+    named = {"RoleName": role_name, "PolicyName": POLICY_NAME}
+    return _or_none(aws, lambda: aws.call("iam", "GetRolePolicy", aws.home_region, **named)["PolicyDocument"])
 
 
 def simulate(aws: Aws, role_arn: str, region: str, instance_id: str) -> list[dict[str, Any]]:
@@ -142,6 +147,30 @@ def simulate(aws: Aws, role_arn: str, region: str, instance_id: str) -> list[dic
                 ActionNames=list(actions),
                 ResourceArns=[resource],
             )
+        )
+    return rows
+
+
+def _groups(hosts: Sequence[Host], facts: Mapping[str, DiscoverFacts]) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for host in hosts:
+        seen = facts.get(host.instance_id)
+        if seen is not None and isinstance(seen.security_groups, tuple):
+            found.setdefault(host.region, set()).update(seen.security_groups)
+    return {region: sorted(groups) for region, groups in sorted(found.items())}
+
+
+def get_members(aws: Aws, region: str, groups: Sequence[str]) -> Json:
+    """All network interfaces with one of the groups, whatever they belong to."""
+    return plain(aws.ask(lambda: _interfaces_with(aws, region, "group-id", groups)))
+
+
+def _interfaces_with(aws: Aws, region: str, name: str, values: Sequence[str]) -> list[Any]:
+    rows: list[Any] = []
+    for some in chunks(values, FILTER_VALUES):
+        wanted = [{"Name": name, "Values": list(some)}]
+        rows.extend(
+            aws.pages("ec2", "DescribeNetworkInterfaces", "NetworkInterfaces", region, Filters=wanted)
         )
     return rows
 
@@ -184,17 +213,7 @@ def _interfaces(aws: Aws, region: str, endpoints: Json) -> Json:
     if isinstance(endpoints, Unknown):
         return endpoints
     ids = sorted({nic for endpoint in endpoints for nic in endpoint.get("NetworkInterfaceIds") or ()})
-
-    def ask() -> list[Any]:
-        rows: list[Any] = []
-        for some in chunks(ids, FILTER_VALUES):
-            wanted = [{"Name": "network-interface-id", "Values": list(some)}]
-            rows.extend(
-                aws.pages("ec2", "DescribeNetworkInterfaces", "NetworkInterfaces", region, Filters=wanted)
-            )
-        return rows
-
-    return plain(aws.ask(ask))
+    return plain(aws.ask(lambda: _interfaces_with(aws, region, "network-interface-id", ids)))
 
 
 def _dns(aws: Aws, region: str, vpc_id: str) -> list[bool]:

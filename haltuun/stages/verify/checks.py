@@ -11,6 +11,14 @@ def _yes(column: str, code: str, message: str, remedy: str) -> Check:
 
 CHECKS = (
     Check(
+        column="compromise",
+        op="in_set",
+        values=("none seen", "no way in"),
+        code="SUSPECT_UNKNOWN",
+        message="Whether the host is compromised could not be looked for, so nothing is changed on it.",
+        remedy="Retry it; if that fails again, look for the signs by hand (runbook SUSPECT).",
+    ),
+    Check(
         column="credentials",
         op="in_set",
         values=("instance role", "default host management"),

@@ -37,8 +37,17 @@ class RoleFacts(Frozen):
     denied_logs: tuple[str, ...] | Unknown = _NOT_ASKED  # what shipping logs needs
     beyond: tuple[str, ...] = ()  # denied by a Deny, a boundary or an SCP: no added policy helps
     trusts_ec2: bool | Unknown = _NOT_ASKED
-    other_services: tuple[str, ...] = ()  # who else may assume it, by its trust policy
+    other_services: tuple[str, ...] = ()  # who else may assume it, by its trust policy: services and ARNs
     inline_policy: Json | None = None  # the inline policy of our name, as it stands
+
+
+class Interface(Frozen):
+    """A network interface that has a security group, and what it belongs to."""
+
+    interface_id: str
+    groups: tuple[str, ...]
+    instance_id: str = ""  # "" when it is no instance's: a database's, a function's, a load balancer's
+    owner: str = ""  # as EC2 describes it
 
 
 class VerifyAccount(Frozen):
@@ -49,6 +58,9 @@ class VerifyAccount(Frozen):
     roles: dict[str, RoleFacts | Unknown] = Field(default_factory=dict)  # by role name
     own_role: Literal["absent", "ours", "foreign"] | Unknown = _NOT_ASKED
     own_profile: Literal["absent", "ours", "empty", "foreign"] | Unknown = _NOT_ASKED
+    own_inline: Json | Unknown = _NOT_ASKED  # the inline policy of our own role; None: it has none
+    own_trust: str | Unknown | None = _NOT_ASKED  # hash of our own role's trust policy; None: no role
+    interfaces: dict[str, tuple[Interface, ...] | Unknown] = Field(default_factory=dict)  # by region
 
 
 Credentials = Literal["instance role", "default host management", "none"]
@@ -64,6 +76,9 @@ class VerifyFacts(Facts):
     egress_ok: bool | Unknown = _NOT_ASKED  # by the account's configuration, or seen to work
     egress_reason: str | Unknown = _NOT_ASKED
     endpoints: tuple[Endpoint, ...] | Unknown = _NOT_ASKED
+
+    # Unknown: somebody can log in, and yet nobody could look for signs of a compromise
+    compromise: Literal["none seen", "seen", "no way in"] | Unknown = _NOT_ASKED
 
     # as the host sees it; of a host that is Online under its own id it follows from that
     source: Literal["host", "managed node"] | Unknown = _NOT_ASKED

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from haltuun.model import Frozen, Host, Severity, Unknown, is_false, is_true
+from haltuun.model import Frozen, Host, Severity, Unknown, Verdict, is_false, is_true
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.verify.facts import Endpoint, RoleFacts, VerifyFacts
@@ -23,6 +23,7 @@ class Fault(Frozen):
     remedy: str
     severity: Severity = Severity.high
     mend: Mend = ""  # which kind of change mends it; "" is none
+    verdict: Verdict = Verdict.held
 
 
 def faults_of(view: View, host: Host, facts: VerifyFacts) -> list[Fault]:
@@ -31,6 +32,8 @@ def faults_of(view: View, host: Host, facts: VerifyFacts) -> list[Fault]:
     closed = closed_to_us(host, seen, facts)
     if closed is not None:
         return [closed]
+    if isinstance(facts.compromise, Unknown):
+        return [_suspect_unknown(facts.compromise)]
     return [
         *permission_faults(view, host, seen, facts),
         *metadata_faults(host, facts),
@@ -61,6 +64,16 @@ def closed_to_us(host: Host, seen: DiscoverFacts | None, facts: VerifyFacts) -> 
             remedy="Bring its agent Online by hand (runbook WINDOWS_BY_HAND), then retry it.",
         )
     return _unreachable(host, facts.source)
+
+
+def _suspect_unknown(why: Unknown) -> Fault:
+    return Fault(
+        code="SUSPECT_UNKNOWN",
+        message=f"Signs of a compromise could not be looked for ({why.unknown.rstrip('.')}), and nothing is"
+        " given to a host of which that is not known.",
+        remedy="Retry it; if that fails again, look for the signs by hand (runbook SUSPECT).",
+        verdict=Verdict.unknown,
+    )
 
 
 def _unreachable(host: Host, why: Unknown) -> Fault:

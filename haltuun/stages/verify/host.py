@@ -28,7 +28,7 @@ def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
         return closed
     seen = discovered(view, host.instance_id)
     if seen is None:
-        return Unknown(unknown="NOT_DISCOVERED: nothing is known of the host")
+        return Unknown(unknown="HOST_UNKNOWN: nothing is known of the host")
     if seen.is_suspect:
         return Unknown(unknown="SUSPECT: the host looks compromised, so nobody logs in again")
     if seen.right_box is False:

@@ -15,8 +15,9 @@ from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.discover.account import plain
 from haltuun.stages.tags import MANAGED, managed_tags
+from haltuun.stages.verify.account import get_inline
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME
-from haltuun.stages.verify.parse_account import parse_own, parse_own_profile
+from haltuun.stages.verify.parse_account import digest, parse_own, parse_own_profile, trust_of
 from haltuun.stages.verify.plan import ASSOCIATE, EGRESS, POLICY, PROFILE
 
 # IAM and EC2 take some seconds until they agree on what was just created ("eventual consistency").
@@ -57,17 +58,34 @@ def apply_policy(run: Run, change: Change) -> Json:
         with contextlib.suppress(NotFound):
             run.aws.call("iam", "DeleteRolePolicy", home, RoleName=change.target, PolicyName=POLICY_NAME)
         return None
-    run.aws.call(
-        "iam",
-        "PutRolePolicy",
-        home,
-        RoleName=change.target,
-        PolicyName=POLICY_NAME,
-        PolicyDocument=json.dumps(policy),
-    )
+    try:
+        run.aws.call(
+            "iam",
+            "PutRolePolicy",
+            home,
+            RoleName=change.target,
+            PolicyName=POLICY_NAME,
+            PolicyDocument=json.dumps(policy),
+        )
+    except AwsError as error:
+        if error.code != "LimitExceeded":
+            raise
+        raise _too_large(change.target) from error
     if change.detail and change.detail.get("role_arn"):
         settled(lambda: _may_report(run, change.detail["role_arn"]))
     return None
+
+
+def _too_large(role_name: str) -> HaltuunError:
+    # IAM quotas, "Role policies": all inline policies of one role together, without white space.
+    return HaltuunError(
+        f"the role's inline policies would be longer than the 10,240 characters that IAM takes, so"
+        f" {POLICY_NAME} does not fit beside them.",
+        subject=role_name,
+        remedy="Turn one of its inline policies into a managed policy and attach that, then retry.",
+        code="POLICY_TOO_LARGE",
+        unchanged=True,
+    )
 
 
 def _may_report(run: Run, role_arn: str) -> bool:
@@ -96,7 +114,15 @@ def look_profile(run: Run, change: Change) -> Json | Unknown:
     profile = run.aws.ask(lambda: _profile(run))
     if isinstance(role, Unknown) or isinstance(profile, Unknown):
         return role if isinstance(role, Unknown) else profile
-    return {"role": parse_own(role), "profile": parse_own_profile(profile)}
+    inline = get_inline(run.aws, OWN_ROLE)
+    if isinstance(inline, Unknown):
+        return inline
+    return {
+        "role": parse_own(role),
+        "profile": parse_own_profile(profile),
+        "policy": digest(inline),
+        "trust": trust_of(role),
+    }
 
 
 def _role(run: Run) -> Json:
@@ -119,7 +145,7 @@ def _profile(run: Run) -> Json:
 def apply_profile(run: Run, change: Change) -> Json:
     wants = change.after
     _apply_removal(run, wants)
-    if wants["role"] == "ours":
+    if wants["role"] == "ours" and change.before["role"] == "absent":
         _create_role(run, change.detail or {})
     if wants["profile"] == "ours":
         _create_profile(run)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from haltuun.aws import tags_of
-from haltuun.model import Host, Json, StageName, Unknown
+from haltuun.model import Host, Json, StageName, Unknown, canonical
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.tags import MANAGED
 from haltuun.stages.verify.account import dhmc_role
 from haltuun.stages.verify.egress import evaluate
-from haltuun.stages.verify.facts import Endpoint, RoleFacts, VerifyAccount
+from haltuun.stages.verify.facts import Endpoint, Interface, RoleFacts, VerifyAccount
 from haltuun.stages.verify.needs import (
     FALLBACK,
     OPTIONAL_SERVICES,
@@ -35,6 +36,9 @@ def parse_account(view: View, raw: Json) -> VerifyAccount:
         roles={name: parse_role(name, answers) for name, answers in raw["roles"].items()},
         own_role=parse_own(raw["own_role"]),
         own_profile=parse_own_profile(raw["own_profile"]),
+        own_inline=raw["own_inline"],
+        own_trust=trust_of(raw["own_role"]),
+        interfaces={region: parse_interfaces(rows) for region, rows in raw["members"].items()},
     )
 
 
@@ -106,6 +110,23 @@ def place_of(facts: DiscoverFacts | None) -> Place | None:
     )
 
 
+def parse_interfaces(rows: Json) -> tuple[Interface, ...] | Unknown:
+    return rows if isinstance(rows, Unknown) else tuple(parse_interface(row) for row in rows)
+
+
+def parse_interface(row: Json) -> Interface:
+    """A service that owns an interface is known by its description and by who asked for it."""
+    attachment = row.get("Attachment") or {}
+    by = row.get("RequesterId") or attachment.get("InstanceOwnerId") or ""
+    what = row.get("Description") or row.get("InterfaceType") or "no description"
+    return Interface(
+        interface_id=row["NetworkInterfaceId"],
+        groups=tuple(group["GroupId"] for group in row.get("Groups") or ()),
+        instance_id=attachment.get("InstanceId") or "",
+        owner=f"{what}, of {by}" if by else what,
+    )
+
+
 # -- roles ---------------------------------------------------------------------------------------
 
 
@@ -163,17 +184,32 @@ def beyond_of(rows: Json) -> tuple[str, ...]:
 
 
 def services_of(trust: Json) -> tuple[str, ...] | Unknown:
-    """Service principals that may assume the role."""
+    """Who may assume the role: service principals, and the ARNs of accounts, users and providers."""
     if not isinstance(trust, dict):
         return Unknown(unknown="the role's trust policy could not be read")
     statements = trust.get("Statement") or ()
     found: set[str] = set()
     for statement in [statements] if isinstance(statements, dict) else statements:
         principal = statement.get("Principal")
-        services = principal.get("Service") if isinstance(principal, dict) else None
-        if statement.get("Effect") == "Allow" and services:
-            found.update([services] if isinstance(services, str) else services)
+        if statement.get("Effect") != "Allow" or not principal:
+            continue
+        for names in principal.values() if isinstance(principal, dict) else [principal]:
+            found.update([names] if isinstance(names, str) else names)
     return tuple(sorted(found))
+
+
+def digest(document: Json) -> str | None:
+    """Of a policy document, as it decides in a change; None: there is none."""
+    if document is None:
+        return None
+    return hashlib.sha256(canonical(document).encode()).hexdigest()[:12]
+
+
+def trust_of(role: Json) -> str | Unknown | None:
+    """Hash of the role's trust policy."""
+    if isinstance(role, Unknown) or role is None:
+        return role
+    return digest(role.get("AssumeRolePolicyDocument"))
 
 
 def parse_own(role: Json) -> Literal["absent", "ours", "foreign"] | Unknown:

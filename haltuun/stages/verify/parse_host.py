@@ -31,7 +31,20 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> V
         inside = follow_from_online(inside)
     role = parse_permissions(view, host, seen, online)
     egress = parse_egress(view, host, online or is_true(inside["tcp_ok"]))
-    return VerifyFacts(observed_at=view.now, **role, **egress, **inside)
+    compromise = parse_compromise(seen, inside["source"])
+    return VerifyFacts(observed_at=view.now, compromise=compromise, **role, **egress, **inside)
+
+
+def parse_compromise(
+    seen: DiscoverFacts | None, source: str | Unknown
+) -> Literal["none seen", "seen", "no way in"] | Unknown:
+    """As discover saw it. Where nobody gets in, nobody looked; where somebody does, somebody has to."""
+    if seen is None:
+        return Unknown(unknown="nothing was discovered of the host")
+    if not isinstance(seen.suspect, Unknown):
+        return "seen" if seen.suspect else "none seen"
+    got_in = isinstance(seen.way, str) or source == "host"
+    return seen.suspect if got_in else "no way in"
 
 
 # -- permissions -----------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ from haltuun.model import (
     StageName,
     StagePlan,
     Undo,
+    Unknown,
     is_false,
 )
 from haltuun.stages.base import View
 from haltuun.stages.verify.facts import Endpoint, RoleFacts, VerifyAccount, VerifyFacts
 from haltuun.stages.verify.faults import Fault, faults_of
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME, is_own_policy, own_policy, own_trust
-from haltuun.stages.verify.parse_account import discovered, users_of, verified
+from haltuun.stages.verify.parse_account import digest, discovered, users_of, verified
 
 POLICY = "iam.role.policy"
 PROFILE = "iam.instance_profile"
@@ -41,7 +42,7 @@ def plan(view: View) -> StagePlan:
     }
     faults = {i: faults_of(view, view.hosts[i], seen) for i, seen in facts.items()}
     barred = [
-        Barred(host=i, code=fault.code, message=fault.message, remedy=fault.remedy)
+        Barred(host=i, code=fault.code, message=fault.message, remedy=fault.remedy, verdict=fault.verdict)
         for i, some in faults.items()
         if (fault := next((f for f in some if not f.mend), None)) is not None
     ]
@@ -49,8 +50,7 @@ def plan(view: View) -> StagePlan:
     going = {i: seen for i, seen in facts.items() if i not in held}
     return StagePlan(
         changes=(
-            *plan_policies(view, account, going),
-            *plan_profiles(view, account, going, faults),
+            *plan_roles(view, account, going, faults),
             *plan_egress(view, going),
         ),
         barred=tuple(barred),
@@ -67,21 +67,42 @@ def who(view: View, instance_id: str) -> str:
 # -- roles -----------------------------------------------------------------------------------------
 
 
-def plan_policies(view: View, account: VerifyAccount, going: Mapping[str, VerifyFacts]) -> Iterable[Change]:
-    """One change a role, however many hosts have it."""
-    needy: dict[str, list[str]] = {}
+def plan_roles(
+    view: View,
+    account: VerifyAccount,
+    going: Mapping[str, VerifyFacts],
+    faults: Mapping[str, list[Fault]],
+) -> Iterable[Change]:
+    bare = [i for i in going if any(fault.mend == "profile" for fault in faults[i])]
+    policies = list(plan_policies(view, account, going, bare))
+    yield from policies
+    yield from plan_profiles(view, account, bare, policies)
+
+
+def plan_policies(
+    view: View, account: VerifyAccount, going: Mapping[str, VerifyFacts], bare: list[str]
+) -> Iterable[Change]:
+    """One change a role, however many hosts have it. `bare` hosts are about to get our own role."""
+    needy: dict[str, list[str]] = {OWN_ROLE: list(bare)} if bare and account.own_role == "ours" else {}
     for instance_id, facts in going.items():
         lacks = is_false(facts.ssm_allowed) or is_false(facts.logs_allowed)
         if lacks and facts.credentials == "instance role" and isinstance(facts.role_name, str):
             needy.setdefault(facts.role_name, []).append(instance_id)
     wanted = own_policy(view.partition, view.account_id)
     for name, hosts in sorted(needy.items()):
-        role = account.roles.get(name)
+        role = account.roles.get(name, own_role_of(account, name))
         if not isinstance(role, RoleFacts) or role.inline_policy == wanted:
             continue
         if role.inline_policy is not None and not is_own_policy(role.inline_policy):
             continue
         yield policy_change(view, account, role, hosts, wanted)
+
+
+def own_role_of(account: VerifyAccount, name: str) -> RoleFacts | None:
+    """Our own role, where no host has it yet."""
+    if name != OWN_ROLE or isinstance(account.own_inline, Unknown):
+        return None
+    return RoleFacts(role_name=OWN_ROLE, inline_policy=account.own_inline)
 
 
 def policy_change(
@@ -102,31 +123,36 @@ def policy_change(
         " Haltuun's parameters and its log groups.",
         permissions=("iam:GetRolePolicy", "iam:PutRolePolicy", "iam:SimulatePrincipalPolicy"),
         undo=Undo(kind=POLICY, after=before),
-        concerns=(*others, *(f"{service} may use the role" for service in role.other_services)),
+        concerns=(
+            *others,
+            *(f"{principal} may assume the role" for principal in role.other_services),
+            "instances of other regions, and other services that use the role: not looked for",
+        ),
         detail={"role_arn": role.arn},
     )
 
 
 def plan_profiles(
-    view: View,
-    account: VerifyAccount,
-    going: Mapping[str, VerifyFacts],
-    faults: Mapping[str, list[Fault]],
+    view: View, account: VerifyAccount, bare: list[str], policies: list[Change]
 ) -> Iterable[Change]:
-    bare = [i for i in going if any(fault.mend == "profile" for fault in faults[i])]
-    if not bare:
+    own = (account.own_role, account.own_profile, account.own_inline, account.own_trust)
+    if not bare or any(isinstance(part, Unknown) for part in own):
         return
-    create: tuple[str, ...] = ()
+    create = tuple(change.id for change in policies if change.target == OWN_ROLE)
     if (account.own_role, account.own_profile) != ("ours", "ours"):
         change = profile_change(view, account, bare)
-        create = (change.id,)
+        create = (*create, change.id)
         yield change
     for instance_id in bare:
         yield associate_change(view.hosts[instance_id], create)
 
 
 def profile_change(view: View, account: VerifyAccount, hosts: list[str]) -> Change:
-    before = {"role": account.own_role, "profile": account.own_profile}
+    policy, trust = own_policy(view.partition, view.account_id), own_trust(view.partition)
+    there = {"policy": digest(account.own_inline), "trust": account.own_trust}
+    before = {"role": account.own_role, "profile": account.own_profile, **there}
+    # A role that is there already keeps its policies here: its inline policy is a change of its own.
+    made = {"policy": digest(policy), "trust": digest(trust)} if account.own_role == "absent" else there
     return Change(
         stage=StageName.verify,
         kind=PROFILE,
@@ -134,7 +160,7 @@ def profile_change(view: View, account: VerifyAccount, hosts: list[str]) -> Chan
         target=OWN_ROLE,
         hosts=tuple(sorted(hosts)),
         before=before,
-        after={"role": "ours", "profile": "ours"},
+        after={"role": "ours", "profile": "ours", **made},
         reach=Reach.account,
         summary=f"Create the role and instance profile {OWN_ROLE} for hosts that have none.",
         permissions=(
@@ -149,10 +175,7 @@ def profile_change(view: View, account: VerifyAccount, hosts: list[str]) -> Chan
             "iam:GetInstanceProfile",
         ),
         undo=Undo(kind=PROFILE, after=before),
-        detail={
-            "trust": own_trust(view.partition),
-            "policy": own_policy(view.partition, view.account_id),
-        },
+        detail={"trust": trust, "policy": policy},
     )
 
 
@@ -215,8 +238,26 @@ def members_of(view: View, group: str) -> list[str]:
     ]
 
 
+def interfaces_of(view: View, region: str, group: str) -> list[str]:
+    """What else has the group: interfaces of databases, functions, load balancers, or second ones of
+    instances.
+    """
+    account = verified(view)
+    rows = account.interfaces.get(region) if account is not None else None
+    if not isinstance(rows, tuple):
+        why = rows.unknown if isinstance(rows, Unknown) else "not asked"
+        return [f"what else has the group could not be read ({why})"]
+    members = set(members_of(view, group))
+    return [
+        f"{row.interface_id} ({row.owner})"
+        for row in rows
+        if group in row.groups and row.instance_id not in members
+    ]
+
+
 def egress_change(view: View, region: str, group: str, hosts: list[str], targets: list[str]) -> Change:
     others = [who(view, i) for i in members_of(view, group) if i not in hosts]
+    others += interfaces_of(view, region, group)
     before: Json = {"https_to": []}
     return Change(
         stage=StageName.verify,

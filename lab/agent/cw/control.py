@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..netkit import imds
 from ..netkit.aws import Client, RequestError, ServiceError, endpoint_of
-from ..netkit.hostfs import at, read_text, write_atomically
+from ..netkit.hostfs import at, is_of_this_host, read_text, write_atomically
 from .paths import BINARY, CONFIG_FOLDER, SERVICE, TOML, VERSION_FILE
 
 
@@ -44,7 +44,8 @@ def _is_agent(process: Path) -> bool:
     try:
         if (process / "comm").read_text().strip() != "amazon-cloudwat":
             return False
-        return (process / "cmdline").read_bytes().startswith(BINARY.encode())
+        is_ours = (process / "cmdline").read_bytes().startswith(BINARY.encode())
+        return is_ours and is_of_this_host(process)
     except OSError:
         return False
 

@@ -6,11 +6,9 @@ import glob
 import os
 import signal
 import threading
-import time
-from datetime import UTC, datetime
 from types import FrameType
 
-from ..netkit import imds
+from ..netkit import clock, imds
 from ..netkit.aws import Client, RequestError, ServiceError, endpoint_of
 from ..netkit.hostfs import at, lab_root
 from ..netkit.pace import pause
@@ -29,7 +27,7 @@ CallFailed = (ServiceError, RequestError, imds.ImdsError)
 
 def write_log(level: str, text: str) -> None:
     """One line of the agent's own log."""
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
         at(LOG).parent.mkdir(parents=True, exist_ok=True)
         with at(LOG).open("a") as stream:
@@ -93,7 +91,7 @@ class Destination:
         if not self._exists:
             self._prepare(client, names)
             self._exists = True
-        now_ms = int(time.time() * 1000)
+        now_ms = int(clock.now().timestamp() * 1000)
         events = [{"timestamp": now_ms, "message": line} for line in lines if line]
         if events:
             try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
+from . import clock
 from .imds import Credentials
 from .web import Response, SendFailed, aws_timeouts, send
 
@@ -36,11 +36,11 @@ AwsError = ServiceError | RequestError
 
 
 def _authorization(key_id: str, region: str, service: str) -> dict[str, str]:
-    now = time.gmtime()
-    scope = f"{key_id}/{time.strftime('%Y%m%d', now)}/{region}/{service}/aws4_request"
+    now = clock.now()
+    scope = f"{key_id}/{now:%Y%m%d}/{region}/{service}/aws4_request"
     return {
         "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=lab",
-        "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", now),
+        "X-Amz-Date": f"{now:%Y%m%dT%H%M%SZ}",
     }
 
 

@@ -16,6 +16,12 @@ def at(path: str) -> Path:
     return lab_root() / path.lstrip("/")
 
 
+def is_of_this_host(process: Path) -> bool:
+    """Whether a process in /proc sees this root; below another root, /proc is the whole machine's."""
+    root = os.environ.get("LAB_ROOT", "")
+    return not root or f"LAB_ROOT={root}".encode() in (process / "environ").read_bytes().split(b"\0")
+
+
 def write_atomically(path: str, data: str, mode: int = 0o600) -> None:
     """Replace a file in one step, so that a reader never sees half of it."""
     target = at(path)

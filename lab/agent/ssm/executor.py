@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..netkit import clock
 from ..netkit.aws import RequestError, ServiceError
 from ..netkit.hostfs import at
 from ..netkit.imds import ImdsError
@@ -57,7 +58,7 @@ class Executor:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, message: Message) -> None:
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        started = f"{clock.now():%Y-%m-%dT%H:%M:%SZ}"
         command_id = str(message["CommandId"])
         try:
             self._reply(command_id, Result("InProgress", -1), started, attempts=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import time
 from typing import Any
 
+from ..netkit import clock
 from ..netkit.hostfs import at
 from .machine import go_arch, mac_address, os_release, primary_address
 from .ping import instance_information
@@ -18,7 +18,7 @@ Item = dict[str, Any]
 
 def now_text() -> str:
     """The time as inventory items give it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return f"{clock.now():%Y-%m-%dT%H:%M:%SZ}"
 
 
 def item(type_name: str, content: list[dict[str, str]], schema: str = "1.0") -> Item:

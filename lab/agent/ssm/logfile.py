@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from datetime import UTC, datetime
 
+from ..netkit import clock
 from ..netkit.hostfs import at
 from .layout import LOGS
 
 
 def _stamp() -> str:
-    now = datetime.now(UTC)
+    now = clock.now()
     return f"{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 100:04d}"
 
 
@@ -71,13 +71,13 @@ class Log:
 
 def log_hibernation(text: str, level: str = "INFO") -> None:
     """One line of hibernate.log, whose time has no fraction."""
-    now = datetime.now(UTC)
+    now = clock.now()
     _append("hibernate.log", f"{now:%Y-%m-%d %H:%M:%S} {level} {text}\n")
 
 
 def audit_start(process: str, version: str) -> None:
     """The telemetry line that each process leaves in the day's audit file."""
-    now = datetime.now(UTC)
+    now = clock.now()
     name = f"audits/amazon-ssm-agent-audit-{now:%Y-%m-%d}"
     try:
         at(f"{LOGS}/audits").mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from ..netkit.hostfs import at, lab_root
+from ..netkit.hostfs import at, is_of_this_host
 from .layout import WORKER_BINARY, WORKER_NAME
 
 # A termination message from the core; a plain SIGTERM comes from a person.
@@ -22,13 +22,11 @@ def start_worker() -> subprocess.Popen[bytes]:
 
 def _is_worker(pid: int) -> bool:
     try:
-        comm = Path(f"/proc/{pid}/comm").read_text().strip()
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        process = Path(f"/proc/{pid}")
+        comm = (process / "comm").read_text().strip()
+        return comm == WORKER_NAME[:15] and is_of_this_host(process)
     except OSError:
         return False
-    root = os.environ.get("LAB_ROOT", "")
-    same_root = not root or f"LAB_ROOT={lab_root()}".encode() in environment.split(b"\0")
-    return comm == WORKER_NAME[:15] and same_root
 
 
 def find_workers() -> list[int]:

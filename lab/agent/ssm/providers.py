@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from ..netkit import imds
+from ..netkit import clock, imds
 from ..netkit.aws import Client, RequestError, ServiceError
 from ..netkit.hostfs import at, read_text
 from ..netkit.imds import Credentials
@@ -154,7 +154,7 @@ class Ec2Provider:
             return self._default_host_management()
         self._log.info("Successfully connected with instance profile role credentials")
         self.share_file = ""
-        return Retrieved(credentials, go_time(datetime.now(UTC) + timedelta(hours=1)), "EC2")
+        return Retrieved(credentials, go_time(clock.now() + timedelta(hours=1)), "EC2")
 
     def _profile_credentials(self) -> Credentials:
         failed = "retrieved credentials failed to report to ssm. Error: "

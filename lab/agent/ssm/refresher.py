@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from datetime import UTC, datetime
 
+from ..netkit import clock
 from ..netkit.pace import go_duration, pause
 from .identity import NEVER, Identity, RuntimeConfig, parse_time
 from .logfile import Log
@@ -65,7 +65,7 @@ class Refresher:
 
     def _reuse_unexpired(self, provider: Provider) -> None:
         # credentialrefresher.go:304-318: a copied token that still lives is used without any check.
-        if parse_time(self._config.expires_at) <= datetime.now(UTC):
+        if parse_time(self._config.expires_at) <= clock.now():
             return
         share_file = self._config.share_file
         if not share_file or load_profile(share_file, self._config.share_profile):
@@ -77,7 +77,7 @@ class Refresher:
             self._config.expires_at = NEVER
 
     def _s_until_refresh(self) -> float:
-        now = datetime.now(UTC)
+        now = clock.now()
         expires = parse_time(self._config.expires_at)
         if expires <= now:
             return 0.0
@@ -119,7 +119,7 @@ class Refresher:
             save_profile(retrieved.share_file, self._config.share_profile, retrieved.credentials)
         self._config.share_file = retrieved.share_file
         self._config.expires_at = retrieved.expires_at
-        self._config.retrieved_at = go_time(datetime.now(UTC))
+        self._config.retrieved_at = go_time(clock.now())
         self._config.source = retrieved.source
         try:
             self._config.save()

@@ -6,8 +6,8 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from ..netkit import clock
 from ..netkit.hostfs import at, read_text, write_atomically
 from .layout import STORE, VAULT
 
@@ -126,7 +126,7 @@ def load_registration(vault: Vault, key: str) -> Registration:
 
 def store_registration(vault: Vault, key: str, registration: Registration) -> None:
     """Overwrite the registration under `key`; an empty one clears it."""
-    created = datetime.now(UTC)
+    created = clock.now()
     stamp = f"{created:%Y-%m-%d %H:%M:%S}.{time.time_ns() % 1_000_000_000:09d} +0000 UTC"
     data = {
         "instanceID": registration.instance_id,

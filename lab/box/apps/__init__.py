@@ -22,7 +22,7 @@ After=network.target
 [Service]
 Type=simple
 Environment=PYTHONHOME=/opt/lab/py/usr
-ExecStart=/usr/sbin/{binary} -s -S {script}
+ExecStart=/usr/sbin/{binary} -s -S {script} {version}
 Restart=on-failure
 
 [Install]
@@ -34,7 +34,7 @@ start on runlevel [2345]
 stop on runlevel [016]
 respawn
 env PYTHONHOME=/opt/lab/py/usr
-exec /usr/sbin/{binary} -s -S {script}
+exec /usr/sbin/{binary} -s -S {script} {version}
 """
 POSTINST = """\
 #!/bin/sh
@@ -76,6 +76,7 @@ class App:
 
     package: str
     version: str
+    shown_version: str  # as the server calls itself
     title: str
     section: str
     service: str
@@ -90,21 +91,31 @@ WORDPRESS_SITE = {
     "var/www/html/wp-includes/version.php": "<?php\n$wp_version = '5.8';\n",
     "var/www/html/wp-content/uploads/2021/05/index.html": "",
 }
-# Ubuntu release → the package of its own archive; a later release has the last one
+# Ubuntu release → the package of its own archive; another release has the last one
+APACHE = {
+    "14.04": "2.4.7-1ubuntu4.22",
+    "16.04": "2.4.18-2ubuntu3.17",
+    "18.04": "2.4.29-1ubuntu4.27",
+    "20.04": "2.4.41-4ubuntu3.17",
+}
+APACHE_LATEST = "2.4.52-1ubuntu4.7"
 MYSQL = {
     "14.04": ("5.5", "5.5.62-0ubuntu0.14.04.1"),
     "16.04": ("5.7", "5.7.33-0ubuntu0.16.04.1"),
     "18.04": ("5.7", "5.7.42-0ubuntu0.18.04.1"),
+    "20.04": ("8.0", "8.0.41-0ubuntu0.20.04.1"),
 }
-MYSQL_LATEST = ("8.0", "8.0.41-0ubuntu0.20.04.1")
+MYSQL_LATEST = ("8.0", "8.0.41-0ubuntu0.22.04.1")
 
 
 def app_for(name: str, release: str) -> App:
     """The package behind an app's name in a scenario, on this release."""
     if name == "wordpress":
+        version = APACHE.get(release, APACHE_LATEST)
         return App(
             package="apache2",
-            version="2.4.41-4ubuntu3.17",
+            version=version,
+            shown_version=version.partition("-")[0],
             title="Apache HTTP Server",
             section="httpd",
             service="apache2",
@@ -117,6 +128,7 @@ def app_for(name: str, release: str) -> App:
     return App(
         package=f"mysql-server-{series}",
         version=version,
+        shown_version=version,
         title="MySQL database server",
         section="database",
         service="mysql",
@@ -134,7 +146,13 @@ def build_app_deb(app: App, base: Path, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         tree = Path(work) / "tree"
         script = f"/usr/share/{app.package}/{app.source}"
-        words = {"title": app.title, "binary": app.binary, "script": script, "service": app.service}
+        words = {
+            "title": app.title,
+            "binary": app.binary,
+            "script": script,
+            "service": app.service,
+            "version": app.shown_version,
+        }
         for name in (f"usr/sbin/{app.binary}", script.lstrip("/")):
             (tree / name).parent.mkdir(parents=True)
         shutil.copy(base / PYTHON, tree / f"usr/sbin/{app.binary}")

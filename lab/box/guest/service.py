@@ -183,7 +183,17 @@ class Service:
             self._ended(203 << 8, main=False)
             raise StartFailed(self.definition.name) from error
         self._become("active", "running")
-        world.watch(self.main_pid, self._ended)
+        self._watch_main()
+
+    def _watch_main(self) -> None:
+        pid = self.main_pid
+
+        def ended(status: int) -> None:
+            # A stop may be over before its process is reaped; what it ended must not start again.
+            if pid == self.main_pid:
+                self._ended(status)
+
+        world.watch(pid, ended)
 
     def _start_oneshot(self) -> None:
         for command in self.definition.commands:
@@ -204,7 +214,7 @@ class Service:
             self._ended((code or 1) << 8, main=False)
             raise StartFailed(self.definition.name)
         self._become("active", "running")
-        world.watch(self.main_pid, self._ended)
+        self._watch_main()
 
     def _forked_pid(self) -> int:
         if self.definition.pid_file:

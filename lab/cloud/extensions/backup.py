@@ -96,8 +96,8 @@ def _point_row(state: BackupState, point: Point) -> dict[str, Any]:
         "BackupSizeInBytes": point.size_bytes,
         "BackupSizeBytes": point.size_bytes,
         "Lifecycle": point.lifecycle or None,
-        "EncryptionKeyArn": vault.encryption_key_arn or None,
-        "IsEncrypted": bool(vault.encryption_key_arn),
+        "EncryptionKeyArn": point.key_arn,
+        "IsEncrypted": point.is_encrypted,
         "StorageClass": "WARM",
         "IsParent": False,
     }
@@ -241,6 +241,17 @@ class BackupPlans(BackupResponse):
         return json.dumps(
             dict(zip(("BackupPlanId", "BackupPlanArn", "DeletionDate", "VersionId"), found, strict=True))
         )
+
+    def create_backup_vault(self) -> str:
+        """Without a key of its own a vault is encrypted with the account's aws/backup key."""
+        state, request = state_of(self), request_of(self)
+        vault = state.backend.create_backup_vault(
+            backup_vault_name=_label(self, "backupVaultName"),
+            backup_vault_tags=request.get("BackupVaultTags") or {},
+            encryption_key_arn=request.get("EncryptionKeyArn") or state.default_key_arn(),
+            creator_request_id=request.get("CreatorRequestId") or "",
+        )
+        return json.dumps(vault.to_dict())
 
     def list_backup_vaults(self) -> ActionResult:  # type: ignore[override]
         vaults = state_of(self).backend.vaults.values()

@@ -9,7 +9,9 @@ from typing import Any
 
 from moto.backup.models import BackupBackend, Vault, backup_backends
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.elastic_block_store import Volume
 from moto.iam.models import iam_backends
+from moto.kms.models import kms_backends
 
 from lab.cloud import clock
 from lab.cloud.errors import CloudError
@@ -20,6 +22,8 @@ RUNNING_AFTER_S = 0.7
 COMPLETED_AFTER_S = 2.0
 # First actions of AWSBackupServiceRolePolicyForBackup for each type of resource.
 NEEDED_ACTION = {"EC2": "ec2:CreateImage", "EBS": "ec2:CreateSnapshot"}
+DEFAULT_KEY = "alias/aws/backup"
+DEFAULT_KEY_TEXT = "Default key that protects my Backup data when no other key is defined"
 OPT_IN_TYPES = (
     "Aurora",
     "CloudFormation",
@@ -68,6 +72,8 @@ class Point:
     completed: datetime
     lifecycle: dict[str, Any]
     size_bytes: int
+    is_encrypted: bool
+    key_arn: str | None
 
 
 @dataclass
@@ -94,6 +100,14 @@ class BackupState:
         if vault is None:
             raise CloudError("ResourceNotFoundException", f"Backup vault {name} was not found.")
         return vault
+
+    def default_key_arn(self) -> str:
+        """The key that AWS makes in the account for its Backup service."""
+        kms = kms_backends[self.account_id][self.region]
+        if not kms.alias_exists(DEFAULT_KEY):
+            key = kms.create_key(None, "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT", DEFAULT_KEY_TEXT, None)
+            kms.create_alias(key.id, DEFAULT_KEY)
+        return str(kms.describe_key(DEFAULT_KEY).arn)
 
     def start(self, request: dict[str, Any]) -> Job:
         token = str(request.get("IdempotencyToken") or "")
@@ -163,6 +177,7 @@ class BackupState:
             job.state, job.completed = "FAILED", clock.now()
             job.message = f"Access Denied trying to call AWS Backup service: {job.role_arn} lacks {action}"
             return
+        volumes = self._volumes(job)
         job.point_arn = self._image(job) if job.resource_type == "EC2" else self._snapshot(job)
         job.completed = clock.now()
         job.state = "COMPLETED"
@@ -176,10 +191,22 @@ class BackupState:
             completed=job.completed,
             lifecycle=job.lifecycle,
             size_bytes=8 * 1024**3,
+            # Images and snapshots are encrypted as their source is, whatever the vault's key (AWS
+            # Backup developer guide, "Encryption for backups").
+            is_encrypted=bool(volumes) and all(volume.encrypted for volume in volumes),
+            key_arn=next((volume.kms_key_id for volume in volumes if volume.encrypted), None),
         )
         self.vault(job.vault).num_of_recovery_points += 1
         if job.tags:
             self.backend.tag_resource(job.point_arn, job.tags)
+
+    def _volumes(self, job: Job) -> list[Volume]:
+        ec2 = ec2_backends[self.account_id][self.region]
+        found = job.resource_arn.rsplit("/", 1)[-1]
+        if job.resource_type == "EBS":
+            return [ec2.volumes[found]]
+        devices = ec2.get_instance(found).block_device_mapping.values()
+        return [ec2.volumes[device.volume_id] for device in devices if device.volume_id in ec2.volumes]
 
     def _image(self, job: Job) -> str:
         """AWS Backup keeps an instance as an image with a snapshot of each volume."""
@@ -189,12 +216,8 @@ class BackupState:
         image = ec2.create_image(
             instance_id, name, f"This image is created by the AWS Backup service. {name}", []
         )
-        instance = ec2.get_instance(instance_id)
-        for device in instance.block_device_mapping.values():
-            if device.volume_id in ec2.volumes:
-                ec2.create_snapshot(
-                    device.volume_id, f"Created by AWS Backup for {image.id} from {device.volume_id}"
-                )
+        for volume in self._volumes(job):
+            ec2.create_snapshot(volume.id, f"Created by AWS Backup for {image.id} from {volume.id}")
         return f"arn:{self.partition}:ec2:{self.region}::image/{image.id}"
 
     def _snapshot(self, job: Job) -> str:

@@ -222,6 +222,23 @@ class SsmInventory(SimpleSystemManagerResponse):
                     rows.append(row)
         return paged("ResourceComplianceSummaryItems", rows, request)
 
+    def list_compliance_summaries(self) -> ActionResult:
+        """For each kind of compliance, how many items are compliant and how many are not."""
+        state, request = state_of(self), request_of(self)
+        items = [item for node_id in state.nodes for item in compliance_items(state, node_id)]
+        items = [item for item in items if _item_hit(item, request.get("Filters") or [])]
+        rows = []
+        for kind in dict.fromkeys(item["ComplianceType"] for item in items):
+            mine = [item for item in items if item["ComplianceType"] == kind]
+            rows.append(
+                {
+                    "ComplianceType": kind,
+                    "CompliantSummary": _severity(mine, "COMPLIANT"),
+                    "NonCompliantSummary": _severity(mine, "NON_COMPLIANT"),
+                }
+            )
+        return paged("ComplianceSummaryItems", rows, request)
+
 
 def _item_hit(row: dict[str, Any], filters: list[dict[str, Any]]) -> bool:
     keys = ("ComplianceType", "Status", "Severity", "ResourceId", "ResourceType", "Id", "Title")

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import botocore.session
 import pytest
 
+from haltuun.errors import HaltuunError
 from haltuun.model import Reach, StageName
 from haltuun.stages.backup import STAGE
 from haltuun.stages.backup.names import PLAN, ROLE, SELECTION, VAULT
 from haltuun.stages.discover.facts import Listener
 from lab.cloud.extensions.backup_state import backup_state
 from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -74,6 +78,8 @@ def test_the_first_backup_cannot_be_undone_and_waits_for_approval(account: World
     assert {c.id for c in jobs} <= {c.id for c in takeover.awaiting()}
     arms = [c for c in takeover.plan.changes if c.kind == "backup.arm"]
     assert {c.depends_on for c in arms} == {(c.id,) for c in jobs}
+    assert {c.reach for c in arms} == {Reach.irreversible}, "what the window installs does not come off again"
+    assert all("installs its missing security updates" in c.summary for c in arms)
     assert [call for call in takeover.run.aws.calls if call.mutating] == []
 
 
@@ -181,6 +187,81 @@ def test_retention_follows_the_configuration(account: World) -> None:
     takeover.end("Done")
     again = account.start(STAGE, mode="plan")
     assert again.plan is not None and again.plan.changes == ()
+
+
+def arming(takeover: Any) -> tuple[list[str], list[str | None]]:
+    """Hosts that are to be armed, and those that are said not to be."""
+    planned = [c.target for c in takeover.plan.changes if c.kind == "backup.arm"]
+    found = takeover.progress[StageName.backup].findings
+    return planned, [f.host for f in found if f.code == "NOT_ARMED"]
+
+
+def test_who_was_disarmed_by_a_person_stays_so(account: World) -> None:
+    first, second = account.facts
+    ec2 = account.client("ec2")
+    ec2.create_tags(Resources=[first], Tags=[{"Key": "haltuun:armed", "Value": "no"}])
+    takeover = account.start(STAGE, mode="plan")
+    assert arming(takeover) == ([second], [first])
+    account.take(STAGE)
+    assert account.tags(first)["haltuun:armed"] == "no"
+    ec2.delete_tags(Resources=[second], Tags=[{"Key": "haltuun:armed"}])
+    again = account.take(STAGE)
+    assert arming(again) == ([], [first, second])
+    assert "haltuun:armed" not in account.tags(second)
+
+
+def test_what_a_person_added_to_the_plan_is_kept(account: World) -> None:
+    account.take(STAGE)
+    backup = account.client("backup")
+    plan_id = next(p for p in backup.list_backup_plans()["BackupPlansList"] if p["BackupPlanName"] == PLAN)[
+        "BackupPlanId"
+    ]
+
+    def rules() -> dict[str, dict[str, Any]]:
+        found = backup.get_backup_plan(BackupPlanId=plan_id)["BackupPlan"]["Rules"]
+        return {rule.pop("RuleName"): rule for rule in found}
+
+    ours = {k: v for k, v in rules()["daily"].items() if k != "RuleId"}
+    yearly = {"RuleName": "yearly", "TargetBackupVaultName": VAULT, "Lifecycle": {"DeleteAfterDays": 3650}}
+    daily = {"RuleName": "daily", **ours, "StartWindowMinutes": 120}
+    body = {"BackupPlanName": PLAN, "Rules": [yearly, daily]}
+    backup.update_backup_plan(BackupPlanId=plan_id, BackupPlan=body)
+    account.policy = account.policy.model_copy(update={"backup_retention_days": 90})
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    assert rules()["yearly"]["Lifecycle"] == {"DeleteAfterDays": 3650}
+    assert rules()["daily"]["Lifecycle"] == {"DeleteAfterDays": 90}
+    assert rules()["daily"]["StartWindowMinutes"] == 120
+    account.undo(takeover, STAGE)
+    takeover.end("Done")
+    assert rules()["daily"]["Lifecycle"] == {"DeleteAfterDays": 35}
+    assert set(rules()) == {"daily", "yearly"}
+
+
+def test_a_plan_with_rules_of_others_is_not_deleted(account: World) -> None:
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    backup = account.client("backup")
+    (listed,) = backup.list_backup_plans()["BackupPlansList"]
+    yearly = {"RuleName": "yearly", "TargetBackupVaultName": VAULT}
+    daily = backup.get_backup_plan(BackupPlanId=listed["BackupPlanId"])["BackupPlan"]["Rules"][0]
+    daily.pop("RuleId", None)
+    backup.update_backup_plan(
+        BackupPlanId=listed["BackupPlanId"], BackupPlan={"BackupPlanName": PLAN, "Rules": [daily, yearly]}
+    )
+    assert takeover.plan is not None
+    made = next(c for c in takeover.plan.changes if c.kind == "backup.plan")
+    back = made.model_copy(update={"before": made.after, "after": None})
+    with pytest.raises(HaltuunError, match="yearly"):
+        STAGE.kinds["backup.plan"].apply(takeover.run, back)
+    takeover.end("Done")
+    assert backup.list_backup_plans()["BackupPlansList"]
+
+
+def test_a_rule_goes_back_to_aws_as_it_takes_it() -> None:
+    service = botocore.session.get_session().get_service_model("backup")
+    given, taken = (service.shape_for(name).members for name in ("BackupRule", "BackupRuleInput"))
+    assert set(given) - set(taken) == {"RuleId"}
 
 
 def test_all_but_the_recovery_points_can_be_undone(account: World) -> None:

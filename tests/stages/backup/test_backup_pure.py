@@ -38,7 +38,8 @@ def test_case(path: Path) -> None:
         account_facts={},
     )
     names = ("tags", "points", "jobs", "protected", "snapshots")
-    raw = {name: {HOST.region: case.get(name, {})} for name in names}
+    raw: dict[str, Any] = {name: {HOST.region: case.get(name, {})} for name in names}
+    raw["armed_before"] = case.get("armed_before", [])
     row = parse_host(view, HOST, raw, None).row()
     assert {name: row[name] for name in case["row"]} == case["row"]
     verdict = evaluate_plainly([HOST.instance_id], {HOST.instance_id: row}, STAGE.checks).verdicts

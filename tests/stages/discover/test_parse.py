@@ -57,8 +57,11 @@ def instance(**more: Any) -> dict[str, Any]:
 
 
 def region(**more: Any) -> dict[str, Any]:
-    lists = ["images", "nodes", "asg_instances", "ecs_instances", "baselines", "patch_groups", "windows", "associations", "backup_plans", "backup_vaults", "log_groups", "evidence"]
-    parts: dict[str, Any] = {name: [] for name in lists}
+    lists = (
+        "images nodes asg_instances ecs_instances baselines patch_groups windows associations"
+        " backup_plans backup_vaults log_groups evidence"
+    )
+    parts: dict[str, Any] = {name: [] for name in lists.split()}
     return {REGION: parts | {"instances": [instance()], "dhmc": {}, "session_preferences": None} | more}
 
 

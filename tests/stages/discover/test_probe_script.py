@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from haltuun.model import Unknown
 from haltuun.stages.discover.lines import Lines, script
 from haltuun.stages.discover.listeners import parse_listeners
-from haltuun.stages.discover.parse_inside import parse_agent, parse_suspect
+from haltuun.stages.discover.parse_inside import STRONG_SIGNS, parse_agent, parse_suspect, parse_unlooked
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host, metadata_service, snapshot
 
 PROBE = script("haltuun.stages.discover", "common.sh", "suspect.sh", "probe.sh")
@@ -159,6 +160,23 @@ def test_upstart(host: FakeHost, override: str, expected: bool) -> None:
     assert parse_agent(lines)["agent_enabled"] is expected
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, "no"),
+        ({"opt/aws/amazon-cloudwatch-agent/etc/common-config.toml": "# of the package\n"}, "no"),
+        ({"opt/aws/amazon-cloudwatch-agent/etc/amazon-cloudwatch-agent.json": "{}\n"}, "yes"),
+        ({"opt/aws/amazon-cloudwatch-agent/etc/amazon-cloudwatch-agent.d/ssm_old": "{}\n"}, "yes"),
+    ],
+)
+def test_a_configured_cloudwatch_agent_counts_when_it_is_stopped(
+    host: FakeHost, files: dict[str, str], expected: str
+) -> None:
+    host.write(files)
+    lines = probe(host)
+    assert (lines.first("cloudwatch"), lines.has("done", "cloudwatch")) == (expected, True)
+
+
 # -- strong signs of compromise ------------------------------------------------------------------
 
 
@@ -221,6 +239,44 @@ def test_a_diverted_program_is_an_administrators_doing(host: FakeHost) -> None:
     host.write(SIGNS["checksum"])
     host.write({"var/lib/dpkg/diversions": "/usr/bin/ps\n/usr/bin/ps.real\n:\n"})
     assert parse_suspect(probe(host)) == ()
+
+
+@pytest.mark.parametrize("tool", ["openssl", "perl", "busybox"])
+def test_checksums_are_compared_with_what_is_there(host: FakeHost, tool: str) -> None:
+    (host.bin / "md5sum").unlink()
+    host.tool(tool)
+    sshd = "genuine"
+    host.write(
+        {"usr/sbin/sshd": sshd, "var/lib/dpkg/info/ssh.md5sums": f"{_md5(sshd)}  usr/sbin/sshd\n"}
+        | SIGNS["checksum"]
+    )
+    assert parse_suspect(probe(host)) == ("/usr/bin/ps is not the file that its package installed",)
+
+
+def test_a_sign_that_the_host_cannot_tell_makes_only_itself_unknown(host: FakeHost) -> None:
+    (host.bin / "md5sum").unlink()
+    host.write({"var/lib/dpkg/info/ssh.md5sums": ""})
+    lines = probe(host)
+    assert parse_suspect(lines) == ()
+    (unlooked,) = parse_unlooked(lines)
+    assert unlooked.startswith("checksum: there is no md5sum")
+
+
+def test_a_search_that_is_cut_off_still_tells_what_it_found(host: FakeHost) -> None:
+    host.write({**SIGNS["upload"], "var/lib/dpkg/info/ssh.md5sums": ""})
+    path = host.root / next(iter(SIGNS["upload"]))
+    host.tool("find", f'echo "{path}"; exit 124')
+    lines = probe(host)
+    assert len(parse_suspect(lines)) == 1  # type: ignore[arg-type]
+    assert [text.partition(":")[0] for text in parse_unlooked(lines)] == ["upload"]
+
+
+def test_a_script_that_broke_off_before_its_signs_tells_nothing(host: FakeHost) -> None:
+    text = host.run("dash", PROBE).stdout
+    cut = Lines(text.partition("done\tsuspect.pipe")[0])
+    assert isinstance(parse_suspect(cut), Unknown)
+    nothing = Lines("".join(f"cannot\tsuspect.{sign}\twhy\n" for sign in STRONG_SIGNS))
+    assert isinstance(parse_suspect(nothing), Unknown)
 
 
 def _md5(text: str) -> str:

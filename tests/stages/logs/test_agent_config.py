@@ -54,10 +54,12 @@ def test_a_configuration_fits_into_a_parameter_and_says_what_is_left_out() -> No
 
 
 def test_the_tag_keeps_the_mode_that_was_chosen_first() -> None:
-    here = DiscoverFacts(units=("amazon-cloudwatch-agent.service",))
-    gone = DiscoverFacts(units=("ssh.service",))
+    here = DiscoverFacts(cloudwatch_config=True, units=("ssh.service",))  # stopped, and yet configured
+    gone = DiscoverFacts(cloudwatch_config=False)
     assert wanted_config("acme", here, None).mode == "add"
     assert wanted_config("acme", gone, None).mode == "replace"
+    assert wanted_config("acme", DiscoverFacts(units=()), None).mode == "add", "nobody looked for one"
+    assert wanted_config("acme", None, None).mode == "add"
     assert wanted_config("acme", here, "installing").mode == "replace"
     assert wanted_config("acme", here, "0123abcd").mode == "replace"
     assert wanted_config("acme", gone, "0123abcd-add").mode == "add"

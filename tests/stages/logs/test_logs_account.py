@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from haltuun.model import StageName
+from haltuun.stages.commands import send
 from haltuun.stages.discover.facts import LogFile
 from haltuun.stages.logs import STAGE
+from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
-from tests.stages.account_kit import LABEL, World, ubuntu, world
+from tests.stages.account_kit import LABEL, REGION, World, ubuntu, world
+
+pytestmark = pytest.mark.slow
 
 # The package exports the function of that name; its deadline is the module's.
 PROVE = import_module("haltuun.stages.logs.prove")
@@ -125,7 +129,7 @@ def test_the_script_writes_nothing_on_another_box(account: World, monkeypatch: A
 
 
 def test_an_agent_that_was_there_keeps_its_configuration(tmp_path: Any, monkeypatch: Any) -> None:
-    before = ubuntu(units=("amazon-cloudwatch-agent.service",))
+    before = ubuntu(cloudwatch_config=True)
     with world(tmp_path, monkeypatch, before) as account:
         takeover = account.take(STAGE)
         (instance_id,) = account.facts
@@ -145,6 +149,62 @@ def test_a_proof_is_asked_for_again_after_a_week(account: World) -> None:
         proof = takeover.run.valid_proof(StageName.logs, "marker", instance_id)
         assert proof is not None
         assert proof.valid_until - proof.observed_at == timedelta(days=7)
+
+
+def test_a_failed_agent_is_tried_again_on_its_own_host_alone(account: World) -> None:
+    first, second = account.facts
+    account.nodes[first].ends["AWS-ConfigureAWSPackage"] = "Failed"
+    account.take(STAGE)
+    assert account.nodes[first].ran.count("AWS-ConfigureAWSPackage") == 2
+    assert account.nodes[second].ran.count("AWS-ConfigureAWSPackage") == 1
+
+
+def test_a_line_of_another_configuration_is_no_proof(account: World) -> None:
+    account.take(STAGE)
+    second = list(account.facts)[1]
+    account.facts[second] = ubuntu(log_files=(LogFile(path="/var/log/redis/redis.log", service="redis"),))
+    again = account.take(STAGE)
+    events = account.client("logs").filter_log_events(logGroupName=f"/haltuun/{LABEL}/marker")["events"]
+    fresh = {e["logStreamName"] for e in events if again.run.id in e["message"]}
+    assert fresh == {second}
+    assert set(statuses(again).values()) == {("passed", "")}
+
+
+def test_one_host_that_is_gone_costs_no_other_its_command(account: World) -> None:
+    takeover = account.start(STAGE)
+    ids = [*account.facts, "i-0000000000000dead"]
+    sent = send(takeover.run, REGION, ids, "AWS-RunShellScript", lambda some: {"commands": ["true"]}, "test")
+    assert [isinstance(sent[i], str) for i in ids] == [True, True, False]
+    assert "InvalidInstanceId" in sent[ids[2]].unknown  # type: ignore[union-attr]
+    takeover.end("Done")
+
+
+def test_a_parameter_of_our_name_with_other_content_is_ours_by_its_tag_only(account: World) -> None:
+    takeover = account.start(STAGE)
+    assert takeover.plan is not None
+    wanted = next(c for c in takeover.plan.changes if c.kind == "ssm.parameter")
+    ssm = account.client("ssm")
+    ssm.put_parameter(Name=wanted.target, Value="{}", Type="String")
+    assert get_parameter(takeover.run, REGION, wanted.target).state == "foreign"  # type: ignore[union-attr]
+    takeover.end("Done")
+    again = account.start(STAGE, mode="plan")
+    assert again.plan is not None
+    assert {b.code for b in again.plan.barred["logs"]} == {"NAME_TAKEN"}
+    tags = [{"Key": "haltuun:managed", "Value": "true"}]
+    ssm.add_tags_to_resource(ResourceType="Parameter", ResourceId=wanted.target, Tags=tags)
+    edited = account.start(STAGE, mode="plan")
+    assert edited.plan is not None
+    change = next(c for c in edited.plan.changes if c.target == wanted.target)
+    assert change.undo is None and "history" in change.no_undo
+
+
+def test_whose_sessions_stay_unlogged_is_said(tmp_path: Any, monkeypatch: Any) -> None:
+    with world(tmp_path, monkeypatch, ubuntu(ssm_status="Online"), ubuntu(ssm_status="never")) as account:
+        first = next(iter(account.facts))
+        takeover = account.start(STAGE, mode="plan")
+        assert takeover.plan is not None
+        (change,) = [c for c in takeover.plan.changes if c.kind == "ssm.session_preferences"]
+        assert [first in text for text in change.concerns] == [True]
 
 
 def test_every_change_can_be_undone(account: World) -> None:

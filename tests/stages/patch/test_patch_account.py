@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from haltuun.model import StageName, Verdict
+from haltuun.stages.associations import send_once
+from haltuun.stages.commands import ending
 from haltuun.stages.patch import STAGE
 from haltuun.stages.patch.kinds import PARAMETERS, TASK, WINDOW
-from tests.stages.account_kit import REGION, World, ubuntu, world
+from haltuun.stages.polling import poll
+from lab.cloud.state import ssm_state
+from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def test_another_scan_association_is_a_finding(account: World) -> None:
         Targets=[{"Key": "tag:Team", "Values": ["web"]}],
         Parameters={"Operation": ["Scan"]},
     )
-    takeover = account.start(STAGE)
+    takeover = account.start(STAGE, mode="plan")
     assert "COMPETING_SCAN" in {f.code for f in takeover.progress[StageName.patch].findings}
 
 
@@ -127,6 +133,47 @@ def test_a_fresh_scan_outweighs_what_the_host_seems_to_lack(tmp_path: Any, monke
     with world(tmp_path, monkeypatch, ubuntu(python3=None)) as account:
         takeover = account.take(STAGE)
         assert [v for v, _ in statuses(takeover).values()] == [Verdict.passed]
+
+
+def test_a_reboot_that_a_person_set_is_seen_and_named(account: World) -> None:
+    account.take(STAGE)
+    windows = ssm_state(ACCOUNT, REGION).backend.windows.values()
+    (task,) = next(w for w in windows if w.name == WINDOW).tasks.values()
+    theirs = {"Operation": ["Install"], "RebootOption": ["RebootIfNeeded"]}
+    task.task_invocation_parameters = {"RunCommand": {"Parameters": theirs}}
+    takeover = account.start(STAGE)
+    assert takeover.plan is not None
+    (change,) = takeover.plan.changes
+    assert "RebootIfNeeded" in change.summary
+    assert change.before["parameters"] == theirs
+    account.go(takeover)
+    account.undo(takeover, STAGE)
+    takeover.end("Done")
+
+
+def test_rules_that_a_person_set_in_our_baseline_stay(account: World) -> None:
+    account.take(STAGE)
+    ssm = account.client("ssm")
+    found = ssm.describe_patch_baselines(Filters=[{"Key": "NAME_PREFIX", "Values": ["haltuun-ubuntu"]}])
+    baseline = found["BaselineIdentities"][0]["BaselineId"]
+    rule = {"PatchFilterGroup": {"PatchFilters": [{"Key": "PRIORITY", "Values": ["Required"]}]}}
+    ssm.update_patch_baseline(BaselineId=baseline, ApprovalRules={"PatchRules": [rule]})
+    takeover = account.start(STAGE, mode="plan")
+    assert takeover.plan is not None and takeover.plan.changes == ()
+    changed = [f for f in takeover.progress[StageName.patch].findings if f.code == "BASELINE_CHANGED"]
+    assert [f.evidence for f in changed] == [(baseline,)]
+
+
+def test_a_scan_by_hand_runs_on_no_neighbour(account: World) -> None:
+    account.take(STAGE)
+    first, second = account.facts
+    before = {i: len(node.ran) for i, node in account.nodes.items()}
+    takeover = account.start(STAGE)
+    sent = send_once(takeover.run, REGION, "haltuun-scan", [first])
+    ended = poll(lambda: ending(takeover.run, REGION, sent[first], first), lambda seen: seen[0], 20)
+    assert ended == (True, "")
+    takeover.end("Done")
+    assert {i: len(node.ran) - before[i] for i, node in account.nodes.items()} == {first: 1, second: 0}
 
 
 def test_plan_mode_makes_no_mutating_call(account: World) -> None:

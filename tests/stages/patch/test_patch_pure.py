@@ -15,6 +15,7 @@ from haltuun.model import Host, StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.patch.families import FAMILIES, approval_rules, family_of
+from haltuun.stages.patch.kinds import TASK_VALUE, baseline_value, rules_hash
 from haltuun.stages.patch.parse import parse_host
 
 CASES = sorted((Path(__file__).parents[2] / "cases" / "patch").glob("*.json"))
@@ -76,6 +77,22 @@ def test_botocore_knows_what_a_baseline_asks_for(family: Any) -> None:
         assert set(rule) <= set(service.shape_for("PatchRule").members)
         assert {f["Key"] for f in rule["PatchFilterGroup"]["PatchFilters"]} <= set(keys)
         assert family.apt == ("ApproveAfterDays" not in rule)
+
+
+def test_the_same_rules_have_the_same_hash_however_aws_spells_them() -> None:
+    ours = approval_rules(FAMILIES["rhel"])
+    theirs = json.loads(json.dumps(ours))
+    rule = theirs["PatchRules"][0]
+    rule["PatchFilterGroup"]["PatchFilters"].reverse()
+    rule["EnableNonSecurity"] = False
+    assert rules_hash(theirs) == rules_hash(ours)
+    rule["ApproveAfterDays"] = 8
+    assert rules_hash(theirs) != rules_hash(ours)
+
+
+def test_what_is_wanted_decides_the_id_of_a_change() -> None:
+    assert baseline_value(FAMILIES["rhel"]) != baseline_value(FAMILIES["centos"])
+    assert TASK_VALUE["parameters"]["RebootOption"] == ["NoReboot"]
 
 
 def test_what_could_not_be_read_is_unknown_and_not_false() -> None:

@@ -18,7 +18,7 @@ from haltuun.run import Run
 from haltuun.stages.base import Kind, Proven, View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.repair import STAGE
-from haltuun.stages.repair.probe import get_output
+from haltuun.stages.repair.probe import look_at
 from lab import api
 
 # Where a script could leave something; a login's own traces are in /var/log and /run.
@@ -74,7 +74,7 @@ class Bench:
             partition="aws",
             now=self.run.now(),
             run_id=self.run.id,
-            hosts={self.host.instance_id: self.host},
+            hosts={host.instance_id: host for host in map(self.hosts.host, self.hosts.info.hosts)},
             entering=(self.host.instance_id,),
             facts=self.facts,
             account_facts=self.account_facts,
@@ -84,7 +84,7 @@ class Bench:
     def look(self) -> Any:
         raw = STAGE.probe_account(self.run, [self.host])
         self.account_facts[StageName.repair] = STAGE.parse_account(self.view(), raw)
-        host_raw: Json | Unknown = get_output(self.run, self.host)
+        host_raw: Json | Unknown = look_at(self.run, self.host, self.view())
         facts = STAGE.parse_host(self.view(), self.host, raw, host_raw)
         self.facts[StageName.repair] = {self.host.instance_id: facts}
         return facts
@@ -126,8 +126,12 @@ def bench(hosts: Hosts, name: str, mode: str = "apply") -> Iterator[Bench]:
             platform="linux",
             private_ip=known["private_ip"],
             profile_arn=f"arn:aws:iam::{run.account.id}:instance-profile/there",
+            hostname=hostname,
+            asg=None,
+            managed_by=(),
+            suspect=(),
         )
-        for known in hosts.info.hosts.values()
+        for hostname, known in hosts.info.hosts.items()
     }
     facts: dict[StageName, Mapping[str, Facts]] = {StageName.discover: found}
     run.facts = facts

@@ -12,7 +12,7 @@ from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts, Region
 from haltuun.stages.repair import STAGE
 from haltuun.stages.repair import facts as f
 from haltuun.stages.repair.agentlog import FILE
-from haltuun.stages.repair.parse import host_columns, node_columns
+from haltuun.stages.repair.parse import host_columns, node_columns, vault_node, without_host
 
 ACCOUNT, REGION, IID, MI = "111122223333", "eu-central-1", "i-0abc1234def567890", "mi-0123eb6450bf5617b"
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -63,6 +63,7 @@ def agent(**special: Any) -> f.Agent:
         "config": f.AgentConfig(state="absent"),
         "credentials": f.RootCredentials(present=False),
         "proxy": (),
+        "unfinished": (),
         "disk_free_kb": 4_000_000,
         "state_kb": 300,
         "clock": datetime(2026, 11, 23, 12, 0),
@@ -83,8 +84,12 @@ def stale(**special: Any) -> f.Agent:
     return agent(**{**plain, **special})
 
 
-def node(node_id: str, status: str = "Online", ip: str = "10.0.0.5", **more: Any) -> f.NodeRow:
-    return f.NodeRow(node_id=node_id, region=REGION, ping_status=status, ip_address=ip, **more)
+def node(
+    node_id: str, status: str = "Online", ip: str = "10.0.0.5", name: str = "web-01.corp", **more: Any
+) -> f.NodeRow:
+    return f.NodeRow(
+        node_id=node_id, region=REGION, ping_status=status, ip_address=ip, computer_name=name, **more
+    )
 
 
 def verify_change(kind: str = "iam.role.policy") -> Change:
@@ -110,6 +115,8 @@ def plan(
     dhmc: Any = None,
     prepared: tuple[Change, ...] = (),
     package_problem: str | None = None,
+    asked: Any = None,
+    clones: dict[str, DiscoverFacts] | None = None,
     **found: Any,
 ) -> StagePlan:
     """The plan for one host of which `seen` (an Agent or Unknown) is known."""
@@ -121,6 +128,7 @@ def plan(
         "asg": None,
         "managed_by": (),
         "suspect": (),
+        "hostname": "web-01",
         **found,
     }
     account = f.RepairAccount(nodes={REGION: nodes}, package_problem=package_problem)
@@ -131,9 +139,12 @@ def plan(
         partition="aws",
         now=NOW,
         run_id="run",
-        hosts={IID: HOST},
+        hosts={
+            IID: HOST,
+            **{i: Host(account=ACCOUNT, region=REGION, instance_id=i) for i in clones or {}},
+        },
         entering=(IID,),
-        facts={StageName.discover: {IID: DiscoverFacts(**discovered)}},
+        facts={StageName.discover: {IID: DiscoverFacts(**discovered), **(clones or {})}},
         account_facts={
             StageName.repair: account,
             StageName.discover: DiscoverAccount(regions={REGION: RegionFacts(dhmc_role=dhmc)}),
@@ -141,7 +152,10 @@ def plan(
         planned=prepared,
     )
     columns = node_columns(next((row for row in nodes if row.node_id == IID), None))
-    more = host_columns(view, HOST, account, seen) if isinstance(seen, f.Agent) else {"causes": seen}
+    if isinstance(seen, f.Agent):
+        more = host_columns(view, HOST, account, seen, vault_node(account, seen, asked))
+    else:
+        more = without_host(seen, columns)
     facts = f.RepairFacts(observed_at=NOW, agent=seen, **columns, **more)
     return STAGE.plan(
         View(**{**view.__dict__, "facts": {**view.facts, StageName.repair: {IID: facts}}})

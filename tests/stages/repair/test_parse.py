@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from haltuun.model import Unknown
+from haltuun.model import Host, Unknown
 from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.facts import Agent
 from haltuun.stages.repair.parse import parse_agent, parse_config
+from haltuun.stages.repair.state import UNKNOWN, state_of
 
 PROBES = Path(__file__).parents[2] / "cases" / "repair" / "probe"
 
@@ -71,11 +73,50 @@ def test_configuration(text: str, state: str, order: tuple[str, ...], endpoints:
     assert (config.state, config.consumption_order, config.endpoints) == (state, order, endpoints)
 
 
+SAID = {
+    "https_proxy: http://user:secret@proxy:3128 key AKIAIOSFODNN7EXAMPLE": (
+        "https_proxy: http://***@proxy:3128 key AKIA***"
+    ),
+    "https_proxy=bob:hunter2@proxy:3128": "https_proxy=***@proxy:3128",
+    "HTTP_PROXY=http://bob:hun/ter2@proxy": "HTTP_PROXY=http://***@proxy",
+    "http_proxy=bob:p@ss@proxy:3128": "http_proxy=***@proxy:3128",
+    "https_proxy=http://bob:two words@proxy": "https_proxy=http://***@proxy",
+    "2026-11-23 11:00:00 INFO https_proxy: bob:p@ss@proxy": "2026-11-23 11:00:00 INFO https_proxy: ***@proxy",
+    'proxyconnect tcp: dial "http://bob:hun/ter2@proxy:3128/": refused': (
+        'proxyconnect tcp: dial "http://***@proxy:3128/": refused'
+    ),
+    "parse bob:hunter2@proxy: first path segment": "parse ***@proxy: first path segment",
+    '"Endpoint": "https://me:pw@ssm/", "Region": "x"': '"Endpoint": "https://***@ssm/", "Region": "x"',
+    'Post "https://ssm.eu-west-1.amazonaws.com/": dial tcp 10.0.0.1:443: i/o timeout': (
+        'Post "https://ssm.eu-west-1.amazonaws.com/": dial tcp 10.0.0.1:443: i/o timeout'
+    ),
+}
+
+
 @pytest.mark.parametrize("shell", ["dash", "mksh", "busybox sh"])
-def test_redaction(shell: str) -> None:
+@pytest.mark.parametrize("said", SAID)
+def test_redaction(shell: str, said: str) -> None:
     host = resources.files("haltuun.stages.repair").joinpath("host.sh").read_text()
-    said = "https_proxy: http://user:secret@proxy:3128 key AKIAIOSFODNN7EXAMPLE"
-    result = subprocess.run(
-        [*shell.split(), "-c", f"{host}\necho '{said}' | redact"], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "https_proxy: http://***@proxy:3128 key AKIA***\n"
+    command = [*shell.split(), "-c", f"{host}\nredact"]
+    result = subprocess.run(command, input=f"{said}\n", capture_output=True, text=True, check=True)
+    assert result.stdout == f"{SAID[said]}\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("https_proxy=bob:hunter2@proxy:3128", "https_proxy=***@proxy:3128"),
+        ("http_proxy=http://bob:p@s/s@proxy", "http_proxy=http://***@proxy"),
+        ("no_proxy=169.254.169.254", "no_proxy=169.254.169.254"),
+    ],
+)
+def test_no_password_of_a_proxy_becomes_a_fact(said: str, kept: str) -> None:
+    assert parse_agent(f"proxy={said}\nend=yes\n").proxy == (kept,)
+
+
+def test_credentials_that_were_not_shown_are_not_none() -> None:
+    agent = parse_agent("end=yes\n")
+    assert isinstance(agent.credentials, Unknown)
+    host = Host(account="1", region="r", instance_id="i-1")
+    assert state_of(host, agent)["credentials"] == UNKNOWN
+    assert state_of(host, Agent())["vault"] == UNKNOWN

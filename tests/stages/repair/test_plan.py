@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from haltuun.config import AgentConfig, HostConfig
 from haltuun.model import Reach, Unknown, Verdict
+from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.repair import facts as f
 from haltuun.stages.repair.parse import vault_foreign
 from tests.stages.repair.plan_kit import (
     AS_EC2,
+    AS_ONPREM,
     CHANNEL,
     CORE,
     HOST,
     IID,
     MI,
     NOW,
+    PACKAGE,
     REGION,
     STALE_VAULT,
     WORKER,
@@ -37,6 +40,8 @@ NO_ROLE = (
     " Error: EC2RoleRequestError: no EC2 instance role found"
 )
 DOWN: dict[str, Any] = {"processes": ()}
+ELSEWHERE = STALE_VAULT.model_copy(update={"region": "eu-west-1"})
+ROW = {"InstanceId": MI, "PingStatus": "Online", "IPAddress": "10.0.0.5", "ComputerName": "web-01"}
 BARE: dict[str, Any] = {**DOWN, "packages": {}, "binary": "", "enabled": False, "log": ()}
 
 STEPS = {
@@ -107,8 +112,60 @@ BARRED: dict[str, tuple[Any, dict[str, Any], str, Verdict]] = {
     ),
     "its original lives elsewhere": (
         stale(),
-        {"nodes": (node(MI, ip="192.168.50.20", computer_name="appsrv01"),)},
+        {"nodes": (node(MI, ip="192.168.50.20", name="appsrv01"),)},
         "HYBRID_IN_USE",
+        Verdict.held,
+    ),
+    "its original lives, at this host's own address": (
+        stale(),
+        {"nodes": (node(MI, name="appsrv01"),)},
+        "HYBRID_IN_USE",
+        Verdict.held,
+    ),
+    "its original lives, at the address of another image's instance": (
+        stale(),
+        {
+            "nodes": (node(MI, ip="10.0.0.9", name="appsrv01"),),
+            "image_id": "ami-1",
+            "clones": {"i-0c": DiscoverFacts(private_ip="10.0.0.9", image_id="ami-2", hostname="db-01")},
+        },
+        "HYBRID_IN_USE",
+        Verdict.held,
+    ),
+    "in use in a region without hosts": (
+        stale(vault=ELSEWHERE),
+        {"asked": ROW},
+        "HYBRID_IN_USE",
+        Verdict.held,
+    ),
+    "a region without hosts does not say": (
+        stale(vault=ELSEWHERE),
+        {"asked": Unknown(unknown="ACCESS_DENIED: no")},
+        "HYBRID_IN_USE",
+        Verdict.unknown,
+    ),
+    "signs of compromise not judged": (
+        stale(),
+        {"suspect": Unknown(unknown="the look ended before")},
+        "SUSPECT_UNKNOWN",
+        Verdict.unknown,
+    ),
+    "membership not readable": (
+        stale(),
+        {"asg": Unknown(unknown="ACCESS_DENIED"), "managed_by": Unknown(unknown="ACCESS_DENIED")},
+        "MEMBERSHIP_UNKNOWN",
+        Verdict.unknown,
+    ),
+    "snap, and its agent is the only way in": (
+        stale(packages={"snap": "3.3"}),
+        {"way": "run-command"},
+        "SNAP_NEEDS_SSH",
+        Verdict.held,
+    ),
+    "stopped snap, found over Run Command": (
+        agent(**DOWN, packages={"snap": "3.3"}),
+        {"way": "run-command"},
+        "SNAP_NEEDS_SSH",
         Verdict.held,
     ),
     "default host management, no profile": (
@@ -229,11 +286,59 @@ def test_waiting_says_when_it_looks_again() -> None:
     [
         ({"vault": STALE_VAULT.model_copy(update={"similarity_threshold": -1})}, {}),
         ({}, {"nodes": (node(MI, ip="192.168.50.20"),)}),
+        ({"vault": ELSEWHERE}, {"asked": Unknown(unknown="ACCESS_DENIED: no")}),
     ],
 )
 def test_a_person_may_say_that_it_is_not_meant(special: dict[str, Any], account: dict[str, Any]) -> None:
     planned = plan(stale(**special), host=HostConfig(deliberate_hybrid=False), **account)
     assert [change.kind for change in planned.changes] == ["agent.clear", "agent.vault_aside"]
+
+
+def test_online_from_a_clone_of_the_same_image_is_no_original() -> None:
+    clone = DiscoverFacts(private_ip="10.0.0.9", image_id="ami-1")
+    nodes = (node(MI, ip="10.0.0.9", name="lifted"),)
+    planned = plan(stale(), nodes=nodes, image_id="ami-1", clones={"i-0c": clone})
+    assert planned.barred == ()
+
+
+def test_a_host_that_nobody_looked_into_and_is_online_is_well() -> None:
+    closed = Unknown(unknown="SSH_TIMEOUT: nobody answers")
+    planned = plan(closed, nodes=(node(IID),), suspect=closed)
+    assert planned.changes == () == planned.barred
+
+
+def test_what_is_installed_decides_the_id() -> None:
+    (pinned,) = plan(agent(**BARE)).changes
+    other = PACKAGE.model_copy(update={"sha256": "b" * 64})
+    (another,) = plan(agent(**BARE), package=other).changes
+    assert pinned.id != another.id
+
+
+def test_whose_registration_it_is_decides_the_id() -> None:
+    ours, foreign = (plan(stale(), nodes=nodes).changes[0] for nodes in ((node(MI),), ()))
+    assert ours.before == foreign.before
+    assert ours.id != foreign.id
+
+
+SAVED_AT = NOW.replace(tzinfo=None) - timedelta(hours=2)  # an hour before the log's lines
+LEFT = f.Unfinished(change_id="0123456789ab", foreign=False, saved_at=SAVED_AT)
+
+
+@pytest.mark.parametrize(
+    ("seen", "ends"),
+    [
+        (agent(**DOWN, unfinished=(LEFT,), log=log(*AS_EC2)), True),
+        (agent(unfinished=(LEFT,), log=log(*AS_EC2, NO_ROLE)), True),
+        (agent(**DOWN, unfinished=(LEFT,), log=log(*AS_ONPREM, CHANNEL)), True),
+        (agent(unfinished=(LEFT,), log=log(*AS_EC2, CHANNEL, NO_ROLE)), False),
+        (agent(**DOWN, unfinished=(LEFT.model_copy(update={"saved_at": datetime(2026, 11, 1)}),)), False),
+    ],
+)
+def test_a_killed_repair_is_ended_by_the_next_restart(seen: f.Agent, ends: bool) -> None:
+    (restart,) = plan(seen).changes
+    assert restart.kind == "agent.restart"
+    assert ("put back" in restart.summary) is ends
+    assert restart.after.get("unfinished") == (LEFT.change_id if ends else None)
 
 
 def test_a_profile_that_verify_plans_lifts_the_dhmc_guard() -> None:
@@ -263,7 +368,7 @@ def test_whose_registration_stays_off_is_said_beforehand(vault: f.Vault, nodes: 
     clear = plan(stale(vault=vault), nodes=nodes).changes[0]
     assert ("stays off" in clear.summary) is foreign
     assert ("put back" in clear.summary) is not foreign
-    assert clear.detail["foreign"] is foreign
+    assert clear.after["unproven"] == ("stays off" if foreign else "put back")
 
 
 def test_whose_registration_it_is_may_be_unknown() -> None:
@@ -273,7 +378,8 @@ def test_whose_registration_it_is_may_be_unknown() -> None:
 
 def test_a_token_of_the_agent_goes_with_the_registration() -> None:
     clear, _ = plan(stale(credentials=TOKEN)).changes
-    assert clear.detail["token"] is True
+    assert clear.after["token"] == "goes with it"
+    assert clear.id != plan(stale()).changes[0].id
     assert "/root/.aws/credentials" in clear.summary
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.client
+import botocore.exceptions
 import pytest
 
 from haltuun.config import HostConfig
@@ -17,6 +19,8 @@ from haltuun.stages.verify import STAGE as VERIFY
 from haltuun.stages.verify.needs import own_policy
 from lab.scenario import Scenario, load_scenario
 from tests.stages.takeover_kit import World, seeded
+
+pytestmark = pytest.mark.slow
 
 
 def only(scenario: str, *names: str, **changes: Any) -> Scenario:
@@ -207,6 +211,62 @@ def test_default_host_management_stands_in_for_a_profile(make: Any) -> None:
     assert kinds(takeover) == []
     assert "DHMC_HOST" in codes(takeover, world, "stale-by-setting")
     assert {s.verdict for s in world.go(takeover)["verify"].values()} == {Verdict.passed}
+
+
+def test_a_host_whose_signs_nobody_could_look_for_gets_no_role(make: Any) -> None:
+    world = make(only("demo", "batch-01"))
+    lost = "done\tsuspect.upload\n"
+    world.seen["batch-01"] = lambda kind, text: text.replace(lost, "") if kind == "probe" else text
+    takeover = world.start()
+    assert kinds(takeover) == []
+    status = world.go(takeover)["verify"]["batch-01"]
+    assert (status.verdict, status.reason) == (Verdict.unknown, "SUSPECT_UNKNOWN")
+
+
+def test_one_sign_that_a_host_cannot_tell_is_a_finding_and_holds_nobody(make: Any) -> None:
+    world = make(only("demo", "batch-01"))
+    lost, told = "done\tsuspect.upload\n", "cannot\tsuspect.upload\ttoo large\n"
+    world.seen["batch-01"] = lambda kind, text: text.replace(lost, told)
+    takeover = world.start()
+    assert "SIGN_NOT_LOOKED_FOR" in codes(takeover, world, "batch-01")
+    assert world.go(takeover)["verify"]["batch-01"].verdict is Verdict.passed
+
+
+def test_what_else_has_the_security_group_is_named(make: Any) -> None:
+    world = make(only("demo", "intern-01"))
+    ec2 = world.account.client("ec2")
+    found = ec2.describe_instances(InstanceIds=[world.ids["intern-01"]])["Reservations"][0]["Instances"][0]
+    made = ec2.create_network_interface(
+        SubnetId=found["SubnetId"],
+        Groups=[group["GroupId"] for group in found["SecurityGroups"]],
+        Description="RDSNetworkInterface",
+    )["NetworkInterface"]
+    takeover = world.start("plan")
+    assert takeover.plan is not None
+    (change,) = [c for c in takeover.plan.changes if c.kind == "ec2.security_group.egress"]
+    (named,) = [text for text in change.concerns if made["NetworkInterfaceId"] in text]
+    assert "RDSNetworkInterface" in named
+    assert not [text for text in change.concerns if world.ids["intern-01"] in text]
+
+
+def test_a_role_that_is_full_is_said_to_be(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make(only("full", "weak-role"))
+    takeover = world.start()
+    assert "iam.role.policy" in kinds(takeover)
+    send = botocore.client.BaseClient._make_api_call
+
+    def full(self: Any, operation: str, parameters: Any) -> Any:
+        if operation != "PutRolePolicy":
+            return send(self, operation, parameters)
+        said = "Maximum policy size of 10240 bytes exceeded for role acme-weak"
+        raise botocore.exceptions.ClientError(
+            {"Error": {"Code": "LimitExceeded", "Message": said}}, operation
+        )
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", full)
+    status = world.go(takeover)["verify"]["weak-role"]
+    assert (status.verdict, status.reason) == (Verdict.held, "POLICY_TOO_LARGE")
+    assert "managed policy" in status.remedy
 
 
 def test_our_policy_is_narrow() -> None:

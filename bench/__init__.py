@@ -1,0 +1,1 @@
+"""What Haltuun costs beside the bare thing: `make bench`."""

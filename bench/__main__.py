@@ -1,0 +1,51 @@
+"""`make bench`: Haltuun beside the bare thing, measured in the same run; nothing here passes or fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import FIGURES
+from bench.host import ssh_probe
+from bench.measure import Figure
+from haltuun.errors import HaltuunError
+from lab.errors import LabError
+
+
+def main() -> int:
+    began = time.monotonic()
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    figures: list[Figure] = []
+    for measure in FIGURES:
+        console.print(f"[dim]{measure.__name__} ...", highlight=False)
+        figures.append(measure())
+    if os.geteuid() == 0:
+        console.print("[dim]ssh_probe ...", highlight=False)
+        try:
+            figures.append(ssh_probe())
+        except (LabError, HaltuunError) as error:
+            console.print(f"ssh_probe was left out: {error}")
+    else:
+        console.print("ssh_probe was left out: its lab needs root.")
+    console.print(table(figures))
+    console.print(f"{time.monotonic() - began:.0f} s on {os.cpu_count()} CPUs, medians of rounds in turns.")
+    return 0
+
+
+def table(figures: list[Figure]) -> Table:
+    made = Table(box=None, pad_edge=False)
+    for title in ("figure", "Haltuun", "peer", "alone", "ratio"):
+        made.add_column(title, justify="left" if title in ("figure", "peer") else "right", no_wrap=True)
+    for one in figures:
+        made.add_row(one.what, one.rate(one.ours_s), one.peer, one.rate(one.peer_s), f"{one.ratio:.2f}×")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The IAM policies of Haltuun's role, made from actions.yaml."""

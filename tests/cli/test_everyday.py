@@ -1,0 +1,111 @@
+"""What costs nothing must stay cheap: help and status without the large packages; init; doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from haltuun import __version__, errors
+from haltuun.config import load_config
+from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli
+
+pytestmark = [pytest.mark.slow]
+
+HEAVY = ("prefect", "great_expectations", "boto3", "botocore", "paramiko", "pandas", "moto")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["plan", "--help"], ["status"], ["status", "--json"]]
+)
+def test_help_version_and_status_import_none_of_the_large_packages(cli: Cli, arguments: list[str]) -> None:
+    program = f"""
+import atexit, sys
+from haltuun.cli import main
+loaded = lambda: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+atexit.register(loaded)
+sys.argv = ["haltuun", *{arguments!r}]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=cli.environment(),
+        cwd=cli.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.strip()) == (errors.EXIT_OK, "[]"), done
+    assert done.stdout
+
+
+def test_help_names_every_command_and_a_bare_call_is_help(cli: Cli) -> None:
+    told = cli.run("--help").out
+    for command in (
+        "init",
+        "doctor",
+        "plan",
+        "takeover",
+        "status",
+        "show",
+        "retry",
+        "recheck",
+        "onboard",
+        "lab",
+    ):
+        assert f"  {command} " in told
+    assert cli.run("--version").out.strip() == __version__
+    bare = cli.run()
+    assert bare.code == errors.EXIT_USAGE and bare.out.startswith("Usage: haltuun") and not bare.err
+
+
+def test_status_before_the_first_run_says_how_to_begin(cli: Cli) -> None:
+    done = cli.run("status")
+    assert done.code == errors.EXIT_OK
+    assert f"{ALIAS} ({ACCOUNT}): no host is known yet" in done.out and f"haltuun plan {ALIAS}" in done.out
+    assert cli.document("status", ALIAS) == {"account": ACCOUNT, "run": None, "hosts": []}
+
+
+def test_init_writes_a_configuration_that_is_accepted_and_never_overwrites(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    config = folder / "haltuun.yaml"
+    done = cli.run("init", "--config", str(config))
+    assert done.code == errors.EXIT_OK and str(config) in done.out
+    assert load_config(config).accounts[0].role_arn
+    role = folder / "haltuun-role.yaml"
+    assert "sts:AssumeRole" in role.read_text()
+    config.write_text("mine")
+    again = cli.run("init", "--config", str(config))
+    assert again.code == errors.EXIT_USAGE
+    again.sentence("CONFIG", str(config), "not overwritten")
+    assert config.read_text() == "mine"
+    config.unlink()
+    assert cli.run("init", "--config", str(config)).code == errors.EXIT_USAGE  # the role's file is there
+    assert not config.exists()
+    nowhere = cli.run("init", "--config", str(folder / "none" / "haltuun.yaml"))
+    assert nowhere.code == errors.EXIT_USAGE
+    nowhere.sentence("CONFIG", "cannot be written")
+
+
+def test_doctor_tells_each_thing_by_itself(cli: Cli) -> None:
+    cli.fault("ssm:DescribeInstanceInformation", "AccessDeniedException")
+    try:
+        done = cli.run("doctor", "--json")
+        said = cli.run("doctor", ALIAS)
+    finally:
+        cli.fault("ssm:DescribeInstanceInformation", None)
+    assert done.code == said.code == errors.EXIT_ERROR
+    found = {finding["what"]: finding for finding in json.loads(done.out)}
+    assert found["ledger"]["ok"] and found["versions"]["ok"]
+    assert found[f"{ALIAS}: credentials"]["ok"] and REGION in found[f"{ALIAS}: credentials"]["says"]
+    assert not found["Prefect server"]["ok"] and "PREFECT_API_URL" in found["Prefect server"]["says"]
+    assert [what for what, finding in found.items() if not finding["ok"]] == [
+        "Prefect server",
+        f"{ALIAS}: reading ssm",
+    ]
+    assert "Allow ssm:DescribeInstanceInformation" in found[f"{ALIAS}: reading ssm"]["says"]
+    assert f"FAIL  {ALIAS}: reading ssm" in said.out and said.err == ""

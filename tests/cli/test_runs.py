@@ -1,0 +1,188 @@
+"""Runs as processes against a real Prefect server: what they print, how they end, what they leave."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3
+import pytest
+
+from haltuun import errors
+from tests.cli.kit import ACCOUNT, ALIAS, HALTUUN, REGION, Cli, Front, until
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
+
+HTML_500 = (500, "text/html", b"<!doctype html><title>500</title><h1>Internal Server Error</h1>")
+HTML_404 = (404, "text/html", b"<!doctype html><title>404</title><h1>Not Found</h1>")
+CHANGE_KEYS = {"id", "stage", "kind", "hosts", "region", "target", "summary", "permissions", "reach", "undo"}
+FINDING_KEYS = {"code", "severity", "host", "message", "evidence", "remedy"}
+
+
+def last_events(cli: Cli) -> Counter[str]:
+    """How the life of every change that was begun ended."""
+    last = {event.change_id: event.event for event in cli.ledger.change_events(ACCOUNT)}
+    return Counter(last.values())
+
+
+def test_a_plan_as_json_and_an_account_where_optional_reads_fail(running: Cli) -> None:
+    whole = running.document("plan", ALIAS)
+    assert {"account", "plan_hash", "findings", "changes"} <= whole.keys()
+    assert whole["account"] == ACCOUNT and len(whole["plan_hash"]) == 16
+    assert whole["changes"] and whole["findings"]
+    assert all(change.keys() >= CHANGE_KEYS for change in whole["changes"])
+    assert all(finding.keys() >= FINDING_KEYS for finding in whole["findings"])
+
+    lacking = {
+        "DescribeImages": HTML_404,
+        "DescribeInstanceInformation": HTML_404,
+        "GetServiceSetting": HTML_500,
+        "DescribeRegions": HTML_404,
+    }
+    running.fault("backup:*", "AccessDeniedException")
+    running.fault("iam:SimulatePrincipalPolicy", "AccessDeniedException")
+    try:
+        with Front(running.endpoint_url, lacking) as front:
+            done = running.run("plan", ALIAS, "--json", AWS_ENDPOINT_URL=front.url)
+            assert set(front.asked) == set(lacking)
+    finally:
+        running.fault("backup:*", None)
+        running.fault("iam:SimulatePrincipalPolicy", None)
+    assert (done.code, done.err) == (errors.EXIT_OK, "")
+    partial = json.loads(done.out)
+    assert any("could not be" in finding["message"] for finding in partial["findings"])
+    # What could not be read is not planned as if it were absent.
+    kinds = {change["kind"] for change in partial["changes"]}
+    assert not kinds & {"backup.vault", "backup.plan", "backup.selection"}, kinds
+
+
+def test_killed_in_the_middle_then_held_by_one_run_and_brought_to_its_end(running: Cli) -> None:
+    killed = running.start("takeover", ALIAS, "--yes")
+    before = sum(last_events(running).values())
+    until(lambda: sum(last_events(running).values()) > before + 2 or killed.poll() is not None)
+    killed.kill()
+    killed.communicate(timeout=20)
+    assert killed.returncode == -signal.SIGKILL
+    assert running.runs()[-1].ended_at is None
+
+    known = len(running.runs())
+    again = running.start("takeover", ALIAS, "--yes", "--json")
+    try:
+        until(lambda: len(running.runs()) > known)
+        second = running.run("takeover", ALIAS, "--yes")
+        out, err = again.communicate(timeout=150)
+    finally:
+        again.kill()
+    assert second.code == errors.EXIT_ERROR
+    second.sentence("LEASE_HELD", "works on this account since", "Wait for it to end")
+    assert (again.returncode, err) == (errors.EXIT_HELD, "")
+    document = json.loads(out)
+    assert document["outcome"] == "PartiallyDone"
+    assert set(last_events(running)) == {"confirmed"}
+    _each_thing_once(running)
+    _check_status(running)
+
+
+def _each_thing_once(cli: Cli) -> None:
+    """Nothing that the killed run made was made a second time."""
+    backup = boto3.client(
+        "backup",
+        endpoint_url=cli.endpoint_url,
+        region_name=REGION,
+        aws_access_key_id="AKIAOPERATOR00000000",
+        aws_secret_access_key="none",
+    )
+    plans = [plan["BackupPlanName"] for plan in backup.list_backup_plans()["BackupPlansList"]]
+    vaults = [vault["BackupVaultName"] for vault in backup.list_backup_vaults()["BackupVaultList"]]
+    jobs = Counter(job["ResourceArn"] for job in backup.list_backup_jobs()["BackupJobs"])
+    assert plans and all(count == 1 for count in Counter(plans).values()), plans
+    assert vaults and all(count == 1 for count in Counter(vaults).values()), vaults
+    assert set(jobs.values()) == {1}, jobs
+
+
+def _check_status(cli: Cli) -> None:
+    document = cli.document("status", ALIAS, code=errors.EXIT_HELD)
+    assert document["account"] == ACCOUNT and document["run"]
+    assert {host["instance_id"] for host in document["hosts"]} == set(cli.instances.values())
+    for host in document["hosts"]:
+        assert {"instance_id", "region", "name", "stages"} <= host.keys()
+        for stage in host["stages"].values():
+            assert {"status", "reason", "message", "remedy", "since"} <= stage.keys()
+        held = host["stages"]["verify"]
+        assert held["status"] == "held" and held["reason"] and held["message"] and held["remedy"]
+    shown = cli.document("show", "sound")
+    assert shown["instance_id"] == cli.instances["sound"] and shown["facts"]
+    # Not held: left alone, and no Prefect is needed for that.
+    retried = cli.run("retry", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
+    assert retried.code == errors.EXIT_OK and json.loads(retried.out) == document
+    assert "i-0aaaaaaaaaaaaaaaa is not held" in retried.err
+
+
+def test_ctrl_c_ends_with_a_sentence_and_gives_the_account_back(running: Cli) -> None:
+    known = len(running.runs())
+    run = running.start("takeover", ALIAS, "--yes")
+    until(lambda: len(running.runs()) > known)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (130, "")
+    assert err.startswith(f"{ALIAS} ({ACCOUNT}) as arn:aws:"), err
+    for told in (f"in {REGION}: mode apply, every change is approved unseen", "waves of 10, 30, 60 %"):
+        assert told in err.splitlines()[0]
+    assert err.splitlines()[-1].startswith("haltuun: stopped. The ledger holds what was done"), err
+    assert "Traceback" not in err
+    ended = running.runs()[-1]
+    assert ended.ended_at is not None and ended.outcome == "Stopped"
+    running.ledger.release_lease(running.ledger.take_lease(ACCOUNT, "after Ctrl-C"))
+
+
+def test_an_unknown_instance_of_a_run(running: Cli) -> None:
+    done = running.run("plan", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
+    assert done.code == errors.EXIT_USAGE
+    done.sentence("UNKNOWN_HOST", "i-0aaaaaaaaaaaaaaaa", REGION)
+
+
+@pytest.mark.parametrize("command", ["recheck", "onboard"])
+def test_nothing_to_do_is_said_and_is_a_document(running: Cli, command: str) -> None:
+    assert running.document(command) == []
+
+
+def test_a_server_that_is_no_prefect(running: Cli) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.endswith("/health") else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """A test's output is its own."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        done = running.run("plan", ALIAS, PREFECT_API_URL=url)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.code == errors.EXIT_ERROR
+    done.sentence("PREFECT_UNREACHABLE", url)
+
+
+def test_a_reader_that_leaves_early(running: Cli) -> None:
+    piped = subprocess.run(
+        ["bash", "-c", f"{HALTUUN} show sound | head -n 1"],
+        env=running.environment(),
+        cwd=running.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert piped.stderr == ""
+    assert "sound" in piped.stdout.splitlines()[0]

@@ -1,0 +1,131 @@
+"""What people see: hostile and long names, narrow terminals, like things told once."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from haltuun.cli.groups import Trouble, tell
+from haltuun.cli.planview import print_plan
+from haltuun.cli.tables import names_of, status_table
+from haltuun.ledger import Ledger
+from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Verdict
+
+ACCOUNT, REGION = "111122223333", "eu-central-1"
+EVIL = "\x1b[31m[bold red]evil[/]\x1b]8;;http://x\x07\u202e\nnext"
+NAMES = ("web-01", EVIL, "x" * 256, "", "twin", "twin", "[/]", "日本" * 40)
+HOSTS = {
+    f"i-{n:017x}": Host(account=ACCOUNT, region=REGION, instance_id=f"i-{n:017x}", name=name)
+    for n, name in enumerate(NAMES)
+}
+
+
+def console(width: int) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+
+
+def text_of(made: Console) -> str:
+    assert isinstance(made.file, io.StringIO)
+    return made.file.getvalue()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    made = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    now = datetime.now(UTC)
+    made.start_run(ACCOUNT, "run", {"mode": "apply"}, now)
+    made.saw_hosts("run", HOSTS.values())
+    held = HostStatus(verdict=Verdict.held, reason="FINGERPRINT_REFUSED", message="m", remedy="r")
+    for stage in StageName:
+        made.judged(ACCOUNT, "run", stage, {host: held for host in HOSTS}, now)
+    return made
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_no_name_breaks_the_table_and_every_stage_and_code_is_whole(ledger: Ledger, width: int) -> None:
+    out = console(width)
+    out.print(status_table(ledger, ACCOUNT, width=width))
+    printed = text_of(out)
+    assert "\x1b" not in printed and "\u202e" not in printed and "\x07" not in printed
+    lines = printed.splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    # A line a host, or two where the code is folded between its words: no name makes another.
+    assert len([line for line in lines if " HELD " in line]) == len(HOSTS)
+    assert len([line for line in lines if line.strip()]) == 2 + len(HOSTS) * (2 if width == 80 else 1)
+    for stage in StageName:
+        assert stage.value in printed
+    assert printed.count("HELD") == len(HOSTS) * len(StageName)
+    assert printed.count("FINGERPRINT_" if width == 80 else "FINGERPRINT_REFUSED") == len(HOSTS)
+    assert printed.count("REFUSED") == len(HOSTS)
+    assert ("i-00000000000000000" in printed) == (width >= 120)
+
+
+def test_hosts_of_one_name_and_of_none_are_told_apart() -> None:
+    names = names_of(HOSTS)
+    assert len(set(names.values())) == len(HOSTS)
+    assert names["i-00000000000000003"] == "i-00000000000000003"
+    assert names["i-00000000000000004"] == "twin …000004"
+    narrow = names_of(HOSTS, 16)
+    assert len(set(narrow.values())) == len(HOSTS)
+    assert max(map(cell_len, narrow.values())) <= 16
+
+
+def tag(number: int, key: str) -> Change:
+    host = HOSTS[f"i-{number:017x}"]
+    return Change(
+        stage=StageName.backup,
+        kind="ec2.tag",
+        region=REGION,
+        target=host.instance_id,
+        hosts=(host.instance_id,),
+        before=None,
+        after={"key": key, "value": "yes"},
+        reach=Reach.host,
+        summary=f"Tag {host.label} {key}=yes.",
+        undo=Undo(kind="ec2.tag", after=None),
+    )
+
+
+def test_like_changes_share_a_row_and_their_ids_are_there_when_asked_for() -> None:
+    changes = tuple(tag(number, key) for key in ("a", "b") for number in range(len(HOSTS)))
+    plan = Plan(account=ACCOUNT, changes=changes)
+    short, full = console(100), console(140)
+    print_plan(short, plan, HOSTS, "acme")
+    print_plan(full, plan, HOSTS, "acme", full=True)
+    told = text_of(short)
+    assert told.count("Tag each host a=yes.") == told.count("Tag each host b=yes.") == 1
+    assert f"all {len(HOSTS)} hosts" in told and f"the same {len(HOSTS)}" in told
+    assert f"{len(changes)} changes" in told and plan.hash in told and "--full" in told
+    assert not [change for change in changes if change.id in told]
+    assert all(change.id in text_of(full) for change in changes)
+    assert "\x1b" not in told and "\x1b" not in text_of(full)
+
+
+def test_hosts_with_the_same_trouble_are_told_about_once() -> None:
+    out = console(120)
+    troubles = [
+        Trouble(host, StageName.verify, Verdict.held, "SSH_REFUSED", "It refuses.", "See ssh.port.")
+        for host in HOSTS
+    ]
+    troubles.append(
+        Trouble("i-00000000000000000", StageName.patch, Verdict.held, "EOL", "Too old.", "Migrate.")
+    )
+    tell(out, troubles, HOSTS)
+    told = text_of(out)
+    assert told.count("SSH_REFUSED") == told.count("It refuses.") == told.count("See ssh.port.") == 1
+    assert f"{len(HOSTS)} hosts: web-01" in told
+    assert told.count("EOL") == told.count("Migrate.") == 1
+    assert "\x1b" not in told
+
+
+def test_barred_hosts_stand_in_the_plan_with_their_remedy() -> None:
+    barred = Barred(host="i-00000000000000001", code="EOL", message="Too old [/].", remedy="Migrate [bold].")
+    out = console(80)
+    print_plan(out, Plan(account=ACCOUNT, barred={"patch": (barred,)}), HOSTS, "acme")
+    told = text_of(out)
+    assert "patch EOL" in told and "Too old [/]." in told and "→ Migrate [bold]." in told

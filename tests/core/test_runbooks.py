@@ -1,0 +1,79 @@
+"""Promise 10: every code that can hold a host has a page that says what it means and what to do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from haltuun import errors
+from haltuun.stages.order import STAGES
+
+PROJECT = Path(__file__).parents[2]
+RUNBOOKS = PROJECT / "docs" / "runbooks"
+# What ends a command or a run before any host is judged: never a host's reason.
+NOT_A_HOSTS = {
+    "AWS",
+    "CONFIG",
+    "ERROR",
+    "LAB",
+    "LEASE_HELD",
+    "LEASE_LOST",
+    "LEDGER",
+    "NO_CREDENTIALS",
+    "NO_RUN",
+    "NOT_TAKEN",
+    "PLAN_NEEDS_SSH",
+    "PREFECT_SERVER",
+    "PREFECT_UNREACHABLE",
+    "READ_ONLY",
+    "ROLE_NOT_ASSUMED",
+    "STATE_DIR",
+    "TOOL_MISSING",
+    "UNKNOWN_ACCOUNT",
+    "UNKNOWN_HOST",
+    "UNKNOWN_PLAN",
+    "USAGE",
+    "WRONG_ACCOUNT",
+    "WRONG_REGION",
+}
+SECTIONS = ("## How Haltuun knows", "## What Haltuun does", "## What to do by hand", "## Source")
+
+
+def _written(path: Path) -> Iterator[str]:
+    """Codes that the file gives to errors, bars and statuses, as literals."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or "inding" in ast.unparse(node.func):
+            continue
+        for keyword in node.keywords:
+            value = keyword.value
+            if (
+                keyword.arg in ("code", "reason")
+                and isinstance(value, ast.Constant)
+                and isinstance(value.value, str)
+            ):
+                yield value.value
+
+
+def _codes() -> set[str]:
+    found = {check.code for stage in STAGES for check in stage.checks}
+    found |= {
+        kind.code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.HaltuunError)
+    }
+    for path in (PROJECT / "haltuun").rglob("*.py"):
+        if "cli" not in path.parts:
+            found |= set(_written(path))
+    return {code for code in found if code.isupper()} - NOT_A_HOSTS
+
+
+@pytest.mark.parametrize("code", sorted(_codes() | {"AWS_REFUSED"}))
+def test_a_code_that_can_hold_a_host_has_a_page(code: str) -> None:
+    page = RUNBOOKS / f"{code}.md"
+    assert page.is_file(), f"write docs/runbooks/{code}.md"
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {code}\n")
+    assert [section for section in SECTIONS if section not in text] == []

@@ -1,0 +1,252 @@
+"""The demo's account, as an operator lives it: plan, approve, be killed, go on, run again.
+
+One lab for all tests of this file; the story is told once and each test holds a part of it to account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from haltuun.aws import READS
+from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_HELD, EXIT_OK
+from haltuun.ledger import Ledger
+from haltuun.model import StageName
+from lab import api
+from lab.expectation import surprises
+from lab.scenario import load_scenario
+from tests.prefect_fixtures import PrefectServer
+
+pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+
+HALTUUN = str(Path(sys.executable).with_name("haltuun"))
+ACCOUNT = "acme-legacy"
+# Of a host's files, those that it writes by itself, and what a login leaves.
+OWN_LIFE = re.compile(
+    r"^(?:(?:proc|sys|dev|run|tmp|var/log|var/lib/amazon/ssm|var/cache|var/tmp|opt/lab|root/\.aws)(?:/|$)"
+    r"|home/[^/]+/\.sudo_as_admin_successful$)"
+)
+
+
+@dataclass
+class Story:
+    env: dict[str, str]
+    info: api.LabInfo
+    server: PrefectServer
+    runs: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
+    calls: dict[str, dict[str, int]] = field(default_factory=dict)
+    trees: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    killed_after: list[str] = field(default_factory=list)
+
+    def haltuun(self, chapter: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        before = self.seen_calls()
+        done = subprocess.run(
+            [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=400
+        )
+        after = self.seen_calls()
+        self.runs[chapter] = done
+        self.calls[chapter] = {
+            call: n - before.get(call, 0) for call, n in after.items() if n > before.get(call, 0)
+        }
+        return done
+
+    def seen_calls(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.info.endpoint_url}/lab/calls", timeout=10) as answer:
+            return dict(json.load(answer))
+
+    def mutations(self, chapter: str) -> list[str]:
+        return [call for call in self.calls[chapter] if not call.partition(":")[2].startswith(READS)]
+
+    def files(self) -> dict[str, dict[str, str]]:
+        """Host → path → checksum, as seen from outside the hosts."""
+        found = {}
+        for name, host in self.info.hosts.items():
+            root = Path(f"/proc/{host['pid']}/root")
+            found[name] = {
+                str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for top in ("etc", "var", "root", "home", "usr/local")
+                for path in (root / top).rglob("*")
+                if path.is_file()
+                and not path.is_symlink()
+                and not OWN_LIFE.match(str(path.relative_to(root)))
+            }
+        return found
+
+    def ledger(self) -> Ledger:
+        return Ledger(f"sqlite:///{Path(self.env['HALTUUN_CONFIG']).parent}/state/ledger.db")
+
+
+@pytest.fixture(scope="module")
+def story(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    name = f"story-{os.getpid()}"
+    try:
+        info = api.up(api.DEMO_SCENARIO, out=tmp_path_factory.mktemp("lab"), name=name)
+        told = Story(prefect_server.environment(info.env), info, prefect_server)
+        told.trees["before"] = told.files()
+        planned = told.haltuun("plan", "plan", ACCOUNT, "--json")
+        assert planned.returncode == EXIT_OK, planned.stderr
+        told.plan = json.loads(planned.stdout)
+        told.trees["planned"] = told.files()
+        told.haltuun("unapproved", "takeover", ACCOUNT, "--json")
+        _killed_in_the_middle(told)
+        told.haltuun("approved", "takeover", ACCOUNT, "--plan", told.plan["plan_hash"], "--json")
+        told.haltuun("again", "takeover", ACCOUNT, "--json")
+        yield told
+    finally:
+        api.down(name)
+
+
+def _killed_in_the_middle(told: Story) -> None:
+    """kill -9 while changes are being made."""
+    command = [HALTUUN, "takeover", ACCOUNT, "--plan", told.plan["plan_hash"]]
+    ledger = told.ledger()
+    already = len(ledger.change_events(told.info.account_id))
+    with subprocess.Popen(
+        command, env=told.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None:
+            events = ledger.change_events(told.info.account_id)[already:]
+            if sum(event.event == "confirmed" for event in events) >= 3 and events[-1].event == "sent":
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    told.killed_after = [event.event for event in ledger.change_events(told.info.account_id)[already:]]
+    ledger.close()
+
+
+def changed(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> list[str]:
+    return [
+        f"{host}:/{path}"
+        for host in before
+        for path in sorted(before[host].keys() | after[host].keys())
+        if before[host].get(path) != after[host].get(path)
+    ]
+
+
+def test_a_plan_changes_nothing_on_aws_and_on_no_host(story: Story) -> None:
+    assert story.runs["plan"].returncode == EXIT_OK, story.runs["plan"].stderr
+    assert story.mutations("plan") == []
+    assert story.plan["changes"]
+    assert changed(story.trees["before"], story.trees["planned"]) == []
+
+
+def test_the_plan_says_of_each_change_what_a_person_needs(story: Story) -> None:
+    for change in story.plan["changes"]:
+        assert change["summary"] and change["permissions"] is not None
+        assert change["undo"] or change["no_undo"], change["summary"]
+        assert change["reach"] in ("host", "shared", "account", "irreversible")
+
+
+def test_without_approval_only_single_hosts_are_changed_and_the_rest_waits(story: Story) -> None:
+    done = story.runs["unapproved"]
+    assert done.returncode == EXIT_AWAITS_APPROVAL, done.stderr
+    allowed = {
+        "ec2:CreateTags",
+        "ec2:AssociateIamInstanceProfile",
+        "ssm:SendCommand",
+        "ssm:StartAssociationsOnce",
+    }
+    assert set(story.mutations("unapproved")) <= allowed
+    ledger = story.ledger()
+    first = next(run.run for run in ledger.runs(story.info.account_id) if run.mode == "apply")
+    reaches = {event.change.reach.value for event in ledger.change_events(story.info.account_id, first)}
+    assert reaches <= {"host"}
+
+
+def test_killed_in_the_middle_the_next_run_brings_it_to_its_end(story: Story) -> None:
+    assert story.killed_after[-1] == "sent", "the kill did not hit a change under way"
+    done = story.runs["approved"]
+    assert done.returncode == EXIT_HELD, done.stderr
+    status = json.loads(done.stdout)
+    assert surprises(load_scenario(api.DEMO_SCENARIO), status) == []
+
+
+def test_nothing_is_made_twice_by_a_killed_and_a_second_run(story: Story) -> None:
+    def client(service: str) -> Any:
+        return boto3.client(
+            service,
+            region_name=story.info.region,
+            endpoint_url=story.info.endpoint_url,
+            aws_access_key_id=story.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=story.env["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    plans = [plan["BackupPlanName"] for plan in client("backup").list_backup_plans()["BackupPlansList"]]
+    assert plans == ["haltuun-daily"]
+    windows = [w["Name"] for w in client("ssm").describe_maintenance_windows()["WindowIdentities"]]
+    assert windows == ["haltuun-patch"]
+    names = [a["AssociationName"] for a in client("ssm").list_associations()["Associations"]]
+    assert len(names) == len(set(names))
+    baselines = client("ssm").describe_patch_baselines(Filters=[{"Key": "OWNER", "Values": ["Self"]}])
+    found = [baseline["BaselineName"] for baseline in baselines["BaselineIdentities"]]
+    assert len(found) == len(set(found))
+
+
+def test_every_change_of_the_killed_run_is_resolved(story: Story) -> None:
+    last: dict[str, str] = {}
+    for event in story.ledger().change_events(story.info.account_id):
+        last[event.change_id] = event.event
+    assert set(last.values()) <= {"confirmed", "not_done", "not_taken"}
+
+
+def test_a_second_run_over_a_finished_account_mutates_nothing(story: Story) -> None:
+    assert story.runs["again"].returncode == EXIT_HELD
+    assert story.mutations("again") == []
+
+
+def test_in_custody_means_proof_of_effect(story: Story) -> None:
+    ledger = story.ledger()
+    status = ledger.status(story.info.account_id)
+    for host in ledger.hosts(story.info.account_id):
+        kinds = {(proof.stage, proof.kind) for proof in ledger.proofs(story.info.account_id, host)}
+        for stage in (StageName.repair, StageName.logs):
+            if status[host][stage].verdict.value == "passed":
+                assert stage in {one for one, _ in kinds}, (host, kinds)
+
+
+def test_every_hold_has_a_code_a_sentence_a_remedy_and_a_page(story: Story) -> None:
+    runbooks = {path.stem for path in (Path(__file__).parents[2] / "docs/runbooks").glob("*.md")}
+    for host in json.loads(story.runs["again"].stdout)["hosts"]:
+        for stage in host["stages"].values():
+            if stage["status"] in ("held", "unknown", "waiting", "excluded"):
+                assert stage["reason"] in runbooks
+                assert stage["message"] and stage["remedy"]
+
+
+def test_no_secret_of_the_hosts_is_anywhere(story: Story) -> None:
+    """The private key of the vault, the hybrid token and WordPress's password, in what Haltuun keeps."""
+    secrets = set()
+    for host in story.info.hosts.values():
+        root = Path(f"/proc/{host['pid']}/root")
+        for vault in (root / "var/lib").rglob("RegistrationKey"):
+            secrets.add(json.loads(vault.read_text())["privateKey"].encode()[:48])
+        for config in (root / "var/www").rglob("wp-config.php"):
+            secrets.update(
+                m.encode() for m in re.findall(r"DB_PASSWORD['\"], *['\"]([^'\"]+)", config.read_text())
+            )
+        for saved in (root / "var/lib/haltuun").rglob("credentials"):
+            secrets.update(re.findall(rb"aws_session_token *= *(\S+)", saved.read_bytes()))
+    secrets.discard(b"")
+    assert len(secrets) >= 2
+    folders = [Path(story.env["HALTUUN_CONFIG"]).parent / "state", story.server.state_dir]
+    kept = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "ledger.db" for path in kept)
+    for path in kept:
+        data = path.read_bytes()
+        assert not [secret for secret in secrets if secret in data], path

@@ -1,0 +1,104 @@
+"""The proof where one host of a batch is no node any more. AWS is moto with the lab's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import moto
+import pytest
+
+from haltuun.aws import Aws
+from haltuun.clock import Clock
+from haltuun.config import AccountConfig, Config
+from haltuun.ledger import Ledger
+from haltuun.model import Host, StageName
+from haltuun.reach import open_host
+from haltuun.run import Run
+from haltuun.stages.base import View
+from haltuun.stages.repair.probe import get_node
+from haltuun.stages.repair.prove import prove
+from lab.cloud.extensions import apply_extensions
+from lab.cloud.state import SsmState, ssm_state
+from tests.stages.repair.plan_kit import ACCOUNT, NOW, REGION
+
+GONE = "i-0ffffffffffffffff"
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[SsmState]:
+    apply_extensions()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        with moto.mock_aws():
+            yield ssm_state(ACCOUNT, REGION)
+
+
+@pytest.fixture(scope="module")
+def online(cloud: SsmState) -> Host:
+    ec2 = boto3.client("ec2", region_name=REGION)
+    image = ec2.register_image(Name="legacy", Architecture="x86_64", RootDeviceName="/dev/sda1")["ImageId"]
+    made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]
+    cloud.put_node(made["InstanceId"], simulated=True)
+    cloud.responder = _echo
+    return Host(account=ACCOUNT, region=REGION, instance_id=made["InstanceId"])
+
+
+def _echo(message: dict[str, Any], node_id: str) -> dict[str, Any]:
+    said = message["Parameters"]["commands"][0].removeprefix("echo ")
+    return {
+        "CommandId": message["CommandId"],
+        "Status": "Success",
+        "ResponseCode": 0,
+        "StandardOutput": said,
+        "StandardError": "",
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    account, clock = AccountConfig(id=ACCOUNT, regions=[REGION]), Clock()
+    return Run(
+        id="run-1",
+        config=Config(),
+        account=account,
+        mode="apply",
+        aws=Aws(account, clock, read_only=False),
+        clock=clock,
+        ledger=Ledger(f"sqlite:///{tmp_path}/ledger.sqlite"),
+        opener=open_host,
+    )
+
+
+def test_a_terminated_host_does_not_take_the_proof_of_the_others(
+    run: Run, online: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HALTUUN_ONLINE_WAIT_S", "0")
+    hosts = [Host(account=ACCOUNT, region=REGION, instance_id=GONE), online]
+    view = View(
+        account=run.account,
+        config=run.config,
+        account_id=ACCOUNT,
+        partition="aws",
+        now=NOW,
+        run_id=run.id,
+        hosts={host.instance_id: host for host in hosts},
+        entering=(),
+        facts={StageName.discover: {}, StageName.repair: {}},
+        account_facts={},
+    )
+    proven = prove(run, hosts, view)
+    assert proven[online.instance_id].fields["echoed"] is True
+    assert proven[GONE].fields["ssm_status"] == "never"
+
+
+def test_a_registration_that_the_account_does_not_have_is_none(run: Run, online: Host) -> None:
+    assert get_node(run, "eu-west-1", "mi-0123eb6450bf5617b") is None
+    row = get_node(run, REGION, online.instance_id)
+    assert row is not None
+    assert row["PingStatus"] == "Online"
