@@ -39,12 +39,8 @@ class Case:
         causes = self.facts.causes
         return not isinstance(causes, Unknown) and any(code in causes for code in codes)
 
-    def barred(
-        self, code: str, message: str, remedy: str, verdict: Verdict = Verdict.held
-    ) -> Barred:
-        return Barred(
-            host=self.host.instance_id, code=code, message=message, remedy=remedy, verdict=verdict
-        )
+    def barred(self, code: str, message: str, remedy: str, verdict: Verdict = Verdict.held) -> Barred:
+        return Barred(host=self.host.instance_id, code=code, message=message, remedy=remedy, verdict=verdict)
 
     def barred_by(self, code: str) -> Barred:
         evidence = next((c.evidence for c in self.facts.found if c.code == code), ())

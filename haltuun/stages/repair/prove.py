@@ -226,9 +226,7 @@ def _output(row: Mapping[str, Any]) -> str:
 
 
 def _answer_one(run: Run, region: str, command_id: str, instance_id: str) -> tuple[str, str]:
-    row = run.aws.call(
-        "ssm", "GetCommandInvocation", region, CommandId=command_id, InstanceId=instance_id
-    )
+    row = run.aws.call("ssm", "GetCommandInvocation", region, CommandId=command_id, InstanceId=instance_id)
     return row["Status"], row.get("StandardOutputContent") or ""
 
 

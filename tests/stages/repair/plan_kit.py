@@ -157,6 +157,4 @@ def plan(
     else:
         more = without_host(seen, columns)
     facts = f.RepairFacts(observed_at=NOW, agent=seen, **columns, **more)
-    return STAGE.plan(
-        View(**{**view.__dict__, "facts": {**view.facts, StageName.repair: {IID: facts}}})
-    )
+    return STAGE.plan(View(**{**view.__dict__, "facts": {**view.facts, StageName.repair: {IID: facts}}}))

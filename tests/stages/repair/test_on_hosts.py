@@ -434,9 +434,7 @@ def test_the_script_itself_leaves_the_wrong_box(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize(("name", "restored"), [("own-blocked", True), ("foreign-blocked", False)])
-def test_without_proof(
-    hosts: Hosts, name: str, restored: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_proof(hosts: Hosts, name: str, restored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours is put back as it was; another region's stays off, and the plan said so."""
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "8")
     with bench(hosts, name) as b:
