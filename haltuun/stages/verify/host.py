@@ -37,7 +37,7 @@ def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
     endpoints = account.endpoints.get(host.instance_id) if account else None
     should_reach = isinstance(endpoints, tuple) and all(is_true(e.reachable) for e in endpoints if e.required)
     role, source = role_of(view, host)
-    wants_role = isinstance(role, str) and source == "instance role"
+    wants_role = (isinstance(role, str) and source == "instance role") or _just_attached(run, host)
     services = required_services(agent_version(seen), host.region)
     names = " ".join(host_name(service, host.region, view.partition) for service in services)
     text = script("haltuun.stages.discover", "common.sh") + "\n" + script(__package__ or "", "verify.sh")
@@ -62,3 +62,13 @@ def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
         "answered_at": answered_at,
         "stdout": result.stdout,
     }
+
+
+def _just_attached(run: Run, host: Host) -> bool:
+    """Whether this run gave the host its profile: the account was looked at before that."""
+    return any(
+        event.event == "confirmed"
+        and event.change.kind == "ec2.instance_profile.associate"
+        and host.instance_id in event.change.hosts
+        for event in run.ledger.change_events(run.account.id, run.id)
+    )
