@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,9 +135,7 @@ def test_network_faults_are_switched_while_it_runs(lab: api.LabInfo) -> None:
 
 def test_a_wrong_clock_is_seen_by_the_shell(lab: api.LabInfo) -> None:
     def offset_s() -> int:
-        return int(ssh(lab, "clone-2", "date +%s").stdout) - int(
-            os.stat_result(os.stat("/proc/self")).st_mtime
-        )
+        return int(ssh(lab, "clone-2", "date +%s").stdout) - int(time.time())
 
     api.fault(NAME, "clone-2", "clock_skew", True)
     assert 3500 < offset_s() < 3700
