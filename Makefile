@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
-TEST_TOOLS := chromium fonts-dejavu-core busybox mksh
+TEST_TOOLS := chromium fonts-dejavu-core busybox mksh openssh-server sudo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help setup demo test check lint unit bench ui lock clean
@@ -68,10 +68,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@
 
-$(VENV)/.lab-tools: | $(VENV)/bin/python
+$(VENV)/.lab-tools: Makefile | $(VENV)/bin/python
 	@scripts/setup.sh packages $(LAB_TOOLS)
 	@touch $@
 
-$(VENV)/.test-tools: | $(VENV)/bin/python
+$(VENV)/.test-tools: Makefile | $(VENV)/bin/python
 	@scripts/setup.sh packages $(TEST_TOOLS)
 	@touch $@

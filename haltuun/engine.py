@@ -257,9 +257,13 @@ class Takeover:
         with self._lock:
             progress.host_raw[instance_id] = raw
 
-    def settle(self, name: StageName, phase: str) -> tuple[Finding, ...]:
-        """Parse and judge what was looked at; into the ledger."""
-        stage, progress, run = self.stages[name], self.progress[name], self.run
+    def settle(self, name: StageName) -> tuple[Finding, ...]:
+        """Parse and judge what was looked at before the plan; into the ledger."""
+        self._parse(name)
+        return self._judge(name, "plan")
+
+    def _parse(self, name: StageName) -> None:
+        stage, progress = self.stages[name], self.progress[name]
         view = self.view(name, ())
         missing = Unknown(unknown="NOT_LOOKED: the host was not asked in this stage")
         facts: dict[str, Facts] = {}
@@ -270,14 +274,17 @@ class Takeover:
             except Exception:
                 # Left out of the table: the gate finds it missing and says so.
                 log.exception("parsing %s in %s", instance_id, name.value)
-        run.facts[name] = facts
+        self.run.facts[name] = facts
+
+    def _judge(self, name: StageName, phase: str) -> tuple[Finding, ...]:
+        stage, progress, run = self.stages[name], self.progress[name], self.run
         judged = stage.judge(self.view(name, ()))
         progress.findings = tuple(f for f in judged if f.host is None or f.host in self.hosts)
-        mine = {host: facts[host] for host in self.hosts if host in facts}
-        run.ledger.observed(run.account.id, run.id, name, phase, mine, run.now())
-        account_facts: Mapping[str, Frozen] = {"": run.account_facts[name]}
-        run.ledger.observed(run.account.id, run.id, name, phase, account_facts, run.now())
-        run.ledger.found(run.account.id, run.id, name, progress.findings)
+        facts = run.facts[name]
+        seen: dict[str, Frozen] = {host: facts[host] for host in self.hosts if host in facts}
+        seen[""] = run.account_facts[name]
+        run.ledger.observed(run.account.id, run.id, name, phase, seen, run.now())
+        run.ledger.found(run.account.id, run.id, name, phase, progress.findings)
         return progress.findings
 
     # -- plan ------------------------------------------------------------------------------------
@@ -534,13 +541,14 @@ class Takeover:
     # -- prove and gate ----------------------------------------------------------------------------
 
     def prove(self, name: StageName) -> int:
-        """Look for the effect on the entered hosts; returns how many proofs are new.
+        """Look for the effect on the entered hosts, and judge again; returns how many proofs are new.
 
         A barred host is left out: there is no effect to wait for.
         """
         stage, progress, run = self.stages[name], self.progress[name], self.run
+        self._parse(name)
         new = 0
-        merged = dict(run.facts.get(name, {}))
+        merged = dict(run.facts[name])
         barred = {b.host for b in progress.plan.barred}
         hopeful = [host for host in progress.entered if host not in barred]
         for batch in chunks(hopeful, PROVE_BATCH):
@@ -551,8 +559,7 @@ class Takeover:
                 run.ledger.proved(run.account.id, run.id, proven.proofs)
                 new += len(proven.proofs)
         run.facts[name] = merged
-        mine = {host: merged[host] for host in self.hosts if host in merged}
-        run.ledger.observed(run.account.id, run.id, name, "result", mine, run.now())
+        self._judge(name, "result")
         return new
 
     def gate(self, name: StageName) -> dict[str, HostStatus]:

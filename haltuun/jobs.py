@@ -11,10 +11,10 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from haltuun.envelope import assignments, exports, host_script
 from haltuun.errors import (
@@ -36,6 +36,8 @@ FENCE = "HALTUUN_FENCE"
 TARGET = ("TARGET_INSTANCE_ID", "TARGET_ACCOUNT", "TARGET_REGION")
 INTERRUPTED = -1
 
+T = TypeVar("T")
+
 _JOB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
 _FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}$")
 _FENCE = re.compile(r"^([A-Za-z0-9-]{1,64}:)?\d{1,18}$")
@@ -49,6 +51,12 @@ _PASSING = (ConnectionLost, CommandTimeout, ConnectionRefused, ConnectTimeout, B
 
 class Runner(Protocol):
     def __call__(self, script: str, *, timeout_s: float, env: Mapping[str, str] | None = None) -> Result: ...
+
+
+class Putter(Protocol):
+    """Writes a file as root; False where the host does not take files this way."""
+
+    def __call__(self, path: str, data: bytes, *, timeout_s: float) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -101,18 +109,30 @@ class Job:
         metadata = host_script("metadata.sh") if verb == "open" and self.target else ""
         return assignments(given) + host_script("process.sh") + metadata + host_script("job.sh")
 
-    def lay_scripts(self) -> Iterator[str]:
-        """Scripts that bring the parts over, each about `chunk_bytes` in base64."""
-        folder = f"/var/lib/haltuun/jobs/{self.id}/.run/lay.{self.lay}"
-        head = f'umask 077; cd "${{HALTUUN_ROOT:-}}{folder}" || exit 1\n'
-        parts = {name: self._parts(data) for name, data in self.laid.items()}
+    @property
+    def large(self) -> dict[str, bytes]:
+        """The files that are worth another way than inside a script."""
+        return {name: data for name, data in self.files.items() if len(data) > self.chunk_bytes}
+
+    def part(self, name: str, index: int = 0) -> str:
+        """Where a piece of a file is laid; they are joined and checked there."""
+        return f"{self._lay_folder}/parts/{name}.{index:06d}"
+
+    @property
+    def _lay_folder(self) -> str:
+        return f"/var/lib/haltuun/jobs/{self.id}/.run/lay.{self.lay}"
+
+    def lay_scripts(self, put: Collection[str] = ()) -> Iterator[str]:
+        """Scripts that bring the parts over, each about `chunk_bytes` in base64, but of files in `put`."""
+        head = f'umask 077; cd "${{HALTUUN_ROOT:-}}{self._lay_folder}" || exit 1\n'
+        parts = {name: [data] if name in put else self._parts(data) for name, data in self.laid.items()}
         sums = "".join(
             f"{hashlib.sha256(self.laid[name]).hexdigest()} {len(chunks)} {name}\n"
             for name, chunks in parts.items()
         )
         batch, size = head + _here("sums", sums.encode()), 0
         for name, chunks in parts.items():
-            for index, chunk in enumerate(chunks):
+            for index, chunk in enumerate(() if name in put else chunks):
                 if size and size + len(chunk) > self.chunk_bytes:
                     yield batch
                     batch, size = head, 0
@@ -131,7 +151,13 @@ def _here(path: str, data: bytes) -> str:
 
 
 def run_job(
-    job: Job, run: Runner, reconnect: Callable[[], None], *, timeout_s: float, subject: str
+    job: Job,
+    run: Runner,
+    reconnect: Callable[[], None],
+    *,
+    timeout_s: float,
+    subject: str,
+    put: Putter | None = None,
 ) -> Result:
     """The job's result; exit code INTERRUPTED when it died without leaving one (reboot, kill -9).
 
@@ -147,7 +173,8 @@ def run_job(
         if state.startswith("elsewhere"):
             raise _elsewhere(job, state.split()[1:], subject)
         if state == "new":
-            for script in job.lay_scripts():
+            there = steps.put(put, job) if put else set()
+            for script in job.lay_scripts(there):
                 steps.lay(script)
     if state == "new":
         state, result = steps.take(job, "start", _POLL_WAIT_S)
@@ -220,16 +247,24 @@ class _Steps:
 
     def take(self, job: Job, verb: str, wait_s: int) -> tuple[str, Result]:
         wait_s = max(0, min(wait_s, int(self.left_s)))
-        result = self._insist(job.step(verb, wait_s), _STEP_TIMEOUT_S)
+        result = self._script(job.step(verb, wait_s))
         state, _, stdout = result.stdout.partition("\n")
         if result.exit_code != 0 or not state:
             raise self._failed(result)
         return state, result.model_copy(update={"stdout": stdout})
 
     def lay(self, script: str) -> None:
-        result = self._insist(script, _STEP_TIMEOUT_S)
+        result = self._script(script)
         if result.exit_code != 0:
             raise self._failed(result)
+
+    def put(self, put: Putter, job: Job) -> set[str]:
+        """The names of the large files that `put` took."""
+
+        def one(name: str, data: bytes) -> bool:
+            return self._insist(lambda: put(job.part(name), data, timeout_s=max(1.0, self.left_s)))
+
+        return {name for name, data in job.large.items() if one(name, data)}
 
     def _failed(self, result: Result) -> Unreachable:
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
@@ -241,14 +276,17 @@ class _Steps:
             code="JOB_NOT_STARTED",
         )
 
-    def _insist(self, script: str, timeout_s: float) -> Result:
+    def _script(self, script: str) -> Result:
+        return self._insist(lambda: self._run(script, timeout_s=max(1.0, min(_STEP_TIMEOUT_S, self.left_s))))
+
+    def _insist(self, do: Callable[[], T]) -> T:
         pause_s = 0.5
         while True:
             try:
                 if self._broken:
                     self._reconnect()
                     self._broken = False
-                return self._run(script, timeout_s=max(1.0, min(timeout_s, self.left_s)))
+                return do()
             except _PASSING:
                 self._broken = True
                 if self.left_s <= pause_s:

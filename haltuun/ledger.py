@@ -97,6 +97,7 @@ _findings = _table(
     "findings",
     sa.Column("run", sa.String(40), nullable=False, index=True),
     sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("phase", sa.String(8), nullable=False),  # as of the observations they were judged on
     sa.Column("host", sa.String(24), nullable=False),
     sa.Column("body", sa.Text, nullable=False),
 )
@@ -356,7 +357,9 @@ class Ledger:
         )
         return {row.host: json.loads(row.body) for row in rows}
 
-    def found(self, account: str, run: str, stage: StageName, findings: Sequence[Finding]) -> None:
+    def found(
+        self, account: str, run: str, stage: StageName, phase: str, findings: Sequence[Finding]
+    ) -> None:
         self._insert(
             _findings,
             [
@@ -364,6 +367,7 @@ class Ledger:
                     "account": account,
                     "run": run,
                     "stage": stage.value,
+                    "phase": phase,
                     "host": finding.host or "",
                     "body": finding.model_dump_json(),
                 }
@@ -371,13 +375,30 @@ class Ledger:
             ],
         )
 
-    def findings(self, account: str, run: str) -> list[Finding]:
+    def findings(self, account: str) -> list[tuple[StageName, Finding]]:
+        """What was found when each host, and the account itself, was last looked at in each stage."""
+        last = (
+            sa.select(sa.func.max(_observations.c.seq))
+            .where(_observations.c.account == account)
+            .group_by(_observations.c.host, _observations.c.stage)
+        )
+        looks = _observations.alias()
         rows = self._select(
             sa.select(_findings)
-            .where(_findings.c.account == account, _findings.c.run == run)
+            .join(
+                looks,
+                sa.and_(
+                    looks.c.account == _findings.c.account,
+                    looks.c.run == _findings.c.run,
+                    looks.c.stage == _findings.c.stage,
+                    looks.c.phase == _findings.c.phase,
+                    looks.c.host == _findings.c.host,
+                ),
+            )
+            .where(looks.c.seq.in_(last))
             .order_by(_findings.c.seq)
         )
-        return [Finding.model_validate_json(row.body) for row in rows]
+        return [(StageName(row.stage), Finding.model_validate_json(row.body)) for row in rows]
 
     def judged(
         self, account: str, run: str, stage: StageName, verdicts: Mapping[str, HostStatus], at: datetime

@@ -37,7 +37,7 @@ def look_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) 
 @task(task_run_name="plan {stage}", **LOOK)
 def plan_stage(run_id: str, stage: StageName) -> None:
     takeover = session(run_id)
-    takeover.settle(stage, "plan")
+    takeover.settle(stage)
     plan = takeover.plan_stage(stage)
     logger = get_run_logger()
     for change in plan.changes:
@@ -65,9 +65,7 @@ def work_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) 
 
 @task(task_run_name="prove {stage}", **LOOK)
 def prove(run_id: str, stage: StageName) -> None:
-    takeover = session(run_id)
-    takeover.settle(stage, "result")
-    get_run_logger().info("%d new proof(s)", takeover.prove(stage))
+    get_run_logger().info("%d new proof(s)", session(run_id).prove(stage))
 
 
 @task(task_run_name="{stage} {label}", **LOOK)

@@ -4,7 +4,6 @@ this machine's."""
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -238,7 +237,3 @@ def _root_is(pid: int, haltuun: Path) -> bool:
         line.split()[4] == "/var/lib/haltuun" and str(haltuun).endswith(line.split()[3])
         for line in mounts.splitlines()
     )
-
-
-def needed_tools() -> list[str]:
-    return [tool for tool in ("sshd", "sudo", "unshare", "mksh") if shutil.which(tool) is None]

@@ -94,6 +94,47 @@ def test_files_env_and_streams(transport: SshTransport, sshd: Sshd) -> None:
     assert not (folder / ".run" / "env").exists()
 
 
+# "busy" has mksh, whose profile may print; the terminal of "ttyonly" carries no bytes.
+@pytest.mark.parametrize(
+    ("user", "prints", "by_sftp"),
+    [
+        ("root", "", True),
+        ("ubuntu", "", True),
+        ("busy", "", True),
+        ("ubuntu", "echo welcome", False),
+        ("ttyonly", "", False),
+    ],
+)
+def test_a_large_file_goes_over_sftp_into_the_root_only_folder(
+    sshd: Sshd, ssh: SshConfig, user: str, prints: str, by_sftp: bool
+) -> None:
+    if prints:
+        (sshd.home(user) / ".bashrc").write_text(f"{prints}\n")
+    transport = sshd.connect(ssh, user)
+    sessions = {}
+    for name, size in (("small", 1_500_000), ("large", 6_000_000)):
+        data = os.urandom(size)
+        before = sshd.log.read_text().count("Starting session")
+        script = 'sha256sum <"$JOB_DIR/p"; stat -c %U:%a "$JOB_DIR/p"'
+        result = transport.run_job(name, script, timeout_s=60, files={"p": data})
+        sessions[name] = sshd.log.read_text().count("Starting session") - before
+        digest, mode = result.stdout.splitlines()
+        assert digest.split()[0] == hashlib.sha256(data).hexdigest()
+        assert mode == "root:600"
+    transport.close()
+    # Inside scripts each megabyte takes a session of its own.
+    assert (sessions["large"] == sessions["small"]) is by_sftp
+
+
+def test_where_sftp_cannot_write_the_scripts_say_why(transport: SshTransport, sshd: Sshd) -> None:
+    assert sshd._process is not None
+    inside = ["nsenter", "-t", str(sshd._process.pid), "-m"]
+    full = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/var/lib/haltuun"]
+    subprocess.run([*inside, *full], check=True)
+    with pytest.raises(Unreachable, match="No space left"):
+        transport.run_job("job-1", "true", timeout_s=30, files={"p": os.urandom(3_000_000)})
+
+
 def test_the_same_job_is_not_started_twice(transport: SshTransport, sshd: Sshd, ssh: SshConfig) -> None:
     script = "echo once >>/var/lib/haltuun/count; echo done"
     first = transport.run_job("job-1", script, timeout_s=30)

@@ -5,6 +5,7 @@ The only package that imports paramiko.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -44,6 +45,14 @@ _BY_SUDO_TTY = (
     "exec /bin/sh -c 'stty raw -echo; printf %s-ready {nonce}; "
     'exec env LC_ALL=C sudo -n /bin/sh -c "eval \\"\\$(head -c {length})\\""\''
 )
+# The server itself as root, and not sshd's subsystem: that one is the login's, and could not write into a
+# root-only folder. Debian and Ubuntu, Red Hat and Amazon Linux, SUSE; none: 127 and the end of the stream.
+_SFTP = (
+    "umask 077; for server in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh; do"
+    " test -x $server/sftp-server && exec $server/sftp-server; done; exit 127"
+)
+_SFTP_AS_ROOT = f"exec /bin/sh -c '{_SFTP}'"
+_SFTP_BY_SUDO = f"exec env LC_ALL=C sudo -n /bin/sh -c '{_SFTP}'"
 # One chunk of a file in one script; the host's shell holds it in memory a few times.
 _CHUNK_BYTES = 1_000_000
 
@@ -75,6 +84,7 @@ class SshTransport:
         self._door = door
         self._label = door.endpoint.label
         self._tty = False
+        self._noisy = False  # the login shell prints of its own: nothing binary comes through it
         self._connection: Connection = door.enter(self._become_root)
 
     @property
@@ -98,7 +108,9 @@ class SshTransport:
         files: Mapping[str, bytes] | None = None,
     ) -> Result:
         job = jobs.Job(job_id, script, env=env or {}, files=files or {}, chunk_bytes=_CHUNK_BYTES)
-        return jobs.run_job(job, self.run, self._again, timeout_s=timeout_s, subject=self._label)
+        return jobs.run_job(
+            job, self.run, self._again, timeout_s=timeout_s, subject=self._label, put=self._put
+        )
 
     def close(self) -> None:
         self._connection.close()
@@ -147,15 +159,35 @@ class SshTransport:
         except (DeadlinePassed, paramiko.SSHException, EOFError, OSError) as error:
             if time.monotonic() < deadline:
                 raise self._lost() from error
-            raise CommandTimeout(
-                f"a command is not over after {timeout_s:g} s.",
-                subject=self._label,
-                remedy="The host is overloaded or a disk hangs: look at it, then retry.",
-            ) from error
+            raise self._late(timeout_s) from error
         finally:
             if time.monotonic() >= deadline and not out.ended:
                 self._stop(connection, out)
         return self._result(connection.login.user, spoken, out, err)
+
+    def _put(self, path: str, data: bytes, *, timeout_s: float) -> bool:
+        """Write a file over SFTP as root; False where that is not to be had, whatever the reason.
+
+        Scripts carry it then, and say what is wrong if they cannot either.
+
+        Raises:
+            ConnectionLost, CommandTimeout.
+        """
+        if self._tty or self._noisy:
+            return False
+        connection, deadline = self._connection, time.monotonic() + timeout_s
+        try:
+            with cut_off_after(connection.client, timeout_s), _session(connection, timeout_s) as channel:
+                channel.settimeout(timeout_s)
+                channel.exec_command(_SFTP_AS_ROOT if connection.login.user == "root" else _SFTP_BY_SUDO)
+                paramiko.SFTPClient(channel).putfo(io.BytesIO(data), path)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if time.monotonic() >= deadline:
+                raise self._late(timeout_s) from error
+            if not connection.client.is_active():
+                raise self._lost() from error
+            return False
+        return True
 
     def _wait_ready(
         self, connection: Connection, channel: paramiko.Channel, nonce: str, deadline: float
@@ -182,12 +214,20 @@ class SshTransport:
             raise self._lost()
         if not out.begun:
             raise self._refusal(user, out.noise + b"\n" + err.noise)
+        self._noisy = bool(out.noise.strip())
         code = out.exit_code if out.exit_code is not None else spoken.exit_status
         return Result(
             exit_code=code,
             stdout=out.text,
             stderr=err.text,
             truncated=out.cut or err.cut,
+        )
+
+    def _late(self, timeout_s: float) -> CommandTimeout:
+        return CommandTimeout(
+            f"a command is not over after {timeout_s:g} s.",
+            subject=self._label,
+            remedy="The host is overloaded or a disk hangs: look at it, then retry.",
         )
 
     def _lost(self) -> ConnectionLost:

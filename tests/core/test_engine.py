@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from haltuun.model import (
     Barred,
     Change,
     Facts,
+    Finding,
     Frozen,
     Host,
     Reach,
@@ -26,7 +28,7 @@ from haltuun.model import (
     Unknown,
     Verdict,
 )
-from haltuun.stages.base import Kind, Stage, no_proof
+from haltuun.stages.base import Kind, Proven, Stage, no_proof
 
 ACCOUNT = "123456789012"  # moto's
 NAMES = tuple(f"i-{n:08x}" for n in range(6))
@@ -173,7 +175,7 @@ def start(
     takeover.begin({})
     for stage in takeover.stages:
         takeover.look_account(stage)
-        takeover.settle(stage, "plan")
+        takeover.settle(stage)
         takeover.plan_stage(stage)
     takeover.make_plan()
     return takeover
@@ -187,7 +189,6 @@ def go(takeover: engine.Takeover) -> str:
             for host in wave:
                 takeover.work_host(stage, host)
         takeover.look_account(stage)
-        takeover.settle(stage, "result")
         takeover.prove(stage)
         takeover.gate(stage)
     outcome = takeover.outcome()
@@ -253,7 +254,7 @@ def test_one_host_never_fails_its_neighbours_and_its_error_is_its_reason(ledger)
         takeover.apply_account(StageName.repair)
         takeover.work_host(StageName.repair, host)
     takeover.look_account(StageName.repair)
-    takeover.settle(StageName.repair, "result")
+    takeover.prove(StageName.repair)
     statuses = takeover.gate(StageName.repair)
     assert statuses[NAMES[0]].reason == "DISK_FULL"
     assert statuses[NAMES[1]].reason == "INTERNAL"
@@ -382,6 +383,27 @@ def test_a_narrowed_run_judges_by_the_whole_account(ledger):
     go(takeover)
     assert [call for call in world.calls if call != "shared"] == [NAMES[0]]
     assert set(takeover.progress[StageName.repair].statuses) == {NAMES[0]}
+
+
+def test_what_the_proof_shows_is_judged_too_and_replaces_what_was_found_before(ledger):
+    def finding(view: Any) -> list[Finding]:
+        rows = view.facts[StageName.repair].items()
+        return [Finding(code=f"ON_{f.on}", severity="low", message="is.", host=host) for host, f in rows]
+
+    world = World(NAMES[:2])
+    takeover = start(world, ledger)
+    takeover.stages[StageName.repair] = replace(
+        takeover.stages[StageName.repair],
+        judge=finding,
+        prove=lambda run, hosts, view: {NAMES[0]: Proven(fields={"on": Unknown(unknown="gone")})},
+    )
+    takeover.settle(StageName.repair)
+    before = [(f.host, f.code) for _, f in ledger.findings(ACCOUNT)]
+    assert before == [(NAMES[0], "ON_False"), (NAMES[1], "ON_False")]
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    after = [(f.host, f.code) for _, f in ledger.findings(ACCOUNT)]
+    assert after == [(NAMES[0], "ON_unknown='gone'"), (NAMES[1], "ON_True")]
 
 
 def test_an_unknown_host_or_plan_is_named(ledger):

@@ -77,7 +77,7 @@ class World:
         takeover.begin({})
         for name in takeover.stages:
             takeover.look_account(name)
-            takeover.settle(name, "plan")
+            takeover.settle(name)
             takeover.plan_stage(name)
         takeover.make_plan()
         return takeover
@@ -92,7 +92,6 @@ class World:
                 for host in wave:
                     takeover.work_host(name, host)
             takeover.look_account(name)
-            takeover.settle(name, "result")
             takeover.prove(name)
             takeover.gate(name)
 

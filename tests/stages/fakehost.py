@@ -38,13 +38,22 @@ class FakeHost:
             path.write_text(text)
 
     def process(
-        self, pid: int, comm: str, exe: str = "", *, cgroup: str = "", parent: int = 1, environ: str = ""
+        self,
+        pid: int,
+        comm: str,
+        exe: str = "",
+        *,
+        cgroup: str = "",
+        parent: int = 1,
+        environ: str = "",
+        cmdline: str = "",
     ) -> None:
         folder = self.root / "proc" / str(pid)
         (folder / "fd").mkdir(parents=True, exist_ok=True)
         (folder / "comm").write_text(f"{comm}\n")
         (folder / "status").write_text(f"Name:\t{comm}\nPPid:\t{parent}\n")
         (folder / "environ").write_text(environ)
+        (folder / "cmdline").write_text(cmdline)
         if exe:
             (folder / "exe").symlink_to(exe)
         if cgroup:

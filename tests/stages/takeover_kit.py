@@ -63,7 +63,7 @@ class World:
         takeover.begin({})
         for name in takeover.stages:
             self._look(takeover, name, takeover.hosts)
-            takeover.settle(name, "plan")
+            takeover.settle(name)
             takeover.plan_stage(name)
         takeover.make_plan()
         return takeover
@@ -79,7 +79,6 @@ class World:
                 for host in wave:
                     takeover.work_host(name, host)
             self._look(takeover, name, takeover.relook(name))
-            takeover.settle(name, "result")
             takeover.prove(name)
             statuses[name.value] = {self.name_of(h): s for h, s in takeover.gate(name).items()}
         takeover.end(takeover.outcome())

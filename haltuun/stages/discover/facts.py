@@ -196,6 +196,7 @@ class DiscoverFacts(Facts):
     units: tuple[str, ...] | Unknown = _NOT_ASKED
     log_files: tuple[LogFile, ...] | Unknown = _NOT_ASKED
     cloudwatch_config: bool | Unknown = _NOT_ASKED  # its agent would read one at its next start
+    config_management: tuple[str, ...] | Unknown = _NOT_ASKED  # "puppet: its process puppet runs"
     python3: str | Unknown | None = _NOT_ASKED
     disk_free_percent: float | Unknown = _NOT_ASKED
     inodes_free_percent: float | Unknown = _NOT_ASKED

@@ -114,6 +114,7 @@ def judge_host(host: Host, facts: DiscoverFacts, today: date) -> Iterator[Findin
             message="Its OpenSSH knows RSA signatures with SHA-1 only.",
             remedy="Upgrade the system; until then modern clients must be told to accept ssh-rsa.",
         )
+    yield from judge_config_management(host, facts)
     yield from judge_origin(host, facts)
 
 
@@ -202,6 +203,21 @@ def judge_origin(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
             message=f"It belongs to {', '.join(facts.managed_by)}, which may replace it or revert a change.",
             remedy="Change the image or launch template that it comes from.",
         )
+
+
+def judge_config_management(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
+    if isinstance(facts.config_management, Unknown) or not facts.config_management:
+        return
+    tools = ", ".join(sorted({line.partition(":")[0] for line in facts.config_management}))
+    acting = any("is there" not in line for line in facts.config_management)
+    yield Finding(
+        code="CONFIG_MANAGED",
+        severity=Severity.medium if acting else Severity.low,
+        host=host.instance_id,
+        message=f"{tools} {'manages' if acting else 'has managed'} this host and may revert what is changed.",
+        evidence=facts.config_management,
+        remedy="Make the same change there, or stop it here: what it registers comes back.",
+    )
 
 
 def _said(value: object) -> str:

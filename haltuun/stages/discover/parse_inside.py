@@ -51,6 +51,10 @@ def parse_inside(host: Host, account_id: str, ec2: Mapping[str, Any], raw: Json)
         "listeners": lines.whole("listeners", lambda: parse_listeners(lines)),
         "units": lines.whole("units", lambda: tuple(sorted({row[0] for row in lines.rows("unit")}))),
         "cloudwatch_config": lines.whole("cloudwatch", lambda: lines.first("cloudwatch") == "yes"),
+        "config_management": lines.whole(
+            "config-management",
+            lambda: tuple(f"{tool}: {how}" for tool, how in lines.rows("config-management", 2)),
+        ),
         "log_files": lines.whole(
             "logs",
             lambda: tuple(LogFile(path=path, service=service) for path, service in lines.rows("log", 2)),

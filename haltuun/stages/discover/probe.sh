@@ -256,6 +256,34 @@ look_cloudwatch() {
     say "done" cloudwatch
 }
 
+# Who puts the host's files back as they were: named with how it acts, or with its configuration alone.
+look_config_management() {
+    running=$(cat "$ROOT"/proc/[0-9]*/cmdline 2>/dev/null | tr '\0' '\n' | sed -n 's#^.*/##; /^[a-z-]*$/p' | sort -u)
+    for row in \
+        'puppet puppet /etc/puppet/puppet.conf /etc/puppetlabs/puppet/puppet.conf' \
+        'chef chef-client /etc/chef/client.rb /etc/cinc/client.rb' \
+        'salt salt-minion /etc/salt/minion' \
+        'cfengine cf-execd /var/cfengine/inputs/promises.cf' \
+        'ansible ansible-pull'; do
+        # shellcheck disable=SC2086 # words
+        set -- $row
+        tool=$1 program=$2
+        shift 2
+        case $NL$running$NL in
+            *"$NL$program$NL"*) say config-management "$tool" "its process $program runs" ;;
+        esac
+        for file in "$ROOT"/etc/crontab "$ROOT"/etc/cron.d/* "$ROOT"/etc/cron.hourly/* "$ROOT"/etc/cron.daily/* \
+            "$ROOT"/var/spool/cron/root "$ROOT"/var/spool/cron/crontabs/root; do
+            grep -q "^[^#]*$program" "$file" 2>/dev/null &&
+                say config-management "$tool" "${file#"$ROOT"} starts $program"
+        done
+        for file in "$@"; do
+            [ -f "$ROOT$file" ] && say config-management "$tool" "$file is there"
+        done
+    done
+    say "done" config-management
+}
+
 look_rest() {
     if have python3; then
         say python3 "$(bounded 10 python3 -V 2>&1 | sed -n 's/^Python //p')"
@@ -284,6 +312,7 @@ look_listeners
 look_units
 look_logs
 look_cloudwatch
+look_config_management
 look_rest
 suspect_executables
 suspect_checksums

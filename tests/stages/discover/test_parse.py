@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,20 @@ def test_clock(epoch: float, offset: float) -> None:
 def test_ssh_legacy(version: str | None, seen: bool | None, legacy: bool | None) -> None:
     found = parse_ssh_legacy(version, seen)
     assert (None if isinstance(found, Unknown) else found) is legacy
+
+
+@pytest.mark.parametrize(
+    ("rows", "severity"),
+    [
+        ("puppet\tits process puppet runs", "medium"),
+        ("salt\t/etc/salt/minion is there", "low"),
+        (None, None),
+    ],
+)
+def test_what_may_revert_a_change_is_named(rows: str | None, severity: str | None) -> None:
+    printed = f"config-management\t{rows}\ndone\tconfig-management" if rows else "done\tconfig-management"
+    seen = facts(stdout=printed)
+    judged = judge(replace(view(), facts={StageName.discover: {ID: seen}}))
+    found = [f for f in judged if f.code == "CONFIG_MANAGED"]
+    assert [f.severity for f in found] == ([severity] if severity else [])
+    assert isinstance(facts(stdout="").config_management, Unknown)

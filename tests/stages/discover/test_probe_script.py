@@ -177,6 +177,26 @@ def test_a_configured_cloudwatch_agent_counts_when_it_is_stopped(
     assert (lines.first("cloudwatch"), lines.has("done", "cloudwatch")) == (expected, True)
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_puts_the_hosts_files_back_is_named_with_how_it_acts(host: FakeHost, shell: str) -> None:
+    assert probe(host, shell).rows("config-management") == []
+    host.write(
+        {
+            "etc/cron.d/chef": "# chef-client once\n*/30 * * * * root /usr/bin/chef-client -l warn\n",
+            "etc/crontab": "# ansible-pull is gone\n",
+            "etc/salt/minion": "master: salt\n",
+        }
+    )
+    host.process(60, "ruby", cmdline="/usr/bin/ruby\0/opt/puppetlabs/puppet/bin/puppet\0agent\0")
+    lines = probe(host, shell)
+    assert lines.rows("config-management", 2) == [
+        ("puppet", "its process puppet runs"),
+        ("chef", "/etc/cron.d/chef starts chef-client"),
+        ("salt", "/etc/salt/minion is there"),
+    ]
+    assert lines.has("done", "config-management")
+
+
 # -- strong signs of compromise ------------------------------------------------------------------
 
 
