@@ -2,4 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ["tests.prefect_fixtures"]
+
+# Files whose one long set-up would otherwise be the last thing that a single worker is busy with.
+LONGEST_FIRST = (
+    "tests/e2e/test_takeover_story.py",
+    "tests/e2e/test_scenarios.py",
+    "tests/test_prefect_takeover.py",
+    "tests/stages/repair/test_on_hosts.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return LONGEST_FIRST.index(file) if file in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
