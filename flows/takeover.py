@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from prefect import Flow, flow, get_run_logger, runtime, tags
@@ -14,7 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from haltuun.config import Config, find_config, load_config
 from haltuun.engine import Takeover, drop, keep, open_run, session
-from haltuun.model import StageName
+from haltuun.model import Host, StageName
 from haltuun.reach import check_keys, open_host
 from haltuun.report.opening import get_caller, opening_line
 from haltuun.run import Run
@@ -62,18 +62,18 @@ def take_over_account(
     try:
         takeover.begin({"prefect_run": str(runtime.flow_run.id), "stages": stages, "hosts": hosts})
         say_opening(run, stages, hosts, plan_hash, approve_all)
-        _tag_this_run(f"account:{run.account.label}", *(f"host:{host}" for host in hosts))
+        tag_this_run(f"account:{run.account.label}", *(f"host:{host}" for host in hosts))
         with tags(f"account:{run.account.label}"):
-            _wide(look_and_plan, config)(run.id, run.account.label)
+            wide(look_and_plan, config)(run.id, run.account.label)
             takeover.make_plan()
             if mode == "apply":
                 takeover.reconcile()
-                takeover.approve(plan_hash, everything=approve_all, who=_who())
+                takeover.approve(plan_hash, everything=approve_all, who=who())
             publish_plan(takeover)
             if mode == "apply":
                 for stage in takeover.sequence():
                     with tags(f"stage:{stage.value}"):
-                        state = _wide(run_stage, config)(
+                        state = wide(run_stage, config)(
                             run.id, run.account.label, stage.value, return_state=True
                         )
                     if takeover.blocked:
@@ -109,7 +109,7 @@ def look_and_plan(run_id: str, account: str) -> None:
         if takeover.stages[stage].probe_host is not None:
             finish(
                 work.look_hosts.submit(run_id, stage, batch, label)
-                for batch, label in batches(takeover, tuple(takeover.hosts))
+                for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
             )
         work.plan_stage(run_id, stage)
 
@@ -126,7 +126,10 @@ def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
     work.apply_account(run_id, name)
     for wave in takeover.waves(name):
         busy = tuple(host for host in wave if takeover.has_work(name, host))
-        finish(work.work_hosts.submit(run_id, name, batch, label) for batch, label in batches(takeover, busy))
+        finish(
+            work.work_hosts.submit(run_id, name, batch, label)
+            for batch, label in batches(takeover.hosts, busy)
+        )
     if takeover.account_moved(name):
         work.look_account(run_id, name)
     work.prove(run_id, name)
@@ -135,7 +138,7 @@ def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
         gate_state.result()
     verdicts = [
         work.verdict.submit(run_id, name, batch, label)
-        for batch, label in batches(takeover, tuple(takeover.hosts))
+        for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
     ]
     wait(verdicts)  # a held host's task run is red by intent
     if takeover.blocked:
@@ -143,7 +146,7 @@ def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
     return Completed(message=gate_state.message)
 
 
-def _wide(subflow: Flow[..., Any], config: Config) -> Flow[..., Any]:
+def wide(subflow: Flow[..., Any], config: Config) -> Flow[..., Any]:
     """With as many hosts side by side as configured: a task runner's default width is unlimited."""
     runner = ThreadPoolTaskRunner(max_workers=config.policy.host_concurrency)
     return subflow.with_options(task_runner=runner)
@@ -157,13 +160,13 @@ def finish(futures: Iterable[PrefectFuture[Any]]) -> None:
         future.result()
 
 
-def batches(takeover: Takeover, hosts: Sequence[str]) -> list[tuple[Sequence[str], str]]:
+def batches(known: Mapping[str, Host], hosts: Sequence[str]) -> list[tuple[Sequence[str], str]]:
     """Hosts for one task run each, and its label; several share one where they are very many."""
     size = max(1, -(-len(hosts) * RUNS_PER_HOST // TASK_RUNS_PER_STAGE))
     result = []
     for start in range(0, len(hosts), size):
         batch = hosts[start : start + size]
-        label = takeover.hosts[batch[0]].label
+        label = known[batch[0]].label
         result.append((batch, label if len(batch) == 1 else f"{len(batch)} hosts from {batch[0]}"))
     return result
 
@@ -201,13 +204,13 @@ def say_opening(
     get_run_logger().info(line)
 
 
-def _tag_this_run(*wanted: str) -> None:
+def tag_this_run(*wanted: str) -> None:
     """On the flow run, where they are searched for; a worker's run has no caller to tag it."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *wanted}))
 
 
-def _who() -> str:
+def who() -> str:
     # A self-hosted server knows one shared login: who clicked there is not known.
     if runtime.deployment.id:
         return "Prefect UI or schedule (the server's shared login)"

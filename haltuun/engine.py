@@ -18,7 +18,7 @@ from haltuun.clock import Clock
 from haltuun.config import Config
 from haltuun.errors import ConfigError, HaltuunError, LeaseLost
 from haltuun.gates import GateResult, evaluate
-from haltuun.ledger import Lease, Ledger
+from haltuun.ledger import ChangeEvent, Lease, Ledger
 from haltuun.model import (
     Barred,
     Change,
@@ -36,32 +36,18 @@ from haltuun.model import (
     Verdict,
     canonical,
 )
+from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
-from haltuun.stages.base import Kind, Stage, View
+from haltuun.stages.base import Stage, View
 from haltuun.waves import waves
 
 log = logging.getLogger("haltuun")
 
-RENEW_S = 20
 # SendCommand and DescribeInstanceInformation take 50 ids (botocore 1.44).
 PROVE_BATCH = 50
 # Of a handful of hosts, one held host is already a large part; a percentage says nothing there.
 PERCENT_FROM = 5
 LOOKING = "look"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the performance of one change ended."""
-
-    change: Change
-    status: str  # done, already, approval, waits, stale, unknown, not_taken, failed, skipped
-    message: str = ""
-    error: HaltuunError | None = None
-
-    @property
-    def in_effect(self) -> bool:
-        return self.status in ("done", "already")
 
 
 @dataclass
@@ -104,13 +90,12 @@ class Takeover:
         self.plan: Plan | None = None
         self.approved: frozenset[str] = frozenset()
         self.stale: list[str] = []
-        self.lease: Lease | None = None
         self.blocked = ""
+        self.performer = Performer(run, {stage.name: stage.kinds for stage in stages})
         self._lister = lister
         self._only_stages = frozenset(only_stages)
         self._only_hosts = tuple(only_hosts)
         self._in_effect: set[str] = set()
-        self._stop_renewing = threading.Event()
         self._lock = threading.Lock()
 
     # -- beginning and end -------------------------------------------------------------------
@@ -123,10 +108,7 @@ class Takeover:
         """
         run = self.run
         if run.mode == "apply":
-            self.lease = run.ledger.take_lease(run.account.id, run.id)
-            run.fence = self.lease.fence
-            run.aws.before_mutation = self._check_lease
-            threading.Thread(target=self._renew, name="lease", daemon=True).start()
+            self.performer.take_lease()
         run.aws.confirm_account()
         hosts = {host.instance_id: host for host in self._lister(run)}
         strangers = [host for host in self._only_hosts if host not in hosts]
@@ -144,12 +126,14 @@ class Takeover:
 
     def end(self, outcome: str) -> None:
         """Write the end and give the lease back. Safe to call after any failure."""
-        self._stop_renewing.set()
         run = self.run
         body = {"plan_hash": self.plan.hash if self.plan else "", "calls": len(run.aws.calls)}
         run.ledger.end_run(run.account.id, run.id, outcome, body, run.now())
-        if self.lease:
-            run.ledger.release_lease(self.lease)
+        self.performer.release_lease()
+
+    @property
+    def lease(self) -> Lease | None:
+        return self.performer.lease
 
     def outcome(self) -> str:
         """GateBlocked, AwaitingApproval, PartiallyDone or Done."""
@@ -162,50 +146,15 @@ class Takeover:
             return "PartiallyDone"
         return "Done"
 
-    def _check_lease(self) -> None:
-        if self.lease:
-            self.run.ledger.check_lease(self.lease)
-
-    def _renew(self) -> None:
-        while not self._stop_renewing.wait(RENEW_S):
-            try:
-                if self.lease:
-                    self.run.ledger.renew_lease(self.lease)
-            except LeaseLost:
-                return  # the next mutation finds out by itself
-            except Exception as error:  # a database that is away for a moment must not end the renewing
-                log.warning("the lease could not be renewed: %s", error)
-
     def reconcile(self) -> None:
         """Resolve by looking what a killed run left intended, sent or unknown."""
-        open_changes: dict[str, Change] = {}
-        for event in self.run.ledger.change_events(self.run.account.id):
-            if event.event in ("intended", "sent", "unknown"):
-                open_changes[event.change_id] = event.change
-            else:
-                open_changes.pop(event.change_id, None)
-        for change in open_changes.values():
+        for change in open_changes(self.run.ledger.change_events(self.run.account.id)):
             kind = self.stages[change.stage].kinds.get(change.kind)
             if kind is None or (kind.on_host and not set(change.hosts) <= set(self.hosts)):
                 continue
-            if self._resolve(kind, change) == "confirmed":
+            if self.performer.resolve(change) == "confirmed":
                 # It took effect while or after this run looked: look again before judging.
                 self.progress[change.stage].touched.update(change.hosts or self.hosts)
-
-    def _resolve(self, kind: Kind, change: Change) -> str:
-        """Look what became of a change whose answer never came, and journal it."""
-        try:
-            seen = kind.look(self.run, change)
-        except HaltuunError as error:
-            seen = Unknown(unknown=str(error))
-        if isinstance(seen, Unknown):
-            event = "unknown"
-        elif canonical(seen) == canonical(change.after):
-            event = "confirmed"
-        else:
-            event = "not_done"
-        self._journal(change, event, "found by looking")
-        return event
 
     # -- look ------------------------------------------------------------------------------------
 
@@ -334,7 +283,8 @@ class Takeover:
                 fresh = now.get(_aim(change))
                 if fresh is not None and fresh.id not in self.approved:
                     self.stale.append(fresh.id)
-                    self._journal(fresh, "stale", f"approved as {change.id}; what it starts from has moved")
+                    moved = f"approved as {change.id}; what it starts from has moved"
+                    self.performer.journal(fresh, "stale", moved)
 
     def needs_approval(self, change: Change) -> bool:
         return change.reach in self.run.config.policy.approve
@@ -452,26 +402,7 @@ class Takeover:
 
     def _perform(self, name: StageName, change: Change) -> Outcome:
         progress = self.progress[name]
-        try:
-            outcome = self._performed(name, change)
-        except LeaseLost as error:
-            self._check_lease()  # ours is lost: raises. Else a host alone refused our number.
-            refused = HaltuunError(
-                error.message, subject=change.target, remedy=error.remedy, code="HOST_FENCED", unchanged=True
-            )
-            outcome = Outcome(change, "failed", str(refused), refused)
-        except HaltuunError as error:
-            outcome = Outcome(change, "failed", str(error), error)
-        except Exception as error:
-            log.exception("change %s (%s)", change.id, change.summary)
-            wrapped = HaltuunError(
-                f"{type(error).__name__} in '{change.kind}'.",
-                subject=change.target,
-                remedy="See the run's log and report it.",
-                code="INTERNAL",
-            )
-            self._journal(change, "unknown", str(wrapped))
-            outcome = Outcome(change, "failed", str(wrapped), wrapped)
+        outcome = self._barrier(name, change) or self.performer.perform(change)
         with self._lock:
             progress.outcomes[change.id] = outcome
             if outcome.in_effect:
@@ -480,16 +411,10 @@ class Takeover:
                 progress.touched.update(change.hosts or progress.entered)
                 if self.stages[name].kinds[change.kind].on_host:
                     progress.worked.update(change.hosts)
-                for host in change.hosts:
-                    self.run.forget(host)
-        if outcome.status not in ("already", "approval", "waits", "skipped"):
-            log.info(
-                "%s: %s%s", outcome.status, change.summary, f" ({outcome.message})" if outcome.message else ""
-            )
         return outcome
 
-    def _performed(self, name: StageName, change: Change) -> Outcome:
-        kind = self.stages[name].kinds[change.kind]
+    def _barrier(self, name: StageName, change: Change) -> Outcome | None:
+        """Why a change is not to be performed now, if it is not."""
         if change.only_if_failed:
             before = self.progress[name].outcomes.get(change.only_if_failed)
             if before is None or before.status != "not_taken":
@@ -501,42 +426,7 @@ class Takeover:
             unapproved = {c.id for c in self.awaiting()}
             status = "approval" if unapproved & set(missing) else "waits"
             return Outcome(change, status, f"needs {', '.join(missing)} first")
-        seen = kind.look(self.run, change)
-        if isinstance(seen, Unknown):
-            return Outcome(change, "unknown", seen.unknown)
-        if canonical(seen) == canonical(change.after):
-            return Outcome(change, "already")
-        if canonical(seen) != canonical(change.before):
-            self._journal(change, "stale", {"seen": seen})
-            error = HaltuunError(
-                f"what '{change.summary}' was planned on has moved.",
-                subject=change.target,
-                remedy="Plan again.",
-                code="PLAN_STALE",
-            )
-            return Outcome(change, "stale", str(error), error)
-        self._check_lease()
-        self._journal(change, "intended")
-        self._journal(change, "sent")
-        try:
-            note = kind.apply(self.run, change)
-        except HaltuunError as error:
-            if isinstance(error, LeaseLost):
-                self._journal(change, "failed", str(error))
-                raise
-            if not error.answered and self._resolve(kind, change) == "confirmed":
-                return Outcome(change, "done")
-            if not error.answered:
-                return Outcome(change, "failed", str(error), error)
-            taken = error.code != "NOT_TAKEN"
-            self._journal(change, "failed" if taken else "not_taken", str(error))
-            return Outcome(change, "failed" if taken else "not_taken", str(error), error)
-        self._journal(change, "confirmed", note)
-        return Outcome(change, "done")
-
-    def _journal(self, change: Change, event: str, note: Json = None) -> None:
-        run = self.run
-        run.ledger.journal(run.id, run.account.id, change, event, run.now(), note)
+        return None
 
     # -- prove and gate ----------------------------------------------------------------------------
 
@@ -565,7 +455,7 @@ class Takeover:
     def gate(self, name: StageName) -> dict[str, HostStatus]:
         """Judge the entered hosts by the stage's checks; every host gets a status in the ledger."""
         stage, progress, run = self.stages[name], self.progress[name], self.run
-        self._check_lease()  # a run that lost it must not write over the verdicts of the next one
+        self.performer.check_lease()  # a run that lost it must not write over the verdicts of the next one
         barred = {b.host: b for b in progress.plan.barred}
         excluded = [h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded]
         judged = [h for h in progress.entered if h not in excluded]
@@ -737,6 +627,17 @@ def _ordered(changes: Sequence[Change]) -> list[Change]:
     for change in changes:
         put(change, ())
     return list(done.values())
+
+
+def open_changes(events: Sequence[ChangeEvent]) -> list[Change]:
+    """The changes of which nobody knows yet what became of them, from an account's events, oldest first."""
+    still: dict[str, Change] = {}
+    for event in events:
+        if event.event in ("intended", "sent", "unknown"):
+            still[event.change_id] = event.change
+        else:
+            still.pop(event.change_id, None)
+    return list(still.values())
 
 
 _SESSIONS: dict[str, Takeover] = {}

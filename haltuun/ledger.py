@@ -525,6 +525,7 @@ class Ledger:
     def valid_proof(
         self, account: str, stage: StageName, kind: str, host: str, now: datetime
     ) -> Proof | None:
+        """The newest of its kind, if it still holds."""
         rows = self._select(
             sa.select(_proofs)
             .where(
@@ -532,12 +533,25 @@ class Ledger:
                 _proofs.c.host == host,
                 _proofs.c.stage == stage.value,
                 _proofs.c.kind == kind,
-                _proofs.c.valid_until > now,
             )
             .order_by(_proofs.c.seq.desc())
             .limit(1)
         )
-        return _proof(rows[0]) if rows else None
+        return _proof(rows[0]) if rows and rows[0].valid_until > now else None
+
+    def withdraw_proofs(
+        self, account: str, run: str, stage: StageName, hosts: Sequence[str], why: str, at: datetime
+    ) -> None:
+        """What was proven of these hosts in this stage holds no more: a proof that ends now says why."""
+        void = []
+        for host in hosts:
+            newest = {proof.kind: proof for proof in self.proofs(account, host) if proof.stage is stage}
+            void += [
+                proof.model_copy(update={"evidence": why, "observed_at": at, "valid_until": at})
+                for proof in newest.values()
+                if proof.valid_until > at
+            ]
+        self.proved(account, run, void)
 
     # -- lease -----------------------------------------------------------------------------------------
 

@@ -180,6 +180,7 @@ class Change(Frozen):
     concerns: tuple[str, ...] = ()  # who else is concerned, by name
     depends_on: tuple[str, ...] = ()  # change ids that must be in effect first
     only_if_failed: str | None = None  # a ladder's next step: the change id that must have failed
+    undoes: str = ""  # the id of the change that this one takes back
     detail: Json = None
 
     @property

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from haltuun.engine import Takeover
 from haltuun.model import StageName
 from haltuun.report import render
+from haltuun.undo import Undoing
 
 
 def publish_plan(takeover: Takeover) -> None:
@@ -42,6 +43,14 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
     )
 
 
-def _key(kind: str, takeover: Takeover) -> str:
+def publish_undo(undoing: Undoing, outcome: str) -> None:
+    create_markdown_artifact(
+        key=_key("undo", undoing),
+        markdown=render.undo_markdown(undoing.of, undoing.run.account.label, outcome, undoing.steps),
+        description=f"{outcome}: run {undoing.of} of {undoing.run.account.label}",
+    )
+
+
+def _key(kind: str, session: Takeover | Undoing) -> str:
     # Prefect takes lower-case letters, digits and dashes only.
-    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{takeover.run.account.label}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{session.run.account.label}".lower()).strip("-")

@@ -187,6 +187,21 @@ def onboard(config: ConfigOption = None, as_json: JsonOption = False) -> int:
 
 
 @app.command()
+def undo(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, as status and show name it")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it; without this only say what would go back")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Take back what a run changed, the last first, where nobody has changed it since."""
+    from haltuun.cli.undo import undo as take_back
+
+    return take_back(find_config(config), run, yes, as_json)
+
+
+@app.command()
 def ui(
     config: ConfigOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return")] = False,

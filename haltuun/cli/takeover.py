@@ -51,9 +51,9 @@ def plan_account(
     full: bool,
     as_json: bool,
 ) -> int:
-    config, ledger = _opened(config_path)
+    config, ledger = opened(config_path)
     of = config.account(account)
-    _begin(config, of, as_json, mode="plan", stages=stages or (), hosts=hosts or ())
+    begin(config, of, as_json, mode="plan", stages=stages or (), hosts=hosts or ())
     result = _flow(as_json, account, stages, hosts, mode="plan")
     made = ledger.plan(of.id, result["plan_hash"])
     assert made is not None
@@ -83,7 +83,7 @@ def take_over(
     yes: bool,
     as_json: bool,
 ) -> int:
-    config, ledger = _opened(config_path)
+    config, ledger = opened(config_path)
     of = config.account(account)
     if plan_hash and yes:
         raise ConfigError(
@@ -96,7 +96,7 @@ def take_over(
 
         raise unknown_plan(of.label, plan_hash)
     approval = {"plan_hash": plan_hash or "", "approve_all": yes}
-    _begin(config, of, as_json, mode="apply", stages=stages or (), hosts=hosts or (), **approval)
+    begin(config, of, as_json, mode="apply", stages=stages or (), hosts=hosts or (), **approval)
     result = _flow(as_json, account, stages, hosts, **approval)
     return _closing(config, of, ledger, result, as_json)
 
@@ -111,7 +111,7 @@ def retry_account(
 ) -> int:
     from haltuun.attention import held_hosts
 
-    config, ledger = _opened(config_path)
+    config, ledger = opened(config_path)
     of = config.account(account)
     held = held_hosts(ledger.status(of.id), stage)
     chosen = [host for host in held if not hosts or host in hosts]
@@ -121,18 +121,18 @@ def retry_account(
         if as_json:
             typer.echo(json.dumps(status_document(ledger, of.id)))
         return EXIT_OK
-    _begin(config, of, as_json, mode="apply", hosts=chosen, approve_all=yes)
+    begin(config, of, as_json, mode="apply", hosts=chosen, approve_all=yes)
     for host in chosen:
         where, status = held[host]
         _say(as_json, f"retry {host}: {where.value} {status.reason}: {plain(status.message)}")
     from flows.retry import retry_hosts
 
-    result = _run_flow(as_json, retry_hosts, account=account, stage=stage, hosts=chosen, approve_all=yes)
+    result = run_flow(as_json, retry_hosts, account=account, stage=stage, hosts=chosen, approve_all=yes)
     return _closing(config, of, ledger, result, as_json)
 
 
 def recheck_waiting(config_path: Path, as_json: bool) -> int:
-    config, _ = _opened(config_path)
+    config, _ = opened(config_path)
     _connect(config, as_json)
     from flows.recheck import recheck_waiting_hosts
 
@@ -140,7 +140,7 @@ def recheck_waiting(config_path: Path, as_json: bool) -> int:
 
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
-    config, _ = _opened(config_path)
+    config, _ = opened(config_path)
     _connect(config, as_json)
     from flows.onboarding import onboard_accounts
 
@@ -148,7 +148,7 @@ def onboard_new(config_path: Path, as_json: bool) -> int:
 
 
 def _many(as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
-    results = _run_flow(as_json, flow)
+    results = run_flow(as_json, flow)
     if as_json:
         typer.echo(json.dumps(results))
     else:
@@ -162,14 +162,14 @@ def _many(as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
     return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
 
 
-def _opened(config_path: Path) -> tuple[Config, Ledger]:
+def opened(config_path: Path) -> tuple[Config, Ledger]:
     """Configuration and ledger, before anything slow: both fail in a sentence."""
     config = load_config(config_path)
     os.environ["HALTUUN_CONFIG"] = str(config_path.resolve())  # the flows read the same file
     return config, Ledger(config.ledger_url)
 
 
-def _begin(config: Config, account: AccountConfig, as_json: bool, **told: Any) -> None:
+def begin(config: Config, account: AccountConfig, as_json: bool, **told: Any) -> None:
     """Account and server answer, and the first line of the run is said: before Prefect is imported."""
     opening = check_account(config, account, **told)
     if not as_json:
@@ -193,7 +193,7 @@ def _flow(
 ) -> dict[str, Any]:
     from flows.takeover import take_over_account
 
-    result: dict[str, Any] = _run_flow(
+    result: dict[str, Any] = run_flow(
         as_json,
         take_over_account,
         account=account,
@@ -204,7 +204,7 @@ def _flow(
     return result
 
 
-def _run_flow(as_json: bool, flow: Callable[..., Any], **parameters: Any) -> Any:
+def run_flow(as_json: bool, flow: Callable[..., Any], **parameters: Any) -> Any:
     url = os.environ["PREFECT_API_URL"]
     try:
         with stoppable(), Progress(shown=not as_json):

@@ -48,8 +48,10 @@ def opening_line(
 
 
 def _approval(mode: str, plan_hash: str, approve_all: bool) -> str:
-    if mode != "apply":
+    if mode == "plan":
         return "nothing is changed"
+    if mode == "undo":
+        return "what a run changed is taken back"
     if approve_all:
         return "every change is approved unseen"
     if plan_hash:

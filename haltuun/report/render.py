@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from haltuun.gates import GateResult
 from haltuun.model import Change, Host, HostStatus, Plan, Reach, Severity, StageName, Verdict
@@ -21,6 +22,18 @@ STATUS_MARK = {
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!])")
+
+
+class UndoStep(Protocol):
+    """One change of an undone run, as haltuun.undo has it."""
+
+    @property
+    def change(self) -> Change: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
 
 StatusTable = Mapping[StageName, Mapping[str, HostStatus]]
 
@@ -155,4 +168,18 @@ def summary_markdown(
                 f"- {md(hosts[instance_id].label)}: {stage.value} {status.verdict.value},"
                 f" **{status.reason}**. {md(status.message)} {md(status.remedy)}"
             )
+    return "\n".join(lines) + "\n"
+
+
+def undo_markdown(of: str, account: str, outcome: str, steps: Sequence[UndoStep]) -> str:
+    """What of a run went back, or would, and what stays and why."""
+    lines = [f"# Undo of run `{md(of)}` in {md(account)}: {outcome}", ""]
+    if outcome == "AwaitingApproval":
+        lines += [f"To do it: start `undo-run` with `approve`, or `haltuun undo {md(of)} --yes`.", ""]
+    lines += ["| | stage | change | hosts | why |", "|---|---|---|---|---|"]
+    for step in steps:
+        change = step.change
+        hosts = ", ".join(change.hosts[:6]) + (f" +{len(change.hosts) - 6}" if len(change.hosts) > 6 else "")
+        cells = [step.status, change.stage.value, change.summary, hosts, step.message]
+        lines.append("| " + " | ".join(md(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,13 @@ def test_an_unknown_host_of_the_ledger(cli: Cli) -> None:
 def test_an_unknown_plan(cli: Cli) -> None:
     done = cli.run("takeover", ALIAS, "--plan", "0123456789abcdef")
     refused(done, errors.EXIT_USAGE, "UNKNOWN_PLAN", "0123456789abcdef", f"haltuun plan {ALIAS}")
+
+
+def test_an_unknown_run_and_one_that_changed_nothing(cli: Cli) -> None:
+    refused(cli.run("undo", "20260101T000000-abcdef"), errors.EXIT_USAGE, "UNKNOWN_RUN", "20260101T000000")
+    cli.ledger.start_run(ACCOUNT, "20260101T000000-abcdef", {"mode": "plan"}, datetime.now(UTC))
+    done = cli.run("undo", "20260101T000000-abcdef", "--yes")
+    refused(done, errors.EXIT_USAGE, "UNKNOWN_RUN", "only planned")
 
 
 def test_a_key_file_that_is_missing_and_one_that_is_encrypted(cli: Cli) -> None:

@@ -30,6 +30,7 @@ from lab import api
 from lab.expectation import surprises
 from lab.scenario import load_scenario
 from tests.prefect_fixtures import PrefectServer
+from tests.stages.account_state import account_state, differences
 
 pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -51,6 +52,8 @@ class Story:
     calls: dict[str, dict[str, int]] = field(default_factory=dict)
     trees: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    account: dict[str, str] = field(default_factory=dict)
+    registered: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     killed_after: list[str] = field(default_factory=list)
 
     def haltuun(self, chapter: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +90,34 @@ class Story:
             }
         return found
 
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            region_name=self.info.region,
+            endpoint_url=self.info.endpoint_url,
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def registrations(self) -> dict[str, dict[str, tuple[str, str]]]:
+        """Host → what decides its agent's identity and whose it is: path → owner and mode, checksum."""
+        found: dict[str, dict[str, tuple[str, str]]] = {}
+        for name, host in self.info.hosts.items():
+            root = Path(f"/proc/{host['pid']}/root")
+            paths = [root / "var/lib/amazon/ssm/registration", root / "root/.aws/credentials"]
+            vault = root / "var/lib/amazon/ssm/Vault"
+            paths += [vault / "Manifest", *(vault / "Store").glob("RegistrationKey")]
+            paths += (vault / "Store").glob("InstanceFingerprint")
+            found[name] = {
+                str(path.relative_to(root)): (
+                    f"{path.stat().st_uid}:{path.stat().st_gid}:{path.stat().st_mode:o}",
+                    hashlib.sha256(path.read_bytes()).hexdigest(),
+                )
+                for path in paths
+                if path.exists()
+            }
+        return found
+
     def ledger(self) -> Ledger:
         return Ledger(f"sqlite:///{Path(self.env['HALTUUN_CONFIG']).parent}/state/ledger.db")
 
@@ -98,6 +129,7 @@ def story(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
         info = api.up(api.DEMO_SCENARIO, out=tmp_path_factory.mktemp("lab"), name=name)
         told = Story(prefect_server.environment(info.env), info, prefect_server)
         told.trees["before"] = told.files()
+        told.account, told.registered = account_state(told.client), told.registrations()
         planned = told.haltuun("plan", "plan", ACCOUNT, "--json")
         assert planned.returncode == EXIT_OK, planned.stderr
         told.plan = json.loads(planned.stdout)
@@ -178,15 +210,7 @@ def test_killed_in_the_middle_the_next_run_brings_it_to_its_end(story: Story) ->
 
 
 def test_nothing_is_made_twice_by_a_killed_and_a_second_run(story: Story) -> None:
-    def client(service: str) -> Any:
-        return boto3.client(
-            service,
-            region_name=story.info.region,
-            endpoint_url=story.info.endpoint_url,
-            aws_access_key_id=story.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=story.env["AWS_SECRET_ACCESS_KEY"],
-        )
-
+    client = story.client
     plans = [plan["BackupPlanName"] for plan in client("backup").list_backup_plans()["BackupPlansList"]]
     assert plans == ["haltuun-daily"]
     windows = [w["Name"] for w in client("ssm").describe_maintenance_windows()["WindowIdentities"]]
@@ -250,3 +274,26 @@ def test_no_secret_of_the_hosts_is_anywhere(story: Story) -> None:
     for path in kept:
         data = path.read_bytes()
         assert not [secret for secret in secrets if secret in data], path
+
+
+def test_taken_back_the_account_and_its_hosts_are_as_they_were(story: Story) -> None:
+    """The last of the file: after it nothing is in custody any more."""
+    ledger = story.ledger()
+    for run in [r.run for r in reversed(ledger.runs(story.info.account_id)) if r.mode == "apply"]:
+        before = story.registrations()
+        looked = story.haltuun(f"look {run}", "undo", run, "--json")
+        assert looked.returncode in (EXIT_OK, EXIT_AWAITS_APPROVAL), looked.stderr
+        assert story.mutations(f"look {run}") == []
+        assert story.registrations() == before
+        done = story.haltuun(f"undo {run}", "undo", run, "--yes")
+        assert done.returncode == EXIT_OK, done.stdout + done.stderr
+        assert "are taken back" in done.stdout or "nothing is in effect" in done.stdout
+    left = differences(story.account, account_state(story.client))
+    kept = ("backup:points/", "backup:vaults/haltuun", "logs:/haltuun/")
+    assert [name for name in left if not name.startswith(kept)] == []
+    assert story.registrations() == story.registered
+    stays = re.compile(r":/(?:var/lib/haltuun/|var/lib/dpkg/|opt/aws/|etc/.*cloudwatch|etc/init/amazon-cl)")
+    moved = [path for path in changed(story.trees["before"], story.files()) if not stays.search(path)]
+    assert moved == []
+    status = ledger.status(story.info.account_id)
+    assert {s.reason for stages in status.values() for s in stages.values()} & {"UNDONE"}

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,9 +25,11 @@ from haltuun.ledger import Ledger
 from haltuun.model import Facts, Frozen, Host, StageName, StagePlan
 from haltuun.stages.base import Stage, no_proof
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.extensions.ssm_associations import tick
 from lab.cloud.state import ssm_state
+from tests.stages.account_state import account_state
 from tests.stages.fakehost import metadata_service
 
 ACCOUNT, REGION, LABEL = "123456789012", "eu-central-1", "acme"  # the first is moto's
@@ -66,9 +68,7 @@ class World:
 
     def start(self, stage: Stage, *, mode: str = "apply") -> engine.Takeover:
         """Look and plan, as far as `haltuun plan` goes."""
-        account = AccountConfig(id=ACCOUNT, alias=LABEL, regions=[REGION])
-        config = Config(accounts=[account], policy=self.policy)
-        run = engine.open_run(config, LABEL, mode, lambda run, host: None, ledger=self.ledger)  # type: ignore[arg-type,return-value]
+        run = engine.open_run(self.config(), LABEL, mode, lambda run, host: None, ledger=self.ledger)  # type: ignore[arg-type,return-value]
         stages = [self._given(StageName.discover), self._given(StageName.repair), stage]
         hosts = [
             Host(account=ACCOUNT, region=REGION, instance_id=i, name=f"web-{i[-2:]}") for i in self.facts
@@ -102,17 +102,16 @@ class World:
         takeover.end(takeover.outcome())
         return takeover
 
-    def undo(self, takeover: engine.Takeover, stage: Stage) -> None:
-        """Play an open run's changes back and see each one's beginning again."""
-        assert takeover.plan is not None
-        for change in reversed(takeover.plan.changes):
-            if change.undo is None:
-                assert change.no_undo
-                continue
-            kind = stage.kinds[change.undo.kind]
-            back = change.model_copy(update={"before": change.after, "after": change.undo.after})
-            kind.apply(takeover.run, back)
-            assert kind.look(takeover.run, back) == change.undo.after, change.summary
+    def undo(self, takeover: engine.Takeover, stage: Stage) -> Undoing:
+        """End the run and take it back, as `haltuun undo RUN --yes` does."""
+        takeover.end(takeover.outcome())
+        return take_back(self.config(), self.ledger, takeover.run.id, [stage])
+
+    def state(self) -> dict[str, str]:
+        return account_state(self.client)
+
+    def config(self) -> Config:
+        return Config(accounts=[AccountConfig(id=ACCOUNT, alias=LABEL, regions=[REGION])], policy=self.policy)
 
     def _given(self, name: StageName) -> Stage:
         facts: Mapping[str, Facts] = self.facts
@@ -131,6 +130,21 @@ class World:
             prove=no_proof,
             checks=(),
         )
+
+
+def take_back(config: Config, ledger: Ledger, run: str, stages: Sequence[Stage], **opener: Any) -> Undoing:
+    """A whole undo in this process."""
+    nobody: Any = lambda run, host: None  # noqa: E731
+    undoing = open_undo(
+        config, run, approved=True, stages=stages, opener=opener.get("opener", nobody), ledger=ledger
+    )
+    undoing.begin("test")
+    for wave in undoing.waves():
+        for host in wave:
+            undoing.act_on_host(host)
+    undoing.act_on_account()
+    undoing.end(undoing.outcome())
+    return undoing
 
 
 def ubuntu(**more: Any) -> DiscoverFacts:

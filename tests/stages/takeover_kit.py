@@ -49,16 +49,18 @@ class World:
         for name in names:
             ssm_state(self.scenario.account_id, self.scenario.region).put_node(self.ids[name], simulated=True)
 
-    def start(self, mode: str = "apply") -> Takeover:
-        """Look and plan."""
+    def config(self) -> Config:
         account = AccountConfig(
             id=self.scenario.account_id,
             alias="acme",
             regions=[self.scenario.region],
             hosts={self.ids[name]: config for name, config in self.hosts.items()},
         )
-        config = Config(accounts=[account], policy=PolicyConfig(max_held_percent=100))
-        run = open_run(config, "acme", mode, self._open, ledger=self.ledger)
+        return Config(accounts=[account], policy=PolicyConfig(max_held_percent=100))
+
+    def start(self, mode: str = "apply") -> Takeover:
+        """Look and plan."""
+        run = open_run(self.config(), "acme", mode, self._open, ledger=self.ledger)
         takeover = Takeover(run, [DISCOVER, VERIFY], lister=list_hosts)
         takeover.begin({})
         for name in takeover.stages:

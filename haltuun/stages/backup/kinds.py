@@ -137,6 +137,22 @@ def apply_vault(run: Run, change: Change) -> Json:
     return {"arn": made["BackupVaultArn"]}
 
 
+def keeps_vault(run: Run, change: Change) -> str:
+    """A vault with recovery points in it is not deleted; AWS refuses that, too."""
+    points = run.aws.ask(
+        lambda: run.aws.pages(
+            "backup",
+            "ListRecoveryPointsByBackupVault",
+            "RecoveryPoints",
+            change.region,
+            BackupVaultName=change.target,
+        )
+    )
+    if isinstance(points, Unknown):
+        return f"Whether it holds recovery points could not be read ({points.unknown})."
+    return f"It holds {len(points)} recovery point(s)." if points else ""
+
+
 # -- the plan ------------------------------------------------------------------------------------
 
 
@@ -321,17 +337,18 @@ def apply_selection(run: Run, change: Change) -> Json:
     return {"selection_id": made["SelectionId"]}
 
 
-def _kind(name: str, get: Any, apply: Any) -> Kind:
+def _kind(name: str, get: Any, apply: Any, **more: Any) -> Kind:
     return Kind(
         name=name,
         look=lambda run, change: as_value(get(run, change.region, change.target)),
         apply=apply,
+        **more,
     )
 
 
 BACKUP_ROLE = _kind("backup.role", get_role, apply_role)
 BACKUP_ROLE_POLICY = _kind("backup.role.policy", get_role_policy, apply_role_policy)
-BACKUP_VAULT = _kind("backup.vault", get_vault, apply_vault)
+BACKUP_VAULT = _kind("backup.vault", get_vault, apply_vault, keeps=keeps_vault)
 BACKUP_PLAN = _kind("backup.plan", get_plan, apply_plan)
 BACKUP_SELECTION = _kind("backup.selection", get_selection, apply_selection)
 

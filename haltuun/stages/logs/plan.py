@@ -161,6 +161,8 @@ def _plan_group(
         summary=f"Keep what is in {name} for {days} days.",
         permissions=("logs:PutRetentionPolicy",),
         needs=[group],
+        undo=there is not ABSENT,
+        no_undo="It belongs to a group that stays: without it, its logs would be paid for without end.",
     )
 
 

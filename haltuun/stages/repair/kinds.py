@@ -272,16 +272,29 @@ _ACTIONS = {
     "agent.clear": "clear",
     "agent.vault_aside": "aside",
     "agent.state": "state",
-    "agent.restore": "restore",
     "agent.remove": "remove",
     "agent.credentials_aside": "credentials",
     "agent.credentials_restore": "restore",
 }
+
+
+def keeps_off(run: Run, change: Change) -> str:
+    """Another owner's registration is not put back: who holds it could run commands on the host as root."""
+    if not isinstance(change.before, dict) or change.before.get("unproven") != "stays off":
+        return ""
+    saved = change.after.get("saved") if isinstance(change.after, dict) else None
+    return (
+        f"The registration is another owner's, so it stays off; what was saved lies in {saved} on the host."
+    )
+
 
 KINDS: Mapping[str, Kind] = {
     **{
         name: Kind(name=name, look=look, apply=_apply(action), on_host=True)
         for name, action in _ACTIONS.items()
     },
+    "agent.restore": Kind(
+        name="agent.restore", look=look, apply=_apply("restore"), on_host=True, keeps=keeps_off
+    ),
     "agent.install": Kind(name="agent.install", look=look, apply=_apply_install, on_host=True),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import botocore.session
@@ -17,6 +17,7 @@ from haltuun.stages.backup.names import PLAN, ROLE, SELECTION, VAULT
 from haltuun.stages.discover.facts import Listener
 from lab.cloud.extensions.backup_state import backup_state
 from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
+from tests.stages.account_state import differences
 
 pytestmark = pytest.mark.slow
 
@@ -233,7 +234,6 @@ def test_what_a_person_added_to_the_plan_is_kept(account: World) -> None:
     assert rules()["daily"]["Lifecycle"] == {"DeleteAfterDays": 90}
     assert rules()["daily"]["StartWindowMinutes"] == 120
     account.undo(takeover, STAGE)
-    takeover.end("Done")
     assert rules()["daily"]["Lifecycle"] == {"DeleteAfterDays": 35}
     assert set(rules()) == {"daily", "yearly"}
 
@@ -264,12 +264,24 @@ def test_a_rule_goes_back_to_aws_as_it_takes_it() -> None:
     assert set(given) - set(taken) == {"RuleId"}
 
 
-def test_all_but_the_recovery_points_can_be_undone(account: World) -> None:
+def test_all_but_the_recovery_points_and_their_vault_can_be_undone(account: World) -> None:
+    before = account.state()
     takeover = account.start(STAGE)
     account.go(takeover)
-    state = backup_state(ACCOUNT, REGION)
-    state.points.clear()  # a vault that holds recovery points is not deleted, rightly
+    undoing = account.undo(takeover, STAGE)
+    assert undoing.outcome() == "Undone"
+    left = differences(before, account.state())
+    assert [name for name in left if not name.startswith("backup:points/")] == [f"backup:vaults/{VAULT}"]
+    assert len(left) == 1 + len(account.facts)
+    why = {step.change.kind: step.message for step in undoing.steps if step.status == "kept"}
+    assert why["backup.vault"] == f"It holds {len(account.facts)} recovery point(s)."
+    assert "delete it by hand" in why["backup.job"]
+
+
+def test_an_empty_vault_goes_too(account: World) -> None:
+    before = account.state()
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    backup_state(ACCOUNT, REGION).points.clear()
     account.undo(takeover, STAGE)
-    takeover.end("Done")
-    assert all(not account.tags(i) for i in account.facts)
-    assert datetime.now(UTC) > takeover.run.now() - timedelta(minutes=1)
+    assert differences(before, account.state()) == []

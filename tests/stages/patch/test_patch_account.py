@@ -15,6 +15,7 @@ from haltuun.stages.patch.kinds import PARAMETERS, TASK, WINDOW
 from haltuun.stages.polling import poll
 from lab.cloud.state import ssm_state
 from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
+from tests.stages.account_state import differences
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +149,7 @@ def test_a_reboot_that_a_person_set_is_seen_and_named(account: World) -> None:
     assert change.before["parameters"] == theirs
     account.go(takeover)
     account.undo(takeover, STAGE)
-    takeover.end("Done")
+    assert task.task_invocation_parameters == {"RunCommand": {"Parameters": theirs}}
 
 
 def test_rules_that_a_person_set_in_our_baseline_stay(account: World) -> None:
@@ -187,10 +188,23 @@ def test_plan_mode_makes_no_mutating_call(account: World) -> None:
 
 
 def test_every_change_can_be_undone(account: World) -> None:
+    before = account.state()
     takeover = account.start(STAGE)
     account.go(takeover)
-    account.undo(takeover, STAGE)
-    takeover.end("Done")
-    fresh = account.start(STAGE)
-    assert fresh.plan is not None and takeover.plan is not None
-    assert fresh.plan.hash == takeover.plan.hash
+    assert differences(before, account.state())
+    assert account.undo(takeover, STAGE).outcome() == "Undone"
+    assert differences(before, account.state()) == []
+
+
+def test_what_a_person_has_changed_since_is_left_and_the_rest_goes_back(account: World) -> None:
+    first, second = account.facts
+    takeover = account.take(STAGE)
+    account.client("ec2").create_tags(Resources=[first], Tags=[{"Key": "Patch Group", "Value": "prod"}])
+    undoing = account.undo(takeover, STAGE)
+    assert undoing.outcome() == "PartlyUndone"
+    assert account.tags(first) == {"Patch Group": "prod"}
+    assert account.tags(second) == {}
+    stale = [step.change.summary for step in undoing.steps if step.status == "stale"]
+    assert len(stale) == 1 and first in stale[0] and "Patch Group" in stale[0]
+    groups = {s.change.target: s.status for s in undoing.steps if s.change.kind == "ssm.patch_group"}
+    assert groups == {"haltuun-ubuntu": "waits", "haltuun-debian": "done"}

@@ -1,0 +1,170 @@
+"""One change performed: looked at, journaled, sent, and resolved by looking when its answer never came.
+
+Every mutation goes through here, a takeover's and an undo's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from haltuun.errors import HaltuunError, LeaseLost
+from haltuun.ledger import Lease
+from haltuun.model import Change, Json, StageName, Unknown, canonical
+from haltuun.run import Run
+from haltuun.stages.base import Kind
+
+log = logging.getLogger("haltuun")
+
+RENEW_S = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the performance of one change ended."""
+
+    change: Change
+    status: str  # done, already, approval, waits, stale, unknown, not_taken, failed, skipped
+    message: str = ""
+    error: HaltuunError | None = None
+
+    @property
+    def in_effect(self) -> bool:
+        return self.status in ("done", "already")
+
+
+class Performer:
+    """Performs changes of one run, under the account's lease once that is taken. Thread-safe."""
+
+    def __init__(self, run: Run, kinds: Mapping[StageName, Mapping[str, Kind]]) -> None:
+        self.run = run
+        self.lease: Lease | None = None
+        self._kinds = kinds
+        self._stop_renewing = threading.Event()
+
+    def kind_of(self, change: Change) -> Kind:
+        """Raises KeyError for a kind that this version does not know."""
+        return self._kinds[change.stage][change.kind]
+
+    # -- lease -------------------------------------------------------------------------------
+
+    def take_lease(self) -> None:
+        """Raises LeaseHeld."""
+        run = self.run
+        self.lease = run.ledger.take_lease(run.account.id, run.id)
+        run.fence = self.lease.fence
+        run.aws.before_mutation = self.check_lease
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+
+    def check_lease(self) -> None:
+        """Raises LeaseLost."""
+        if self.lease:
+            self.run.ledger.check_lease(self.lease)
+
+    def release_lease(self) -> None:
+        self._stop_renewing.set()
+        if self.lease:
+            self.run.ledger.release_lease(self.lease)
+
+    def _renew(self) -> None:
+        while not self._stop_renewing.wait(RENEW_S):
+            try:
+                if self.lease:
+                    self.run.ledger.renew_lease(self.lease)
+            except LeaseLost:
+                return  # the next mutation finds out by itself
+            except Exception as error:  # a database that is away for a moment must not end the renewing
+                log.warning("the lease could not be renewed: %s", error)
+
+    # -- one change --------------------------------------------------------------------------
+
+    def perform(self, change: Change) -> Outcome:
+        """Perform it if what it starts from still holds. Never raises for its own fault.
+
+        Raises:
+            LeaseLost: a later run has the account.
+        """
+        try:
+            outcome = self._performed(change)
+        except LeaseLost as error:
+            self.check_lease()  # ours is lost: raises. Else a host alone refused our number.
+            refused = HaltuunError(
+                error.message, subject=change.target, remedy=error.remedy, code="HOST_FENCED", unchanged=True
+            )
+            outcome = Outcome(change, "failed", str(refused), refused)
+        except HaltuunError as error:
+            outcome = Outcome(change, "failed", str(error), error)
+        except Exception as error:
+            log.exception("change %s (%s)", change.id, change.summary)
+            wrapped = HaltuunError(
+                f"{type(error).__name__} in '{change.kind}'.",
+                subject=change.target,
+                remedy="See the run's log and report it.",
+                code="INTERNAL",
+            )
+            self.journal(change, "unknown", str(wrapped))
+            outcome = Outcome(change, "failed", str(wrapped), wrapped)
+        if outcome.status in ("done", "not_taken", "failed"):
+            for host in change.hosts:
+                self.run.forget(host)
+        if outcome.status != "already":
+            log.info(
+                "%s: %s%s", outcome.status, change.summary, f" ({outcome.message})" if outcome.message else ""
+            )
+        return outcome
+
+    def _performed(self, change: Change) -> Outcome:
+        kind = self.kind_of(change)
+        seen = kind.look(self.run, change)
+        if isinstance(seen, Unknown):
+            return Outcome(change, "unknown", seen.unknown)
+        if canonical(seen) == canonical(change.after):
+            return Outcome(change, "already")
+        if canonical(seen) != canonical(change.before):
+            self.journal(change, "stale", {"seen": seen})
+            error = HaltuunError(
+                f"what '{change.summary}' was planned on has moved.",
+                subject=change.target,
+                remedy="Plan again.",
+                code="PLAN_STALE",
+            )
+            return Outcome(change, "stale", str(error), error)
+        self.check_lease()
+        self.journal(change, "intended")
+        self.journal(change, "sent")
+        try:
+            note = kind.apply(self.run, change)
+        except HaltuunError as error:
+            if isinstance(error, LeaseLost):
+                self.journal(change, "failed", str(error))
+                raise
+            if not error.answered and self.resolve(change) == "confirmed":
+                return Outcome(change, "done")
+            if not error.answered:
+                return Outcome(change, "failed", str(error), error)
+            status = "not_taken" if error.code == "NOT_TAKEN" else "failed"
+            self.journal(change, status, str(error))
+            return Outcome(change, status, str(error), error)
+        self.journal(change, "confirmed", note)
+        return Outcome(change, "done")
+
+    def resolve(self, change: Change) -> str:
+        """Look what became of a change whose answer never came, and journal it."""
+        try:
+            seen = self.kind_of(change).look(self.run, change)
+        except HaltuunError as error:
+            seen = Unknown(unknown=str(error))
+        if isinstance(seen, Unknown):
+            event = "unknown"
+        elif canonical(seen) == canonical(change.after):
+            event = "confirmed"
+        else:
+            event = "not_done"
+        self.journal(change, event, "found by looking")
+        return event
+
+    def journal(self, change: Change, event: str, note: Json = None) -> None:
+        run = self.run
+        run.ledger.journal(run.id, run.account.id, change, event, run.now(), note)

@@ -1,0 +1,349 @@
+"""Takes a run's changes back, the last first.
+
+An undo is an inverse change with a precondition of its own: performed only while what the change made is
+still there, so that nobody's later work is lost. It is journaled like any other change and can be undone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from haltuun.config import Config
+from haltuun.engine import open_changes, open_run
+from haltuun.errors import ConfigError, HaltuunError
+from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
+from haltuun.model import Change, Frozen, Host, HostStatus, StageName, Undo, Unknown, Verdict, canonical
+from haltuun.perform import Outcome, Performer
+from haltuun.run import Opener, Run
+from haltuun.stages.base import Kind, Stage
+from haltuun.waves import waves
+
+log = logging.getLogger("haltuun")
+
+MODE = "undo"
+GONE_BACK = ("done", "already")
+# What an undo leaves on purpose is no failure of it.
+SETTLED = (*GONE_BACK, "kept")
+_NEXT_TAKEOVER = "The next takeover repairs the host again, with all its guards."
+
+
+class Standing(Frozen):
+    """A change that is in effect, and the run that made it."""
+
+    change: Change
+    run: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of the run and how it is taken back. `status` is "" until it was looked at.
+
+    kept: it stays on purpose · needed: another run builds on it · stale: it has been changed since ·
+    ready: it would be taken back · done, already, unknown, failed, waits: what came of it
+    """
+
+    change: Change
+    inverse: Change | None
+    status: str = ""
+    message: str = ""
+
+    @property
+    def open(self) -> bool:
+        return self.inverse is not None and self.status in ("", "ready")
+
+
+def standing(events: Iterable[ChangeEvent]) -> list[Standing]:
+    """The changes that are in effect by the account's events (oldest first), in the order they came to be."""
+    now: dict[str, Standing] = {}
+    taken_back: dict[str, Standing] = {}
+    made_by: dict[str, str] = {}
+    for event in events:
+        change = event.change
+        if event.event == "intended":
+            # It is sent only where it was not in effect, whatever was known of it before.
+            now.pop(change.id, None)
+            made_by[change.id] = event.run
+        if event.event != "confirmed":
+            continue
+        undone = now.pop(change.undoes, None) if change.undoes else None
+        for other in [i for i, one in now.items() if one.change.undoes == change.id]:
+            del now[other]  # it was taken back, and is there again
+        if undone is not None and undone.change.undoes in taken_back:
+            # The undo itself is undone: what it took away stands again, as the work of who made it.
+            now[undone.change.undoes] = taken_back.pop(undone.change.undoes)
+            continue
+        if undone is not None:
+            taken_back[undone.change.id] = undone
+        now[change.id] = Standing(change=change, run=made_by.get(change.id, event.run))
+    return list(now.values())
+
+
+def plan_undo(
+    events: Iterable[ChangeEvent], of: str, kinds: Mapping[StageName, Mapping[str, Kind]]
+) -> list[Step]:
+    """How each change of the run `of` that is in effect is taken back, in order. Pure.
+
+    What has no undo stays and is named. What another run's change depends on stays, and so does all that
+    a change which stays for that reason depends on.
+    """
+    there = standing(events)
+    needed = {need: one for one in there if one.run != of for need in one.change.depends_on}
+    steps = []
+    for one in reversed([one for one in there if one.run == of]):
+        change = one.change
+        by = needed.get(change.id)
+        if change.undo is None:
+            steps.append(Step(change, None, "kept", change.no_undo))
+        elif by is not None:
+            needed.update({need: by for need in change.depends_on})
+            steps.append(Step(change, None, "needed", f"Run {by.run} builds on it: {by.change.summary}"))
+        else:
+            others = sorted(
+                {h for o in there if o.run != of and _beside(o.change, change) for h in o.change.hosts}
+            )
+            steps.append(Step(change, _inverse(change, kinds, others)))
+    return steps
+
+
+def _beside(other: Change, change: Change) -> bool:
+    """Hosts of other runs that use what is of the whole account: no id says so, their tags do."""
+    return len(change.hosts) != 1 and (other.stage, other.region) == (change.stage, change.region)
+
+
+def _inverse(change: Change, kinds: Mapping[StageName, Mapping[str, Kind]], others: Sequence[str]) -> Change:
+    assert change.undo is not None
+    on_host = kinds[change.stage][change.kind].on_host
+    return change.model_copy(
+        update={
+            "kind": change.undo.kind,
+            "before": change.after,
+            "after": change.undo.after,
+            "summary": f"Take back: {change.summary}",
+            # A repair is not repeated from memory: it is judged anew.
+            "undo": None if on_host else Undo(kind=change.kind, after=change.after),
+            "no_undo": _NEXT_TAKEOVER if on_host else "",
+            "concerns": tuple(sorted({*change.concerns, *others} - set(change.hosts))),
+            "depends_on": (),
+            "only_if_failed": None,
+            "undoes": change.id,
+        }
+    )
+
+
+def find_run(config: Config, ledger: Ledger, run_id: str) -> tuple[str, RunRow]:
+    """The account and the row of a run.
+
+    Raises:
+        ConfigError: no such run, or one that changes nothing.
+    """
+    rows = [row for account in config.accounts for row in ledger.runs(account.id)]
+    found = next((row for row in rows if row.run == run_id), None)
+    changing = [row.run for row in rows if row.mode != "plan"]
+    if found is not None and found.mode != "plan":
+        return found.account, found
+    last = ", ".join(changing[-5:]) or "none"
+    raise ConfigError(
+        "this run only planned; it changed nothing." if found else "the ledger knows no such run.",
+        subject=run_id,
+        remedy=f"The last runs that changed something: {last}.",
+        code="UNKNOWN_RUN",
+    )
+
+
+class Undoing:
+    """One undo of one run. First looks (`preview`), then, when approved, acts. `act_on` is thread-safe."""
+
+    def __init__(self, run: Run, of: str, stages: Sequence[Stage], hosts: Mapping[str, Host]) -> None:
+        self.run = run
+        self.of = of
+        self.hosts = hosts
+        self.kinds = {stage.name: stage.kinds for stage in stages}
+        self.performer = Performer(run, self.kinds)
+        self.stopped = ""
+        self._steps: dict[str, Step] = {}
+
+    @property
+    def lease(self) -> Lease | None:
+        return self.performer.lease
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(self._steps.values())
+
+    def begin(self, who: str) -> None:
+        """Plan it; when it is to be performed, under the account's lease, and what is open is resolved first.
+
+        Raises:
+            LeaseHeld, AwsError, HaltuunError.
+        """
+        run = self.run
+        if run.mode != "plan":
+            self.performer.take_lease()
+        run.aws.confirm_account()
+        body = {"mode": MODE, "undoes": self.of, "approved_by": who}
+        if run.mode != "plan":
+            run.ledger.start_run(run.account.id, run.id, body, run.now())
+            for change in open_changes(run.ledger.change_events(run.account.id)):
+                if change.kind in self.kinds[change.stage]:
+                    self.performer.resolve(change)
+        events = run.ledger.change_events(run.account.id)
+        self._steps = {step.change.id: step for step in plan_undo(events, self.of, self.kinds)}
+
+    def preview(self, ids: Iterable[str]) -> None:
+        """Look whether each would be taken back; changes nothing."""
+        for change_id in ids:
+            step = self._steps[change_id]
+            if step.inverse is not None and not step.status:
+                self._steps[change_id] = self._looked_at(step, step.inverse)
+
+    def _looked_at(self, step: Step, inverse: Change) -> Step:
+        kind = self.performer.kind_of(inverse)
+        try:
+            why = kind.keeps(self.run, inverse) if kind.keeps else ""
+            seen = kind.look(self.run, inverse)
+        except HaltuunError as error:
+            return replace(step, status="unknown", message=str(error))
+        if why:
+            return replace(step, status="kept", message=why)
+        if isinstance(seen, Unknown):
+            return replace(step, status="unknown", message=seen.unknown)
+        if canonical(seen) == canonical(inverse.after):
+            return replace(step, status="already", message="It is not there any more.")
+        if canonical(seen) != canonical(inverse.before):
+            return replace(step, status="stale", message=_DRIFTED)
+        return replace(step, status="ready")
+
+    # -- act -------------------------------------------------------------------------------------
+
+    def waves(self) -> list[tuple[str, ...]]:
+        """The hosts with changes of their own, in the order in which they go back: on-host ones in waves."""
+        own = self._own()
+        touched: dict[str, tuple[str, ...]] = {}
+        for host, steps in own.items():
+            on_host = [
+                s.inverse.kind for s in steps if s.inverse and self.performer.kind_of(s.inverse).on_host
+            ]
+            if on_host:
+                touched[host] = tuple(on_host)
+        still = tuple(host for host in own if host not in touched)
+        return ([still] if still else []) + waves(touched)
+
+    def _own(self) -> dict[str, list[Step]]:
+        own: dict[str, list[Step]] = {}
+        for step in self.steps:
+            if len(step.change.hosts) == 1:
+                own.setdefault(step.change.hosts[0], []).append(step)
+        return own
+
+    def act_on_host(self, instance_id: str) -> list[Step]:
+        """The host's own changes. Never raises for the host's faults; a failure on it ends the undo there.
+
+        Raises:
+            LeaseLost.
+        """
+        return self._act([step.change.id for step in self._own().get(instance_id, ())])
+
+    def act_on_account(self) -> list[Step]:
+        """What concerns several hosts or none, once the hosts have gone back."""
+        return self._act([step.change.id for step in self.steps if len(step.change.hosts) != 1])
+
+    def _act(self, ids: Sequence[str]) -> list[Step]:
+        acted = []
+        for change_id in ids:
+            step = self._steps[change_id]
+            if step.open and step.inverse is not None:
+                self._steps[change_id] = step = self._go_back(step, step.inverse)
+                acted.append(step)
+        return acted
+
+    def _go_back(self, step: Step, inverse: Change) -> Step:
+        if self.stopped:
+            return replace(step, status="waits", message=f"Not begun: {self.stopped}.")
+        staying = [s for s in self.steps if step.change.id in s.change.depends_on and s.status not in SETTLED]
+        if staying:
+            return replace(step, status="waits", message=f"Still needed: {staying[0].change.summary}")
+        kind = self.performer.kind_of(inverse)
+        why = kind.keeps(self.run, inverse) if kind.keeps else ""
+        if why:
+            return replace(step, status="kept", message=why)
+        outcome = self.performer.perform(inverse)
+        if outcome.status == "failed" and kind.on_host:
+            self.stopped = f"{inverse.target} did not go back ({outcome.message})"
+        return replace(step, status=outcome.status, message=_message(outcome))
+
+    # -- end -------------------------------------------------------------------------------------
+
+    def outcome(self) -> str:
+        """Undone, PartlyUndone, or in plan mode AwaitingApproval; NothingToUndo when nothing is in effect."""
+        if not self._steps:
+            return "NothingToUndo"
+        if self.run.mode == "plan":
+            return "AwaitingApproval" if any(step.open for step in self.steps) else "NothingToUndo"
+        return "Undone" if all(step.status in SETTLED for step in self.steps) else "PartlyUndone"
+
+    def end(self, outcome: str) -> None:
+        """What was proven and judged of the hosts is so no more; give the lease back."""
+        run = self.run
+        if run.mode == "plan":
+            return
+        try:
+            for stage in StageName:
+                self._unprove(stage)
+            run.ledger.end_run(run.account.id, run.id, outcome, {"undoes": self.of}, run.now())
+        finally:
+            self.performer.release_lease()
+
+    def _unprove(self, stage: StageName) -> None:
+        run = self.run
+        hosts = {
+            host
+            for step in self.steps
+            if step.change.stage is stage and step.status == "done"
+            for host in step.change.hosts
+        }
+        if not hosts:
+            return
+        now, why = run.now(), f"taken back by run {run.id}"
+        run.ledger.withdraw_proofs(run.account.id, run.id, stage, sorted(hosts), why, now)
+        status = HostStatus(
+            verdict=Verdict.pending,
+            reason="UNDONE",
+            message=f"What was changed here is taken back by run {run.id}.",
+            remedy="Take it over again when it shall be in custody.",
+            since=now,
+        )
+        run.ledger.judged(run.account.id, run.id, stage, {host: status for host in sorted(hosts)}, now)
+
+
+_DRIFTED = "It has been changed since; it is left as it is."
+
+
+def _message(outcome: Outcome) -> str:
+    return _DRIFTED if outcome.status == "stale" else outcome.message
+
+
+def open_undo(
+    config: Config, run_id: str, *, approved: bool, stages: Sequence[Stage], opener: Opener, ledger: Ledger
+) -> Undoing:
+    """Raises ConfigError: no such run."""
+    account, _ = find_run(config, ledger, run_id)
+    run = open_run(config, account, "apply" if approved else "plan", opener, ledger=ledger)
+    return Undoing(run, run_id, stages, ledger.hosts(account))
+
+
+_SESSIONS: dict[str, Undoing] = {}
+
+
+def keep(undoing: Undoing) -> None:
+    """Make it findable by its run id: tasks are given ids, never objects."""
+    _SESSIONS[undoing.run.id] = undoing
+
+
+def session(run_id: str) -> Undoing:
+    return _SESSIONS[run_id]
+
+
+def drop(run_id: str) -> None:
+    _SESSIONS.pop(run_id, None)

@@ -1,0 +1,34 @@
+"""The tasks of an undo, as thin as those of a stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from haltuun.undo import SETTLED, Step, session
+from tasks.stages import LOOK
+
+
+@task(task_run_name="look at what would go back", **LOOK)
+def preview(undo: str, changes: Sequence[str]) -> None:
+    session(undo).preview(changes)
+
+
+@task(task_run_name="undo {label}", **LOOK)
+def undo_hosts(undo: str, hosts: Sequence[str], label: str) -> None:
+    for host in hosts:
+        _tell(session(undo).act_on_host(host))
+
+
+@task(task_run_name="undo account", **LOOK)
+def undo_account(undo: str) -> None:
+    _tell(session(undo).act_on_account())
+
+
+def _tell(steps: Sequence[Step]) -> None:
+    for step in steps:
+        level = logging.INFO if step.status in SETTLED else logging.ERROR
+        get_run_logger().log(level, "%s: %s %s", step.status, step.change.summary, step.message)

@@ -1,0 +1,260 @@
+"""Undo on small stages of its own and on random histories: what goes back, in which order, and what stays."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haltuun.config import AccountConfig, Config
+from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld
+from haltuun.ledger import ChangeEvent, Ledger
+from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
+from haltuun.stages.base import Kind
+from haltuun.undo import Undoing, find_run, open_undo, plan_undo, standing
+from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, ledger, make_stages, start
+
+__all__ = ["account", "ledger"]  # fixtures
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+KINDS = {StageName.repair: {"k": Kind("k", lambda run, c: None, lambda run, c: None)}}
+
+
+def change(n: int, *needs: str, undo: bool = True, hosts: tuple[str, ...] = ()) -> Change:
+    return Change(
+        stage=StageName.repair,
+        kind="k",
+        region="r",
+        target=f"t{n}",
+        hosts=hosts,
+        before=None,
+        after=n,
+        reach=Reach.account,
+        summary=f"make t{n}",
+        undo=Undo(kind="k", after=None) if undo else None,
+        no_undo="" if undo else "it is data",
+        depends_on=needs,
+    )
+
+
+def told(*events: tuple[str, Change, str]) -> list[ChangeEvent]:
+    return [
+        ChangeEvent(run=run, change_id=c.id, event=event, at=NOW + timedelta(seconds=n), change=c)
+        for n, (run, c, event) in enumerate(events)
+    ]
+
+
+def made(run: str, *changes: Change) -> list[tuple[str, Change, str]]:
+    return [(run, c, event) for c in changes for event in ("intended", "sent", "confirmed")]
+
+
+def back(c: Change) -> Change:
+    return next(s.inverse for s in plan_undo(told(*made("1", c)), "1", KINDS) if s.inverse)
+
+
+def test_what_is_in_effect_follows_the_history() -> None:
+    a = change(1)
+    undone = back(a)
+    again = undone.model_copy(
+        update={"before": undone.after, "after": undone.before, "undoes": undone.id, "undo": None}
+    )
+    history = made("1", a)
+    assert [(s.change.id, s.run) for s in standing(told(*history))] == [(a.id, "1")]
+    history += made("2", undone)
+    assert [(s.change.id, s.run) for s in standing(told(*history))] == [(undone.id, "2")]
+    assert [(s.change.id, s.run) for s in standing(told(*history, *made("3", again)))] == [(a.id, "1")]
+    assert [(s.change.id, s.run) for s in standing(told(*history, *made("4", a)))] == [(a.id, "4")]
+    failed = [("5", a, "intended"), ("5", a, "sent"), ("5", a, "failed")]
+    assert standing(told(*made("1", a), *failed)) == []
+
+
+def test_what_a_killed_run_sent_is_its_own_whoever_found_it_done() -> None:
+    a = change(1)
+    history = told(("1", a, "intended"), ("1", a, "sent"), ("2", a, "confirmed"))
+    assert [(s.change.id, s.run) for s in standing(history)] == [(a.id, "1")]
+
+
+@given(data=st.data())
+def test_dependants_go_back_first_and_what_others_need_stays(data: st.DataObject) -> None:
+    runs, changes = {}, []
+    for n in range(data.draw(st.integers(1, 8))):
+        needs = data.draw(st.lists(st.sampled_from([c.id for c in changes] or [""]), unique=True, max_size=3))
+        one = change(n, *filter(None, needs), undo=data.draw(st.booleans()))
+        runs[one.id] = data.draw(st.sampled_from(["1", "2"]))
+        changes.append(one)
+    history = told(*(event for c in changes for event in made(runs[c.id], c)))
+    steps = plan_undo(history, "1", KINDS)
+    assert {s.change.id for s in steps} == {c.id for c in changes if runs[c.id] == "1"}
+    place = {s.change.id: n for n, s in enumerate(steps)}
+    by_id = {c.id: c for c in changes}
+    for step in steps:
+        assert (step.inverse is None) == bool(step.status)
+        for need in step.change.depends_on:
+            if need in place:
+                assert place[step.change.id] < place[need]
+    for c in changes:
+        if runs[c.id] == "2":
+            for need in c.depends_on:
+                step = next((s for s in steps if s.change.id == need), None)
+                assert step is None or step.inverse is None, f"{c.summary} needs {by_id[need].summary}"
+
+
+# -- on a little account ---------------------------------------------------------------------------
+
+
+def taken_over(world: World, ledger: Ledger) -> str:
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    world.calls.clear()
+    return takeover.run.id
+
+
+def undoing(world: World, ledger: Ledger, of: str, *, approved: bool = True) -> Undoing:
+    config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=["eu-central-1"])])
+    made = open_undo(
+        config,
+        of,
+        approved=approved,
+        stages=make_stages(world),
+        opener=lambda run, host: None,  # type: ignore[arg-type,return-value]
+        ledger=ledger,
+    )
+    made.begin("me")
+    return made
+
+
+def undo(world: World, ledger: Ledger, of: str) -> tuple[str, dict[str, str]]:
+    going = undoing(world, ledger, of)
+    for wave in going.waves():
+        for host in wave:
+            going.act_on_host(host)
+    going.act_on_account()
+    outcome = going.outcome()
+    going.end(outcome)
+    return outcome, {step.change.target: step.status for step in going.steps}
+
+
+def test_everything_goes_back_and_an_undo_of_the_undo_has_it_again_but_for_repairs(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    outcome, _ = undo(world, ledger, of)
+    assert outcome == "Undone"
+    assert (world.shared, set(world.switch.values())) == ("off", {"off"})
+    assert undo(world, ledger, of) == ("NothingToUndo", {})
+    last = ledger.runs(ACCOUNT)[-2]
+    assert (last.mode, last.outcome) == ("undo", "Undone")
+    again, steps = undo(world, ledger, last.run)
+    assert (again, world.shared) == ("Undone", "on")
+    assert {steps[name] for name in NAMES} == {"kept"}
+    assert undo(world, ledger, of)[0] == "Undone"
+    assert world.shared == "off"
+
+
+def test_a_look_beforehand_changes_nothing_and_says_what_would_go_back(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    world.switch[NAMES[0]] = "elsewhere"
+    world.switch[NAMES[1]] = Unknown(unknown="denied")
+    world.switch[NAMES[2]] = "off"
+    look = undoing(world, ledger, of, approved=False)
+    look.preview([step.change.id for step in look.steps])
+    seen = {step.change.target: step.status for step in look.steps}
+    assert [seen[n] for n in NAMES[:4]] == ["stale", "unknown", "already", "ready"]
+    assert look.outcome() == "AwaitingApproval"
+    look.end(look.outcome())
+    assert world.calls == []
+    assert ledger.runs(ACCOUNT)[-1].mode == "apply"
+
+
+def test_drift_and_doubt_keep_their_own_target_and_what_it_needs(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    world.switch[NAMES[0]] = "elsewhere"
+    world.switch[NAMES[5]] = Unknown(unknown="denied")  # it depends on the account's switch
+    outcome, steps = undo(world, ledger, of)
+    assert outcome == "PartlyUndone"
+    assert (steps[NAMES[0]], steps[NAMES[5]], steps["account"]) == ("stale", "unknown", "waits")
+    assert {steps[n] for n in NAMES[1:5]} == {"done"}
+    assert (world.switch[NAMES[0]], world.shared) == ("elsewhere", "on")
+
+
+def test_a_host_that_does_not_go_back_ends_the_undo_there(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    for name in NAMES:
+        world.broken[name] = HaltuunError("the disk is full.", subject=name, code="DISK_FULL")
+        world.after_failure[name] = "on"
+    outcome, steps = undo(world, ledger, of)
+    assert outcome == "PartlyUndone"
+    assert len(world.calls) == 1
+    assert sorted(steps[name] for name in NAMES) == ["failed", *["waits"] * 5]
+    assert steps["account"] == "waits"
+
+
+def test_it_is_refused_while_a_run_works_on_the_account(ledger: Ledger) -> None:
+    world = World(NAMES[:1])
+    of = taken_over(world, ledger)
+    ledger.take_lease(ACCOUNT, "another")
+    with pytest.raises(LeaseHeld):
+        undoing(world, ledger, of)
+    assert world.calls == []
+
+
+def test_killed_in_the_middle_the_next_one_goes_on(ledger: Ledger) -> None:
+    world = World(NAMES[:3])
+    of = taken_over(world, ledger)
+    killed = undoing(world, ledger, of)
+    killed.act_on_host(killed.waves()[0][0])
+    second = killed.waves()[1][0]
+    world.broken[second] = KeyboardInterrupt()  # the process is told to die in the call, which arrived
+    world.after_failure[second] = "off"
+    with pytest.raises(KeyboardInterrupt):
+        killed.act_on_host(second)
+    world.broken.clear()
+    assert killed.lease is not None
+    ledger.release_lease(killed.lease)
+    world.calls.clear()
+    assert undo(world, ledger, of)[0] == "Undone"
+    assert second not in world.calls
+    assert set(world.switch.values()) == {"off"}
+
+
+def test_an_answer_that_never_came_is_looked_for(ledger: Ledger) -> None:
+    world = World(NAMES[:1])
+    of = taken_over(world, ledger)
+    world.broken[NAMES[0]] = CommandTimeout("no answer.", subject=NAMES[0])
+    world.after_failure[NAMES[0]] = "off"
+    outcome, steps = undo(world, ledger, of)
+    assert (outcome, steps[NAMES[0]]) == ("Undone", "done")
+
+
+def test_what_was_proven_and_judged_holds_no_more(ledger: Ledger) -> None:
+    world = World(NAMES[:1])
+    of = taken_over(world, ledger)
+    proof: dict[str, Any] = {"host": NAMES[0], "kind": "echo", "evidence": "x", "observed_at": NOW}
+    for stage in (StageName.repair, StageName.discover):
+        later = datetime.now(UTC) + timedelta(days=1)
+        ledger.proved(ACCOUNT, of, [Proof(stage=stage, valid_until=later, **proof)])
+    undo(world, ledger, of)
+    now = datetime.now(UTC)
+    assert ledger.valid_proof(ACCOUNT, StageName.repair, "echo", NAMES[0], now) is None
+    assert ledger.valid_proof(ACCOUNT, StageName.discover, "echo", NAMES[0], now) is not None
+    status = ledger.status(ACCOUNT)[NAMES[0]]
+    assert status[StageName.repair].reason == "UNDONE"
+    assert status[StageName.discover].verdict.value == "passed"
+
+
+def test_a_run_that_is_not_there_or_only_planned_is_named(ledger: Ledger) -> None:
+    config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=["eu-central-1"])])
+    world = World(NAMES[:1])
+    planned = start(world, ledger, mode="plan").run.id
+    of = taken_over(world, ledger)
+    with pytest.raises(ConfigError, match=of):
+        find_run(config, ledger, "nope")
+    with pytest.raises(ConfigError, match="only planned"):
+        find_run(config, ledger, planned)
+    assert find_run(config, ledger, of)[0] == ACCOUNT
