@@ -34,7 +34,6 @@ from haltuun.model import (
     StagePlan,
     Unknown,
     Verdict,
-    canonical,
 )
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
@@ -262,29 +261,39 @@ class Takeover:
         return self.plan
 
     def approve(self, plan_hash: str | None, *, everything: bool, who: str) -> None:
-        """Record the approval. What has changed since the approved plan was shown stays unapproved.
+        """Record the approval and what was shown. What has changed since then stays unapproved.
 
         Raises:
-            ConfigError: no plan of this hash was ever made for the account.
+            ConfigError: no earlier run made a plan of this hash for the account.
         """
         assert self.plan is not None
         run = self.run
         if everything:
             self.approved = frozenset(change.id for change in self.plan.changes)
-            run.ledger.approved(run.account.id, run.id, self.plan.hash, who, "all (--yes)", run.now())
+            run.ledger.approved(
+                run.id, self.plan, who, "every change, unseen (--yes or approve_all)", run.now()
+            )
         elif plan_hash:
-            shown = run.ledger.plan(run.account.id, plan_hash)
-            if shown is None:
+            found = run.ledger.shown_plan(run.account.id, plan_hash, run.id)
+            if found is None:
                 raise unknown_plan(run.account.label, plan_hash)
+            plan_run, shown = found
             self.approved = frozenset(change.id for change in shown.changes)
-            run.ledger.approved(run.account.id, run.id, plan_hash, who, "plan hash", run.now())
-            now = {_aim(change): change for change in self.plan.changes}
-            for change in shown.changes:
-                fresh = now.get(_aim(change))
-                if fresh is not None and fresh.id not in self.approved:
-                    self.stale.append(fresh.id)
-                    moved = f"approved as {change.id}; what it starts from has moved"
-                    self.performer.journal(fresh, "stale", moved)
+            run.ledger.approved(run.id, shown, who, "plan hash", run.now(), plan_run=plan_run)
+            self._mark_stale(shown)
+
+    def _mark_stale(self, shown: Plan) -> None:
+        """Planned changes of things whose approved change is not planned any more: another is needed."""
+        assert self.plan is not None
+        planned = {change.id for change in self.plan.changes}
+        moved = {_thing(change): change for change in shown.changes if change.id not in planned}
+        for fresh in self.plan.changes:
+            old = moved.get(_thing(fresh))
+            if old is not None and fresh.id not in self.approved and self.needs_approval(fresh):
+                self.stale.append(fresh.id)
+                self.performer.journal(
+                    fresh, "stale", f"approved as {old.id}; what that was planned on has moved"
+                )
 
     def needs_approval(self, change: Change) -> bool:
         return change.reach in self.run.config.policy.approve
@@ -591,9 +600,13 @@ def _own_code(error: HaltuunError) -> str:
     return error.code if error.code.isupper() else "AWS_REFUSED"
 
 
-def _aim(change: Change) -> tuple[str, ...]:
-    """What a change wants to reach, whatever it starts from."""
-    return (change.kind, change.region, change.target, canonical(change.after))
+def _thing(change: Change) -> tuple[str, ...]:
+    """What a change concerns, whatever it starts from and wants to reach.
+
+    Of a dictionary its keys tell: several tags of one instance are several things.
+    """
+    keys = sorted(change.after) if isinstance(change.after, dict) else ()
+    return (change.kind, change.region, change.target, *keys)
 
 
 def _of_one_host(change: Change) -> bool:

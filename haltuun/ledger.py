@@ -124,6 +124,13 @@ _approvals = _table(
     sa.Column("who", sa.Text, nullable=False),
     sa.Column("how", sa.Text, nullable=False),
 )
+# What stood before the approver's eyes. A table of its own, so that earlier ledgers open as they are.
+_shown = _table(
+    "shown",
+    sa.Column("run", sa.String(40), nullable=False, index=True),  # the run that was approved
+    sa.Column("plan_run", sa.String(40), nullable=False),  # the run that made the plan; "" when unseen
+    sa.Column("body", sa.Text, nullable=False),
+)
 _changes = _table(
     "changes",
     sa.Column("run", sa.String(40), nullable=False, index=True),
@@ -170,6 +177,22 @@ class ChangeEvent(Frozen):
     at: datetime
     change: Change
     note: Json = None
+
+
+class Approval(Frozen):
+    """Who approved what, and what was shown: the changes as they stood in the plan of run `plan_run`.
+
+    With `plan_run` "" nobody was shown a plan: `changes` are then what the run went on to plan. They are
+    None where the ledger is older than the record.
+    """
+
+    run: str
+    plan_hash: str
+    at: datetime
+    who: str
+    how: str
+    plan_run: str = ""
+    changes: tuple[Change, ...] | None = None
 
 
 class RunRow(Frozen):
@@ -457,11 +480,47 @@ class Ledger:
         )
         return Plan.model_validate_json(rows[0].body) if rows else None
 
-    def approved(self, account: str, run: str, plan_hash: str, who: str, how: str, at: datetime) -> None:
-        self._insert(
-            _approvals,
-            [{"account": account, "run": run, "hash": plan_hash, "at": at, "who": who, "how": how}],
+    def shown_plan(self, account: str, plan_hash: str, run: str) -> tuple[str, Plan] | None:
+        """The run that last made this plan, beside `run` itself, and the plan as it was shown then."""
+        rows = self._select(
+            sa.select(_plans)
+            .where(_plans.c.account == account, _plans.c.hash == plan_hash, _plans.c.run != run)
+            .order_by(_plans.c.seq.desc())
+            .limit(1)
         )
+        return (rows[0].run, Plan.model_validate_json(rows[0].body)) if rows else None
+
+    def approved(self, run: str, plan: Plan, who: str, how: str, at: datetime, *, plan_run: str = "") -> None:
+        """`plan` as it was shown, made by `plan_run`; with "" it was approved unseen."""
+        of = {"account": plan.account, "run": run}
+        body = canonical([change.model_dump(mode="json") for change in plan.changes])
+        with self._writing() as connection:
+            connection.execute(_approvals.insert().values(**of, hash=plan.hash, at=at, who=who, how=how))
+            connection.execute(_shown.insert().values(**of, plan_run=plan_run, body=body))
+
+    def approvals(self, account: str, run: str | None = None) -> list[Approval]:
+        """Oldest first; of one run when it is given."""
+        shows = sa.select(_shown).where(_shown.c.account == account)
+        query = sa.select(_approvals).where(_approvals.c.account == account).order_by(_approvals.c.seq)
+        if run is not None:
+            shows, query = shows.where(_shown.c.run == run), query.where(_approvals.c.run == run)
+        shown = {row.run: row for row in self._select(shows)}
+        rows = self._select(query)
+        made = []
+        for row in rows:
+            seen = shown.get(row.run)
+            made.append(
+                Approval(
+                    run=row.run,
+                    plan_hash=row.hash,
+                    at=row.at,
+                    who=row.who,
+                    how=row.how,
+                    plan_run=seen.plan_run if seen else "",
+                    changes=tuple(map(Change.model_validate, json.loads(seen.body))) if seen else None,
+                )
+            )
+        return made
 
     # -- changes -----------------------------------------------------------------------------------
 

@@ -151,6 +151,15 @@ class Finding(Frozen):
     remedy: str = ""
 
 
+class Cost(Frozen):
+    """What a change costs a month, to an order of magnitude: somewhere between `low` and `high`."""
+
+    low: float
+    high: float
+    currency: str
+    basis: str  # of what amounts and prices
+
+
 class Undo(Frozen):
     """The inverse of a change: performed by the same kind of code, on the same target."""
 
@@ -162,7 +171,8 @@ class Change(Frozen):
     """One planned mutation as data; see DESIGN's words.
 
     `before` and `after` hold only what decides (no times, no counters): they make the id, and a
-    change is performed only while `before` still holds. `detail` helps `apply` and is no part of it.
+    change is performed only while `before` still holds. `detail` helps `apply` and is no part of it, and
+    neither is what it costs: prices and sizes move, what is approved stays the same.
     """
 
     stage: StageName
@@ -182,6 +192,7 @@ class Change(Frozen):
     only_if_failed: str | None = None  # a ladder's next step: the change id that must have failed
     undoes: str = ""  # the id of the change that this one takes back
     detail: Json = None
+    monthly_cost: Cost | Unknown | None = None  # None: it causes none by itself
 
     @property
     def id(self) -> str:
@@ -207,6 +218,9 @@ class Change(Frozen):
             "after": self.after,
             "depends_on": list(self.depends_on),
             "only_if_failed": self.only_if_failed,
+            "monthly_cost": self.monthly_cost.model_dump(mode="json")
+            if self.monthly_cost is not None
+            else None,
         }
 
 

@@ -14,10 +14,16 @@ from haltuun.undo import Undoing
 
 def publish_plan(takeover: Takeover) -> None:
     assert takeover.plan is not None
+    run = takeover.run
     create_markdown_artifact(
         key=_key("plan", takeover),
         markdown=render.plan_markdown(
-            takeover.plan, takeover.hosts, takeover.run.account.label, takeover.awaiting()
+            takeover.plan,
+            takeover.hosts,
+            run.account.label,
+            takeover.awaiting(),
+            approvals=run.ledger.approvals(run.account.id, run.id),
+            stale=takeover.stale,
         ),
         description=f"Plan {takeover.plan.hash} for {takeover.run.account.label}",
     )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from haltuun.cli.groups import Trouble, enumerate_hosts, tell
 from haltuun.cli.tables import GRID, names_of
-from haltuun.model import Change, Host, Plan, Reach, Severity, StageName, canonical
+from haltuun.cost import basis, say, say_total
+from haltuun.model import Change, Cost, Host, Plan, Reach, Severity, StageName, Unknown, canonical
 from haltuun.report.render import plain
 
 EACH = "each host"
+LABELS = 14
 SEVERITY_STYLE = {
     Severity.critical: "bold red",
     Severity.high: "red",
@@ -37,12 +40,26 @@ class Row:
 
 
 def print_plan(
-    console: Console, plan: Plan, hosts: Mapping[str, Host], account: str, *, full: bool = False
+    console: Console,
+    plan: Plan,
+    hosts: Mapping[str, Host],
+    account: str,
+    *,
+    approve: Collection[Reach],
+    full: bool = False,
 ) -> None:
+    """`approve` are the reaches that wait for a person."""
     for stage in StageName:
         changes = [change for change in plan.changes if change.stage is stage]
-        if changes:
-            console.print(_table(stage, changes, hosts, full))
+        if not changes:
+            continue
+        if full:
+            console.print(Text(stage.value, style="bold"))
+            for change in changes:
+                _print_whole(console, change, hosts)
+        else:
+            console.print(_table(stage, changes, hosts))
+        _print_cost(console, stage, changes)
     troubles = [
         Trouble(one.host, StageName(stage), one.verdict, one.code, one.message, one.remedy)
         for stage, barred in plan.barred.items()
@@ -52,35 +69,88 @@ def print_plan(
         console.print(Text("Hosts that these changes will not help", style="bold"))
         tell(console, troubles, hosts)
     _print_findings(console, plan, hosts, account, {(one.host, one.code) for one in troubles})
-    _print_closing(console, plan, account)
+    _print_closing(console, plan, account, approve)
 
 
-def _table(stage: StageName, changes: Sequence[Change], hosts: Mapping[str, Host], full: bool) -> Table:
+def _table(stage: StageName, changes: Sequence[Change], hosts: Mapping[str, Host]) -> Table:
     names = names_of(hosts)
     table = Table(
         title=Text(stage.value, style="bold"),
         title_justify="left",
         **GRID,
     )
-    if full:
-        table.add_column("id", no_wrap=True)
     table.add_column("reach", no_wrap=True)
     table.add_column("change", overflow="fold", ratio=3)
     table.add_column("hosts", overflow="fold", ratio=2)
     before: list[str] = []
-    for row in _alone(changes) if full else rows(changes, hosts):
+    for row in rows(changes, hosts):
         text = Text(plain(row.text))
-        if row.undo:
-            text.append(f" {plain(row.undo)}", style="dim")
-        ids = [Text(row.changes[0].id)] if full else []
+        for more in (row.undo, _cost(row.changes)):
+            if more:
+                text.append(f" {plain(more)}", style="dim")
         table.add_row(
-            *ids,
             Text(row.reach.value, style=_reach_style(row.reach)),
             text,
             Text(_hosts(row, before, hosts, names)),
         )
         before = row.hosts
     return table
+
+
+def _print_whole(console: Console, change: Change, hosts: Mapping[str, Host]) -> None:
+    """Everything that stands behind its id, a line each; nothing is left out or cut."""
+    reach = Text(change.reach.value, style=_reach_style(change.reach))
+    lines = [(Text(change.id, style="bold"), Text(plain(change.summary))), (Text("reach"), reach)]
+    lines += [(Text(name), Text(plain(value))) for name, value in _particulars(change, hosts) if value]
+    if console.is_terminal:
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(no_wrap=True)
+        block.add_column(overflow="fold")
+        for line in lines:
+            block.add_row(*line)
+        console.print(Padding(block, (0, 0, 1, 2)))
+        return
+    # A pipe or a file gets unbroken lines, so that grep finds an id with its sentence.
+    for name, value in lines:
+        name.pad_right(LABELS - len(name))
+        console.print(Text("  ") + name + value, soft_wrap=True)
+
+
+def _particulars(change: Change, hosts: Mapping[str, Host]) -> list[tuple[str, str]]:
+    cost = change.monthly_cost
+    return [
+        ("kind", f"{change.kind} on {change.target} in {change.region}"),
+        ("hosts", ", ".join(hosts[h].label if h in hosts else h for h in change.hosts) or "the account"),
+        ("concerned", "; ".join(change.concerns)),
+        ("permissions", ", ".join(change.permissions) or "none of AWS: performed on the host itself"),
+        ("undo", _undo_in_full(change)),
+        ("cost", f"{say(cost)}: {cost.basis}" if isinstance(cost, Cost) else _cost([change])),
+        ("needs", ", ".join(change.depends_on)),
+        ("only if", f"{change.only_if_failed} has no effect" if change.only_if_failed else ""),
+    ]
+
+
+def _undo_in_full(change: Change) -> str:
+    if change.undo is None:
+        return f"none: {change.no_undo}"
+    there = "takes it away" if change.undo.after is None else f"back to {canonical(change.undo.after)}"
+    return there + (f"; {change.no_undo}" if change.no_undo else "")
+
+
+def _cost(changes: Sequence[Change]) -> str:
+    """Of one row: of all its hosts together."""
+    costs = [change.monthly_cost for change in changes]
+    unknown = next((cost for cost in costs if isinstance(cost, Unknown)), None)
+    if unknown is not None and not any(isinstance(cost, Cost) for cost in costs):
+        return f"Cost unknown ({unknown.unknown})."
+    told = say_total(costs)
+    return f"{'Costs' if len(changes) == 1 else 'Together'} {told}." if told else ""
+
+
+def _print_cost(console: Console, stage: StageName, changes: Sequence[Change]) -> None:
+    told = say_total(change.monthly_cost for change in changes)
+    if told:
+        console.print(Text(f"{stage.value}: {told}.\n"))
 
 
 def rows(changes: Sequence[Change], hosts: Mapping[str, Host]) -> list[Row]:
@@ -98,10 +168,6 @@ def rows(changes: Sequence[Change], hosts: Mapping[str, Host]) -> list[Row]:
         if len(row.changes) == 1:
             row.text = _text(row.changes[0])
     return list(found.values())
-
-
-def _alone(changes: Sequence[Change]) -> list[Row]:
-    return [Row(_text(change), change.reach, _undo(change), [change]) for change in changes]
 
 
 def _text(change: Change) -> str:
@@ -122,7 +188,10 @@ def _without_host(text: str, instance_id: str, hosts: Mapping[str, Host]) -> str
 
 
 def _undo(change: Change) -> str:
-    return "" if change.undo else f"No undo: {change.no_undo}"
+    """What cannot be taken back; all else can, which is said once at the end."""
+    if change.undo is None:
+        return f"No undo: {change.no_undo}"
+    return f"Undo in part: {change.no_undo}" if change.no_undo else ""
 
 
 def _hosts(row: Row, before: Sequence[str], hosts: Mapping[str, Host], names: Mapping[str, str]) -> str:
@@ -166,7 +235,18 @@ def _print_findings(
         console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _print_closing(console: Console, plan: Plan, account: str) -> None:
+def waiting(plan: Plan, approve: Collection[Reach]) -> list[Change]:
+    """What is not done unasked: changes of these reaches, and those that build on them."""
+    held = {change.id for change in plan.changes if change.reach in approve}
+    grown = True
+    while grown:
+        more = {c.id for c in plan.changes if held & {*c.depends_on, c.only_if_failed}} - held
+        held |= more
+        grown = bool(more)
+    return [change for change in plan.changes if change.id in held]
+
+
+def _print_closing(console: Console, plan: Plan, account: str, approve: Collection[Reach]) -> None:
     count = {reach: sum(1 for change in plan.changes if change.reach is reach) for reach in Reach}
     told = ", ".join(f"{n} {reach.value}" for reach, n in count.items() if n)
     console.print(
@@ -176,9 +256,20 @@ def _print_closing(console: Console, plan: Plan, account: str) -> None:
         soft_wrap=True,
     )
     if plan.changes:
+        costs = say_total(change.monthly_cost for change in plan.changes)
+        asked, all_of_them = len(waiting(plan, approve)), len(plan.changes)
+        undoable = sum(1 for change in plan.changes if change.undo is not None)
+        lines = [
+            f"{asked} wait for approval; {all_of_them - asked} are made without: haltuun takeover {account}.",
+            f"{undoable} of {all_of_them} can be taken back afterwards: haltuun undo RUN.",
+        ]
+        if costs:
+            lines.append(f"Cost in all: {costs}. {basis()}")
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
         console.print(
             f"Approve it with [bold]haltuun takeover {account} --plan {plan.hash}[/];"
-            f" every change with its id: haltuun plan {account} --full",
+            f" ids, permissions and undo of every change: haltuun plan {account} --full",
             highlight=False,
             soft_wrap=True,
         )

@@ -70,7 +70,7 @@ def plan_account(
         }
         typer.echo(json.dumps(document))
     else:
-        print_plan(Console(), made, ledger.hosts(of.id), of.label, full=full)
+        print_plan(Console(), made, ledger.hosts(of.id), of.label, approve=config.policy.approve, full=full)
     return EXIT_OK
 
 

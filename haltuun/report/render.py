@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from haltuun.cost import basis, say, say_total
 from haltuun.gates import GateResult
-from haltuun.model import Change, Host, HostStatus, Plan, Reach, Severity, StageName, Verdict
+from haltuun.ledger import Approval
+from haltuun.model import Change, Cost, Host, HostStatus, Plan, Reach, Severity, StageName, Unknown, Verdict
 
 STATUS_MARK = {
     Verdict.passed: "🟢",
@@ -81,7 +83,16 @@ def gate_description(stage: StageName, gate: GateResult | None) -> str:
     return "\n".join(lines)
 
 
-def plan_markdown(plan: Plan, hosts: Mapping[str, Host], account: str, awaiting: Sequence[Change]) -> str:
+def plan_markdown(
+    plan: Plan,
+    hosts: Mapping[str, Host],
+    account: str,
+    awaiting: Sequence[Change],
+    *,
+    approvals: Sequence[Approval] = (),
+    stale: Collection[str] = (),
+) -> str:
+    """`stale` are ids of planned changes that are not what was approved."""
     counts = Counter(change.reach for change in plan.changes)
     reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
     lines = [
@@ -89,6 +100,12 @@ def plan_markdown(plan: Plan, hosts: Mapping[str, Host], account: str, awaiting:
         "",
         f"{len(plan.changes)} changes ({reach}); {len(awaiting)} wait for approval.",
     ]
+    cost = say_total(change.monthly_cost for change in plan.changes)
+    if cost:
+        lines.append(f"Cost in all: {cost}.")
+    lines += [line for one in approvals for line in ("", _approval(one, plan))]
+    if stale:
+        lines += ["", f"PLAN_STALE, not what was approved: {', '.join(sorted(stale))}."]
     if awaiting:
         lines += [
             "",
@@ -102,11 +119,19 @@ def plan_markdown(plan: Plan, hosts: Mapping[str, Host], account: str, awaiting:
             continue
         lines += ["", f"## {stage.value}", ""]
         if changes:
-            lines += ["| id | change | reach | hosts | also concerned | undo |", "|---|---|---|---|---|---|"]
+            lines += [
+                "| id | change | reach | hosts | also concerned | permissions | undo | a month |",
+                "|---|---|---|---|---|---|---|---|",
+            ]
             lines += [_change_row(change, hosts) for change in changes]
+            told = say_total(change.monthly_cost for change in changes)
+            if told:
+                lines += ["", f"{stage.value}: {told}.", ""]
         for one in barred:
             label = md(hosts[one.host].label if one.host in hosts else one.host)
             lines.append(f"- {label}: **{one.code}** {md(one.message)} {md(one.remedy)}")
+    if any(change.monthly_cost is not None for change in plan.changes):
+        lines += ["", md(basis())]
     serious = [f for f in plan.findings if f.severity is not Severity.info]
     if serious:
         lines += ["", "## Findings", ""]
@@ -117,14 +142,31 @@ def plan_markdown(plan: Plan, hosts: Mapping[str, Host], account: str, awaiting:
     return "\n".join(lines) + "\n"
 
 
+def _approval(one: Approval, plan: Plan) -> str:
+    approved = {change.id for change in one.changes or ()}
+    covered = sum(1 for change in plan.changes if change.id in approved)
+    shown = f"as run {one.plan_run} showed it" if one.plan_run else "without a plan being shown"
+    return md(
+        f"Approved by {one.who}, {one.at:%Y-%m-%d %H:%M} UTC: {one.how}, plan {one.plan_hash} {shown};"
+        f" {covered} of these changes."
+    )
+
+
 def _change_row(change: Change, hosts: Mapping[str, Host]) -> str:
     names = ", ".join(hosts[h].name or h if h in hosts else h for h in change.hosts[:6])
     more = f" +{len(change.hosts) - 6}" if len(change.hosts) > 6 else ""
-    undo = change.undo.kind if change.undo else f"none: {change.no_undo}"
+    undo = "yes" if change.undo else "none"
+    if change.no_undo:
+        undo = f"{'in part' if change.undo else undo}: {change.no_undo}"
     also = ", ".join(change.concerns[:6]) + (
         f" +{len(change.concerns) - 6}" if len(change.concerns) > 6 else ""
     )
-    cells = [change.id, change.summary, change.reach.value, names + more, also, undo]
+    cost = change.monthly_cost
+    price = say(cost).removesuffix(" a month") if isinstance(cost, Cost) else ""
+    if isinstance(cost, Unknown):
+        price = f"unknown: {cost.unknown}"
+    permissions = ", ".join(change.permissions)
+    cells = [change.id, change.summary, change.reach.value, names + more, also, permissions, undo, price]
     conditional = " (only if the step before it has no effect)" if change.only_if_failed else ""
     cells[1] += conditional
     return "| " + " | ".join(md(cell) for cell in cells) + " |"

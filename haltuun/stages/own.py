@@ -13,6 +13,7 @@ from haltuun.errors import NotFound
 from haltuun.model import (
     Barred,
     Change,
+    Cost,
     Finding,
     Frozen,
     Json,
@@ -117,6 +118,7 @@ class Draft:
         no_undo: str = "",
         concerns: Sequence[str] = (),
         detail: Json = None,
+        monthly_cost: Cost | Unknown | None = None,
     ) -> tuple[str, ...] | None:
         """The ids that what builds on this depends on: none when it stands, None when it cannot stand.
 
@@ -159,6 +161,7 @@ class Draft:
             concerns=tuple(concerns),
             depends_on=tuple(sorted({i for need in needs for i in need})),
             detail=detail,
+            monthly_cost=monthly_cost,
         )
         self.changes.append(change)
         return (change.id,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from haltuun.aws import chunks
-from haltuun.model import Change, Host, Json, Reach, StageName, Undo, Unknown
+from haltuun.model import Change, Cost, Host, Json, Reach, StageName, Undo, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 
@@ -68,6 +68,7 @@ def tag_change(
     depends_on: tuple[str, ...] = (),
     detail: Json = None,
     permissions: tuple[str, ...] = (),
+    monthly_cost: Cost | Unknown | None = None,
 ) -> Change:
     """One tag of one instance; None is "no such tag". `no_undo` is what taking it off does not bring back."""
     return Change(
@@ -85,6 +86,7 @@ def tag_change(
         no_undo=no_undo,
         depends_on=depends_on,
         detail=detail,
+        monthly_cost=monthly_cost,
     )
 
 

@@ -13,10 +13,12 @@ from rich.console import Console
 from haltuun.cli.groups import Trouble, tell
 from haltuun.cli.planview import print_plan
 from haltuun.cli.tables import names_of, status_table
+from haltuun.config import PolicyConfig
 from haltuun.ledger import Ledger
 from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Verdict
 
 ACCOUNT, REGION = "111122223333", "eu-central-1"
+REACHES = PolicyConfig().approve
 EVIL = "\x1b[31m[bold red]evil[/]\x1b]8;;http://x\x07\u202e\nnext"
 NAMES = ("web-01", EVIL, "x" * 256, "", "twin", "twin", "[/]", "日本" * 40)
 HOSTS = {
@@ -95,8 +97,8 @@ def test_like_changes_share_a_row_and_their_ids_are_there_when_asked_for() -> No
     changes = tuple(tag(number, key) for key in ("a", "b") for number in range(len(HOSTS)))
     plan = Plan(account=ACCOUNT, changes=changes)
     short, full = console(100), console(140)
-    print_plan(short, plan, HOSTS, "acme")
-    print_plan(full, plan, HOSTS, "acme", full=True)
+    print_plan(short, plan, HOSTS, "acme", approve=REACHES)
+    print_plan(full, plan, HOSTS, "acme", approve=REACHES, full=True)
     told = text_of(short)
     assert told.count("Tag each host a=yes.") == told.count("Tag each host b=yes.") == 1
     assert f"all {len(HOSTS)} hosts" in told and f"the same {len(HOSTS)}" in told
@@ -126,6 +128,6 @@ def test_hosts_with_the_same_trouble_are_told_about_once() -> None:
 def test_barred_hosts_stand_in_the_plan_with_their_remedy() -> None:
     barred = Barred(host="i-00000000000000001", code="EOL", message="Too old [/].", remedy="Migrate [bold].")
     out = console(80)
-    print_plan(out, Plan(account=ACCOUNT, barred={"patch": (barred,)}), HOSTS, "acme")
+    print_plan(out, Plan(account=ACCOUNT, barred={"patch": (barred,)}), HOSTS, "acme", approve=REACHES)
     told = text_of(out)
     assert "patch EOL" in told and "Too old [/]." in told and "→ Migrate [bold]." in told

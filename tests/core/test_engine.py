@@ -41,6 +41,7 @@ class World:
         self.hosts = hosts
         self.switch: dict[str, Any] = {host: "off" for host in hosts}
         self.shared = "off"
+        self.goal = "on"  # what the account is to be switched to
         self.broken: dict[str, Exception] = {}
         self.after_failure: dict[str, Any] = {}
         self.calls: list[str] = []
@@ -66,15 +67,15 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
             region="r",
             target="account",
             hosts=(),
-            before="off",
-            after="on",
+            before=world.shared,
+            after=world.goal,
             reach=Reach.shared,
             summary="switch the account on",
-            undo=Undo(kind="shared", after="off"),
+            undo=Undo(kind="shared", after=world.shared),
         )
-        changes = [] if world.shared == "on" else [shared]
+        changes = [] if world.shared == world.goal else [shared]
         for host in view.entering:
-            if host in (barred or {}) or world.switch[host] != "off":
+            if host in (barred or {}) or world.switch[host] not in ("off", "dim"):
                 continue
             changes.append(
                 Change(
@@ -83,12 +84,12 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
                     region="r",
                     target=host,
                     hosts=(host,),
-                    before="off",
+                    before=world.switch[host],
                     after="on",
                     reach=Reach.host,
                     summary=f"switch {host} on",
                     undo=Undo(kind="switch", after="off"),
-                    depends_on=(shared.id,) if host == NAMES[5] and world.shared == "off" else (),
+                    depends_on=(shared.id,) if host == NAMES[5] and shared in changes else (),
                 )
             )
         return StagePlan(changes=tuple(changes), barred=tuple((barred or {}).values()))
@@ -412,3 +413,127 @@ def test_an_unknown_host_or_plan_is_named(ledger):
     takeover = start(World(), ledger)
     with pytest.raises(ConfigError, match="no plan abc"):
         takeover.approve("abc", everything=False, who="me")
+
+
+# -- what was approved, and what has moved since -----------------------------------------------------
+
+ALL = PolicyConfig(approve=list(Reach))
+
+
+def plan_once(world: World, ledger: Ledger, **more: Any) -> engine.Takeover:
+    """As `haltuun plan` does: shown, nothing made."""
+    shown = start(world, ledger, mode="plan", **more)
+    shown.end("Planned")
+    return shown
+
+
+def approved(world: World, ledger: Ledger, plan_hash: str, **more: Any) -> engine.Takeover:
+    """A run with that hash, through to its end."""
+    takeover = start(world, ledger, **more)
+    takeover.approve(plan_hash, everything=False, who="me")
+    go(takeover)
+    return takeover
+
+
+def stale_of(ledger: Ledger) -> list[str]:
+    return [e.change.target for e in ledger.change_events(ACCOUNT) if e.event == "stale"]
+
+
+def test_an_approved_change_of_the_account_whose_ground_has_moved_is_stale_alone(ledger):
+    world = World()
+    shown = plan_once(world, ledger)
+    world.shared = "dim"
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert world.calls == list(NAMES[:5])
+    assert stale_of(ledger) == ["account"] and len(takeover.stale) == 1
+    status = takeover.progress[StageName.repair].statuses[NAMES[5]]
+    assert (status.verdict, status.reason) == (Verdict.pending, "PLAN_STALE")
+    assert takeover.plan_hash in status.remedy and takeover.plan_hash != shown.plan_hash
+    assert takeover.outcome() == "AwaitingApproval"
+
+
+def test_an_approved_change_of_a_host_whose_ground_has_moved_is_stale_alone(ledger):
+    world = World()
+    shown = plan_once(world, ledger, policy=ALL)
+    world.switch[NAMES[2]] = "dim"
+    takeover = approved(world, ledger, shown.plan_hash, policy=ALL)
+    assert sorted(world.calls) == sorted(["shared", *(name for name in NAMES if name != NAMES[2])])
+    assert stale_of(ledger) == [NAMES[2]]
+    statuses = takeover.progress[StageName.repair].statuses
+    assert statuses[NAMES[2]].reason == "PLAN_STALE"
+    assert {statuses[name].verdict for name in NAMES if name != NAMES[2]} == {Verdict.passed}
+
+
+@pytest.mark.parametrize(
+    ("moved", "held", "untouched"),
+    [("account", NAMES[5], {"shared", NAMES[5]}), (NAMES[2], NAMES[2], {NAMES[2]})],
+)
+def test_what_moves_between_approval_and_change_is_stale_alone(ledger, moved, held, untouched):
+    """The last host's change depends on the account's."""
+    world = World()
+    shown = plan_once(world, ledger, policy=ALL)
+    takeover = start(world, ledger, policy=ALL)
+    takeover.approve(shown.plan_hash, everything=False, who="me")
+    if moved == "account":
+        world.shared = "dim"
+    else:
+        world.switch[moved] = "dim"
+    go(takeover)
+    assert set(world.calls) == {"shared", *NAMES} - untouched
+    assert stale_of(ledger) == [moved]
+    statuses = takeover.progress[StageName.repair].statuses
+    assert statuses[held].reason == "PLAN_STALE"
+    assert {s.verdict for name, s in statuses.items() if name != held} == {Verdict.passed}
+
+
+def test_an_approved_change_that_is_not_planned_any_more_is_neither_made_nor_missed(ledger):
+    world = World()
+    shown = plan_once(world, ledger)
+    world.shared, world.switch[NAMES[1]] = "on", "on"
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert takeover.outcome() == "Done"
+    assert set(world.calls) == set(NAMES) - {NAMES[1]}
+    assert stale_of(ledger) == []
+
+
+def test_a_hash_approves_no_other_change_of_the_same_thing(ledger):
+    world = World()
+    shown = plan_once(world, ledger)
+    world.goal = "loud"
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert world.shared == "off" and "shared" not in world.calls
+    assert stale_of(ledger) == ["account"]
+    assert [c.after for c in takeover.awaiting()] == ["loud"]
+
+
+def test_what_runs_unasked_is_not_called_stale(ledger):
+    world = World()
+    shown = plan_once(world, ledger)
+    world.switch[NAMES[2]] = "dim"
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert NAMES[2] in world.calls and stale_of(ledger) == [] == takeover.stale
+
+
+def test_a_plan_that_nobody_was_shown_cannot_be_approved_by_its_hash(ledger):
+    takeover = start(World(), ledger)
+    with pytest.raises(ConfigError, match="no plan"):
+        takeover.approve(takeover.plan_hash, everything=False, who="me")
+
+
+def test_an_approval_keeps_who_when_how_and_what_was_shown(ledger):
+    world = World()
+    shown = plan_once(world, ledger)
+    world.switch[NAMES[1]] = "on"
+    takeover = approved(world, ledger, shown.plan_hash)
+    (one,) = ledger.approvals(ACCOUNT)
+    assert (one.run, one.plan_run, one.who, one.how) == (takeover.run.id, shown.run.id, "me", "plan hash")
+    assert one.plan_hash == shown.plan_hash != takeover.plan_hash
+    assert one.changes == shown.plan.changes, "as it was shown, not as it was planned since"
+    world.shared = "dim"
+    unseen = start(world, ledger)
+    unseen.approve(None, everything=True, who="you")
+    go(unseen)
+    (all_of_it,) = ledger.approvals(ACCOUNT, unseen.run.id)
+    assert (all_of_it.who, all_of_it.plan_run) == ("you", "") and "--yes" in all_of_it.how
+    assert all_of_it.changes == unseen.plan.changes
+    assert [a.run for a in ledger.approvals(ACCOUNT)] == [takeover.run.id, unseen.run.id]

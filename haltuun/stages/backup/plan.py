@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from haltuun.model import Barred, Change, Host, Reach, StageName, StagePlan, Unknown, Verdict, is_true
+from haltuun.cost import full_backup, nightly_backups
+from haltuun.model import Barred, Change, Cost, Host, Reach, StageName, StagePlan, Unknown, Verdict, is_true
 from haltuun.stages.backup.facts import BackupAccount, BackupFacts, BackupRegion
 from haltuun.stages.backup.jobs import ARM, JOB, STARTED
 from haltuun.stages.backup.kinds import (
@@ -28,7 +29,8 @@ from haltuun.stages.backup.names import (
 )
 from haltuun.stages.backup.points import RUNNING
 from haltuun.stages.base import View
-from haltuun.stages.own import Draft
+from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.own import Draft, Own
 from haltuun.stages.tags import ARMED, BACKUP, tag_change
 
 # A vault takes more than its own action (service authorization reference, AWS Backup, "CreateBackupVault").
@@ -145,6 +147,9 @@ def _plan_region(
         summary=f"Back up daily at 01:00 UTC into it, and keep each recovery point {days} days ({region}).",
         permissions=("backup:CreateBackupPlan", "backup:UpdateBackupPlan", "backup:TagResource"),
         needs=[vault],
+        monthly_cost=_kept_longer(
+            view, region, facts.plan, days, [h for h in hosts if _tagged(rows[h.instance_id])]
+        ),
     )
     selection = None
     if daily is not None:
@@ -162,12 +167,37 @@ def _plan_region(
     for host in hosts:
         row = rows[host.instance_id]
         if selection is not None:
-            _plan_tag(draft, host, row, selection)
-        _plan_first_backup(draft, host, row, (*vault, *role))
+            _plan_tag(draft, host, row, selection, nightly_backups(region, _gib(view, host), days))
+        _plan_first_backup(draft, host, row, (*vault, *role), full_backup(region, _gib(view, host)))
 
 
-def _plan_tag(draft: Draft, host: Host, row: BackupFacts, selection: Ids) -> None:
-    if isinstance(row.backup_tag, Unknown) or row.backup_tag == TAG_VALUE:
+def _gib(view: View, host: Host) -> int | Unknown:
+    """Of all the host's volumes."""
+    facts = view.facts.get(StageName.discover, {}).get(host.instance_id)
+    return (
+        facts.volumes_gib if isinstance(facts, DiscoverFacts) else Unknown(unknown="nothing was discovered")
+    )
+
+
+def _tagged(row: BackupFacts) -> bool:
+    return not isinstance(row.backup_tag, Unknown) and row.backup_tag == TAG_VALUE
+
+
+def _kept_longer(
+    view: View, region: str, seen: Own | Unknown, days: int, tagged: Sequence[Host]
+) -> Cost | Unknown | None:
+    """A plan costs nothing by itself: but one that is changed may keep the points of its hosts longer."""
+    before = seen.value["delete_after_days"] if isinstance(seen, Own) and seen.state == "ours" else None
+    if not tagged or not isinstance(before, int) or before >= days:
+        return None
+    sizes = [_gib(view, host) for host in tagged]
+    unseen = [size for size in sizes if isinstance(size, Unknown)]
+    together = sum(size for size in sizes if not isinstance(size, Unknown))
+    return nightly_backups(region, unseen[0] if unseen else together, days - before)
+
+
+def _plan_tag(draft: Draft, host: Host, row: BackupFacts, selection: Ids, cost: Cost | Unknown) -> None:
+    if isinstance(row.backup_tag, Unknown) or _tagged(row):
         return
     draft.changes.append(
         tag_change(
@@ -178,18 +208,19 @@ def _plan_tag(draft: Draft, host: Host, row: BackupFacts, selection: Ids) -> Non
             TAG_VALUE,
             f"Tag {host.label} {BACKUP}={TAG_VALUE}: it is backed up every night.",
             depends_on=selection,
+            monthly_cost=cost,
         )
     )
 
 
-def _plan_first_backup(draft: Draft, host: Host, row: BackupFacts, needs: Ids) -> None:
+def _plan_first_backup(draft: Draft, host: Host, row: BackupFacts, needs: Ids, cost: Cost | Unknown) -> None:
     """A backup now where none is recent, and the host armed once its recovery point is complete."""
     if isinstance(row.recovery_point, Unknown):
         return
     started: Ids = ()
     running = isinstance(row.job_state, str) and row.job_state in RUNNING
     if not _recent(row) and not running:
-        job = _job(host, needs)
+        job = _job(host, needs, cost)
         draft.changes.append(job)
         started = (job.id,)
     if row.armed is None and not is_true(row.armed_before):
@@ -221,7 +252,7 @@ def _recent(row: BackupFacts) -> bool:
     return is_true(row.recovery_point) and isinstance(age, float) and age <= MAX_AGE_H
 
 
-def _job(host: Host, needs: Ids) -> Change:
+def _job(host: Host, needs: Ids, cost: Cost | Unknown) -> Change:
     return Change(
         stage=StageName.backup,
         kind=JOB.name,
@@ -235,4 +266,5 @@ def _job(host: Host, needs: Ids) -> Change:
         permissions=_JOB_PERMISSIONS,
         no_undo="A recovery point stays until its retention ends; delete it by hand if it must go.",
         depends_on=tuple(sorted(needs)),
+        monthly_cost=cost,
     )

@@ -21,6 +21,8 @@ GONE = ("terminated", "shutting-down")
 # A filter takes 200 values, DescribeContainerInstances 100 (botocore 1.44).
 FILTER_VALUES = 200
 CONTAINER_INSTANCES = 100
+# DescribeVolumes answers with this many a page (EC2 API reference).
+VOLUMES_A_PAGE = 500
 REGIONS_AT_ONCE = 8
 
 
@@ -78,6 +80,13 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
     return {
         "instances": instances,
         "images": plain(_images(aws, region, instances)),
+        "volumes": pages(
+            "ec2",
+            "DescribeVolumes",
+            "Volumes",
+            Filters=[{"Name": "status", "Values": ["in-use"]}],
+            MaxResults=VOLUMES_A_PAGE,
+        ),
         "evidence": pages(
             "ec2",
             "DescribeSnapshots",

@@ -162,6 +162,7 @@ class DiscoverFacts(Facts):
     key_name: str | Unknown | None = _NOT_ASKED
     tags: dict[str, str] = Field(default_factory=dict)
     volume_ids: tuple[str, ...] | Unknown = _NOT_ASKED
+    volumes_gib: int | Unknown = _NOT_ASKED  # all its EBS volumes together
     exclude: str | None = None  # why it is left alone: from the configuration or its tag
 
     # Systems Manager

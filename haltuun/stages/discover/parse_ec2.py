@@ -48,6 +48,11 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
     node = nodes if isinstance(nodes, Unknown) else node_of(host.instance_id, nodes) or {}
     options = instance.get("MetadataOptions") or {}
     tags = tags_of(instance)
+    volume_ids = tuple(
+        mapping["Ebs"]["VolumeId"]
+        for mapping in instance.get("BlockDeviceMappings") or ()
+        if mapping.get("Ebs")
+    )
     return {
         "state": instance["State"]["Name"],
         "state_reason": (instance.get("StateReason") or {}).get("Message")
@@ -73,11 +78,8 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
         "imds_endpoint": _option(options, "HttpEndpoint"),
         "key_name": instance.get("KeyName"),
         "tags": tags,
-        "volume_ids": tuple(
-            mapping["Ebs"]["VolumeId"]
-            for mapping in instance.get("BlockDeviceMappings") or ()
-            if mapping.get("Ebs")
-        ),
+        "volume_ids": volume_ids,
+        "volumes_gib": _volumes_gib(volume_ids, answers["volumes"]),
         "exclude": exclude_of(instance, view.account),
         "ssm_status": ssm_status_of(instance, answers["nodes"]),
         "ssm_agent_version": node if isinstance(node, Unknown) else node.get("AgentVersion"),
@@ -98,6 +100,17 @@ def _image_of(instance: Json, images: Json) -> ImageFacts | Unknown:
         return images
     row = next((row for row in images if row["ImageId"] == instance.get("ImageId")), None)
     return parse_image(row) if row else Unknown(unknown="the image no longer exists, or is not shared")
+
+
+def _volumes_gib(volume_ids: tuple[str, ...], rows: Json) -> int | Unknown:
+    """All together; one volume of unknown size makes the sum unknown."""
+    if isinstance(rows, Unknown):
+        return rows
+    sizes: dict[str, int] = {row["VolumeId"]: row["Size"] for row in rows if row.get("Size")}
+    unsized = [volume_id for volume_id in volume_ids if volume_id not in sizes]
+    if unsized:
+        return Unknown(unknown=f"EC2 gives no size for {', '.join(unsized)}")
+    return sum(sizes[volume_id] for volume_id in volume_ids)
 
 
 def _option(options: Mapping[str, Any], name: str) -> Any:

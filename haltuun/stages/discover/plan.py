@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from haltuun.cost import full_backup
 from haltuun.errors import HaltuunError
 from haltuun.gates import Check
 from haltuun.model import Barred, Change, Host, Json, Reach, StageName, StagePlan, Unknown, Verdict
@@ -100,6 +101,7 @@ def plan_evidence(view: View, host: Host, facts: DiscoverFacts) -> Change | None
         permissions=("ec2:CreateSnapshots", "ec2:CreateTags", "ec2:DescribeSnapshots"),
         no_undo="evidence is deleted by a person only",
         detail={"name": host.name},
+        monthly_cost=full_backup(host.region, facts.volumes_gib),
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from haltuun.model import Barred, Host, StageName, StagePlan, Unknown, is_false, is_true
+from haltuun.cost import parameter as parameter_cost
+from haltuun.cost import session_logs, shipped_logs
+from haltuun.model import Barred, Cost, Host, StageName, StagePlan, Unknown, is_false, is_true
 from haltuun.stages.associations import KIND as ASSOCIATION_KIND
 from haltuun.stages.associations import PERMISSIONS as ASSOCIATION_PERMISSIONS
 from haltuun.stages.associations import association_value
@@ -121,7 +123,9 @@ def _plan_region(
         if install is None or ready is None:
             continue
         for host in hosts:
-            _plan_tags(draft, host, config, tags[host], install, ready)
+            days = view.config.policy.log_retention_days
+            cost = shipped_logs(region, [file.service for file in config.files], days)
+            _plan_tags(draft, host, config, tags[host], install, ready, cost)
 
 
 def _plan_group(
@@ -163,7 +167,16 @@ def _plan_group(
         needs=[group],
         undo=there is not ABSENT,
         no_undo="It belongs to a group that stays: without it, its logs would be paid for without end.",
+        monthly_cost=_kept_longer(kept, days),
     )
+
+
+def _kept_longer(seen: Own | Unknown, days: int) -> Unknown | None:
+    """What a group already holds is kept longer: how much that is was not asked."""
+    before = seen.value["days"] if isinstance(seen, Own) and seen.state == "ours" else None
+    if isinstance(before, int) and before < days:
+        return Unknown(unknown="how much the group holds was not asked")
+    return None
 
 
 def _plan_sessions(view: View, draft: Draft, region: str, facts: LogsRegion, ids: Sequence[str]) -> None:
@@ -185,6 +198,7 @@ def _plan_sessions(view: View, draft: Draft, region: str, facts: LogsRegion, ids
         permissions=("ssm:CreateDocument", "ssm:AddTagsToResource"),
         needs=[group],
         concerns=unlogged_nodes(view, region),
+        monthly_cost=session_logs(region, view.config.policy.log_retention_days),
     )
 
 
@@ -243,8 +257,11 @@ def _plan_configuration(
         permissions=("ssm:PutParameter", "ssm:AddTagsToResource"),
         # PutParameter names no earlier text to go back to, but Parameter Store keeps the last hundred.
         undo=not _present(seen),
-        no_undo="What stood there before is in the parameter's history (ssm get-parameter-history).",
+        no_undo="What stood there before is in the parameter's history (ssm get-parameter-history)."
+        if _present(seen)
+        else "",
         detail={"text": config.text},
+        monthly_cost=parameter_cost(region, config.text),
     )
     if parameter is None:
         return None
@@ -265,7 +282,15 @@ def _present(seen: Own | Unknown) -> bool:
     return isinstance(seen, Own) and seen.state == "ours"
 
 
-def _plan_tags(draft: Draft, host: Host, config: Wanted, tag: str | None, install: Ids, ready: Ids) -> None:
+def _plan_tags(
+    draft: Draft,
+    host: Host,
+    config: Wanted,
+    tag: str | None,
+    install: Ids,
+    ready: Ids,
+    cost: Cost | Unknown,
+) -> None:
     """First the tag's key, at which the agent is installed; its value when that is done.
 
     Both at once would let State Manager configure an agent that is not there yet: it keeps no order
@@ -299,5 +324,6 @@ def _plan_tags(draft: Draft, host: Host, config: Wanted, tag: str | None, instal
             no_undo=_STAYS,
             depends_on=needs,
             permissions=("ssm:DescribeInstanceAssociationsStatus", "ssm:SendCommand"),
+            monthly_cost=cost,
         )
     )

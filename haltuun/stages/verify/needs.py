@@ -115,7 +115,7 @@ def own_policy(partition: str, account: str) -> Json:
                 "Sid": "HaltuunLogGroups",
                 "Effect": "Allow",
                 "Action": LOGS_LIST,
-                "Resource": f"{logs}:*",
+                "Resource": "*",  # the call takes no resources (Service Authorization Reference)
             },
         ],
     }

@@ -60,7 +60,7 @@ def instance(**more: Any) -> dict[str, Any]:
 def region(**more: Any) -> dict[str, Any]:
     lists = (
         "images nodes asg_instances ecs_instances baselines patch_groups windows associations"
-        " backup_plans backup_vaults log_groups evidence"
+        " backup_plans backup_vaults log_groups volumes evidence"
     )
     parts: dict[str, Any] = {name: [] for name in lists.split()}
     return {REGION: parts | {"instances": [instance()], "dhmc": {}, "session_preferences": None} | more}
