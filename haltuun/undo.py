@@ -85,11 +85,15 @@ def plan_undo(
 ) -> list[Step]:
     """How each change of the run `of` that is in effect is taken back, in order. Pure.
 
-    What has no undo stays and is named. What another run's change depends on stays, and so does all that
-    a change which stays for that reason depends on.
+    What has no undo stays and is named. What another run's change depends on, or has changed further, stays,
+    and so does all that a change which stays for that reason depends on.
     """
     there = standing(events)
     needed = {need: one for one in there if one.run != of for need in one.change.depends_on}
+    for number, one in enumerate(there):
+        for later in there[number + 1 :]:
+            if later.run != of and not later.change.undoes and _further(one.change, later.change):
+                needed.setdefault(one.change.id, later)
     steps = []
     for one in reversed([one for one in there if one.run == of]):
         change = one.change
@@ -105,6 +109,13 @@ def plan_undo(
             )
             steps.append(Step(change, _inverse(change, kinds, others)))
     return steps
+
+
+def _further(change: Change, later: Change) -> bool:
+    """Whether the later change is of the same thing, and goes on from what this one made or made it again."""
+    if (change.kind, change.region, change.target) != (later.kind, later.region, later.target):
+        return False
+    return canonical(change.after) in (canonical(later.before), canonical(later.after))
 
 
 def _beside(other: Change, change: Change) -> bool:

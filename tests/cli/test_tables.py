@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from haltuun.cli.groups import Trouble, tell
-from haltuun.cli.planview import print_plan
+from haltuun.cli.planview import print_plan, waiting
 from haltuun.cli.tables import names_of, status_table
 from haltuun.config import PolicyConfig
-from haltuun.ledger import Ledger
-from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Verdict
+from haltuun.cost import full_backup
+from haltuun.ledger import Approval, Ledger
+from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Unknown, Verdict
+from haltuun.report.render import plan_markdown
 
 ACCOUNT, REGION = "111122223333", "eu-central-1"
 REACHES = PolicyConfig().approve
@@ -131,3 +134,56 @@ def test_barred_hosts_stand_in_the_plan_with_their_remedy() -> None:
     print_plan(out, Plan(account=ACCOUNT, barred={"patch": (barred,)}), HOSTS, "acme", approve=REACHES)
     told = text_of(out)
     assert "patch EOL" in told and "Too old [/]." in told and "→ Migrate [bold]." in told
+
+
+def priced(number: int, reach: Reach, depends_on: tuple[str, ...] = (), **more: Any) -> Change:
+    return tag(number, "a").model_copy(update={"reach": reach, "depends_on": depends_on, **more})
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_plan_tells_its_cost_and_what_waits_and_stays_within_the_terminal(width: int) -> None:
+    role = priced(0, Reach.account, target="role", concerns=("i-9 db-01",))
+    cost = full_backup("us-east-1", 100)
+    unseen = Unknown(unknown="ACCESS_DENIED: ec2:DescribeVolumes")
+    one = priced(4, Reach.host, (role.id,), monthly_cost=cost)
+    two = priced(5, Reach.host, (one.id,), monthly_cost=unseen)
+    free = priced(6, Reach.host)
+    plan = Plan(account=ACCOUNT, changes=(role, one, two, free))
+    assert waiting(plan, REACHES) == [role, one, two]
+    short, full = console(width), console(width)
+    print_plan(short, plan, HOSTS, "acme", approve=REACHES)
+    print_plan(full, plan, HOSTS, "acme", approve=REACHES, full=True)
+    broad = console(400)
+    print_plan(broad, plan, HOSTS, "acme", approve=REACHES)
+    told = " ".join(text_of(broad).split())
+    assert "Together about 1–5 USD a month, without 1 change whose cost is unknown." in told
+    assert "Also concerned: i-9 db-01." in told
+    assert "3 wait for approval; 1 are made without" in told
+    assert "Cost in all: about 1–5 USD a month" in told and "list prices as of" in told
+    # The closing lines are for copying: a terminal breaks them itself.
+    table = text_of(short).partition("\nPlan ")[0] + text_of(full).partition("\nPlan ")[0]
+    assert all(cell_len(line) <= width for line in table.splitlines())
+    whole = " ".join(text_of(full).split())
+    assert "permissions none of AWS" in whole and "undo takes it away" in whole
+    assert f"needs {role.id}" in whole and "Cost unknown (ACCESS_DENIED: ec2:DescribeVolumes)." in whole
+
+
+def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:
+    change = priced(0, Reach.irreversible, monthly_cost=full_backup("us-east-1", 100), undo=None)
+    change = change.model_copy(update={"no_undo": "It stays | for good."})
+    plan = Plan(account=ACCOUNT, changes=(change,))
+    approval = Approval(
+        run="r2",
+        plan_hash=plan.hash,
+        at=datetime(2026, 11, 25, 2, tzinfo=UTC),
+        who="<b>me</b>",
+        how="plan hash",
+        plan_run="r1",
+        changes=plan.changes,
+    )
+    told = plan_markdown(plan, HOSTS, "acme", [], approvals=[approval], stale=[change.id])
+    assert "about 1–5 USD |" in told and "Cost in all: about 1–5 USD a month." in told
+    assert "none: It stays \\| for good." in told
+    assert "2026-11-25 02:00 UTC: plan hash" in told and "as run r1 showed it; 1 of these changes" in told
+    assert "<b>" not in told
+    assert f"PLAN_STALE, not what was approved: {change.id}." in told

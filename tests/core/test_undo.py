@@ -102,6 +102,15 @@ def test_dependants_go_back_first_and_what_others_need_stays(data: st.DataObject
                 assert step is None or step.inverse is None, f"{c.summary} needs {by_id[need].summary}"
 
 
+def test_what_a_later_run_changed_further_stays_until_that_run_is_taken_back() -> None:
+    first = change(1)
+    further = first.model_copy(update={"before": 1, "after": 2, "undo": Undo(kind="k", after=1)})
+    (step,) = plan_undo(told(*made("1", first), *made("2", further)), "1", KINDS)
+    assert (step.status, "Run 2" in step.message) == ("needed", True)
+    (step,) = plan_undo(told(*made("1", first), *made("2", further), *made("3", back(further))), "1", KINDS)
+    assert step.inverse is not None
+
+
 # -- on a little account ---------------------------------------------------------------------------
 
 

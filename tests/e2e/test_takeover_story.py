@@ -281,6 +281,7 @@ def test_taken_back_the_account_and_its_hosts_are_as_they_were(story: Story) -> 
     """The last of the file: after it nothing is in custody any more."""
     ledger = story.ledger()
     runs = [r.run for r in reversed(ledger.runs(story.info.account_id)) if r.mode == "apply"]
+    ledger.close()
     before = story.registrations()
     looked = story.haltuun("look", "undo", runs[1], "--json")
     assert looked.returncode == EXIT_AWAITS_APPROVAL, looked.stderr
@@ -297,5 +298,5 @@ def test_taken_back_the_account_and_its_hosts_are_as_they_were(story: Story) -> 
     stays = re.compile(r":/(?:var/lib/haltuun/|var/lib/dpkg/|opt/aws/|etc/.*cloudwatch|etc/init/amazon-cl)")
     moved = [path for path in changed(story.trees["before"], story.files()) if not stays.search(path)]
     assert moved == []
-    status = ledger.status(story.info.account_id)
+    status = story.ledger().status(story.info.account_id)
     assert {s.reason for stages in status.values() for s in stages.values()} & {"UNDONE"}

@@ -117,6 +117,8 @@ def plan(
     package_problem: str | None = None,
     asked: Any = None,
     clones: dict[str, DiscoverFacts] | None = None,
+    now: datetime = NOW,
+    run_id: str = "run",
     **found: Any,
 ) -> StagePlan:
     """The plan for one host of which `seen` (an Agent or Unknown) is known."""
@@ -137,8 +139,8 @@ def plan(
         config=Config(agent=package),
         account_id=ACCOUNT,
         partition="aws",
-        now=NOW,
-        run_id="run",
+        now=now,
+        run_id=run_id,
         hosts={
             IID: HOST,
             **{i: Host(account=ACCOUNT, region=REGION, instance_id=i) for i in clones or {}},
@@ -156,5 +158,5 @@ def plan(
         more = host_columns(view, HOST, account, seen, vault_node(account, seen, asked))
     else:
         more = without_host(seen, columns)
-    facts = f.RepairFacts(observed_at=NOW, agent=seen, **columns, **more)
+    facts = f.RepairFacts(observed_at=now, agent=seen, **columns, **more)
     return STAGE.plan(View(**{**view.__dict__, "facts": {**view.facts, StageName.repair: {IID: facts}}}))
