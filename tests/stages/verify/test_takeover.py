@@ -268,5 +268,6 @@ def test_our_policy_is_narrow() -> None:
     assert "arn:aws:" not in text
     assert "parameter/*" not in text
     wide = [s for s in own_policy("aws", "1")["Statement"] if s["Resource"] == "*"]
-    assert [s["Sid"] for s in wide] == ["HaltuunAgent"]
+    assert [s["Sid"] for s in wide] == ["HaltuunAgent", "HaltuunLogGroups"]
+    assert wide[1]["Action"] == "logs:DescribeLogGroups", "names only, and the call takes no resources"
     assert not any("GetParameter" in action for s in wide for action in s["Action"])
