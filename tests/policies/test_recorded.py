@@ -66,7 +66,7 @@ def account(folder: Path, **more: Any) -> Iterator[World]:
 
 
 def run_stage(folder: Path, stage: Any) -> Iterator[Recording]:
-    """A takeover, taken back and made again; another after somebody has set things otherwise, and its undo."""
+    """A takeover, taken back and made again; one after somebody set things otherwise, and its undo."""
     with account(folder, managed_policies=True) as made:
         first = made.take(stage)
         state = backup_state(ACCOUNT, REGION)
