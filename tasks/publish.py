@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from haltuun.causes import Decision
 from haltuun.engine import Takeover
 from haltuun.model import StageName
 from haltuun.report import render
@@ -42,6 +44,30 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
     )
 
 
+def publish_retry(account: str, decided: Sequence[Decision]) -> None:
+    """Which held hosts are tried again, what changed since, and why the others are left alone."""
+    create_table_artifact(
+        key=_keyed("retry", account),
+        table=[
+            {
+                "host": one.host,
+                "stage": one.stage.value,
+                "code": one.reason,
+                "what": one.action,
+                "changed since": render.plain("; ".join(one.changed)),
+                "why": render.plain(one.why),
+                "what to do": render.plain(one.remedy),
+            }
+            for one in decided
+        ],
+        description=f"Retry of {account}: {sum(one.retried for one in decided)} of {len(decided)} held hosts",
+    )
+
+
 def _key(kind: str, takeover: Takeover) -> str:
+    return _keyed(kind, takeover.run.account.label)
+
+
+def _keyed(kind: str, account: str) -> str:
     # Prefect takes lower-case letters, digits and dashes only.
-    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{takeover.run.account.label}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{account}".lower()).strip("-")
