@@ -38,9 +38,10 @@ class Seen:
     events: Sequence[ChangeEvent] = ()
 
     def sight(self, stages: Stages, hold: Hold, phase: str, chosen: frozenset[StageName]) -> Sight:
-        """Of the host, in the stage that holds it and those which that needs; the plan's part of `chosen`.
+        """Of the host: findings of the stage that holds it, plans of that and of those it needs, if `chosen`.
 
-        What the run itself brought into effect is no longer part of its plan.
+        Findings of other stages may come and go by themselves: one mi- node wanders between clones. What
+        the run itself brought into effect is no longer part of its plan.
         """
         within = _needed(stages, hold.stage)
         plan = self.plan or Plan(account="")
@@ -53,9 +54,8 @@ class Seen:
         return Sight(
             unseen=_unseen(self.facts.get((hold.host, StageName.discover, phase), {})),
             findings=frozenset(
-                f"{stage.value} {finding.code}"
-                for stage in within
-                for finding in self.findings.get((hold.host, stage, phase), ())
+                f"{hold.stage.value} {finding.code}"
+                for finding in self.findings.get((hold.host, hold.stage, phase), ())
             ),
             bars=frozenset(
                 f"{stage.value} {bar.code}"
