@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
-from flows.takeover import take_over_account
+from flows.takeover import finish, take_over_account
 from haltuun.config import find_config, load_config
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 
 
 @flow(name="onboard-accounts", persist_result=False)
-def onboard_accounts() -> State[Any]:
+def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[Any]:
     """Every account of the configuration that the ledger does not know: one run each.
 
-    Nothing is approved: what concerns more than one host waits in each run's plan.
+    Nothing is approved: what concerns more than one host waits in each run's plan. An account that
+    fails does not stop the others.
+
+    Args:
+        at_once: How many accounts are worked on side by side.
     """
     config = load_config(find_config(None))
     ledger = Ledger(config.ledger_url)
     new = [a for a in config.accounts if not any(r.mode == "apply" for r in ledger.runs(a.id))]
-    results = [take_over_quietly(account.label) for account in new]
+    with ThreadPoolTaskRunner(max_workers=at_once) as runner:
+        begun = [runner.submit(begin_account, {"account": account.label}) for account in new]
+        finish(begun)
+    results = [future.result() for future in begun]
     failed = [result["account"] for result in results if result["outcome"] == "Failed"]
     if failed:
         return Failed(message=f"Not begun: {', '.join(failed)}; see their runs.", data=results)
     return Completed(message=f"{len(results)} account(s) begun.", data=results)
+
+
+@task(task_run_name="begin {account}", persist_result=False, cache_policy=NO_CACHE)
+def begin_account(account: str) -> dict[str, Any]:
+    return take_over_quietly(account)
 
 
 def take_over_quietly(account: str, hosts: list[str] | None = None) -> dict[str, Any]:
@@ -35,6 +50,11 @@ def take_over_quietly(account: str, hosts: list[str] | None = None) -> dict[str,
     data = state.result(raise_on_failure=False)
     if isinstance(data, dict):
         return {"account": account, **data}
-    reason = str(data) if isinstance(data, HaltuunError) else f"{type(data).__name__}: {data}"
+    return failed_quietly(account, data)
+
+
+def failed_quietly(account: str, error: object) -> dict[str, Any]:
+    """The outcome of an account with which nothing could be begun."""
+    reason = str(error) if isinstance(error, HaltuunError) else f"{type(error).__name__}: {error}"
     get_run_logger().error("%s: %s", account, reason)
     return {"account": account, "outcome": "Failed", "error": reason}

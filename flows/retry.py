@@ -5,13 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.states import Completed, State
+from prefect.states import Completed, Failed, State
 
 from flows.takeover import take_over_account
-from haltuun.attention import held_hosts
+from haltuun.causes import Decision
 from haltuun.config import find_config, load_config
+from haltuun.engine import open_run
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
+from haltuun.reach import open_host
+from haltuun.retrying import (
+    by_stage,
+    decisions,
+    from_stage,
+    held_in,
+    on_decided,
+    record_tries,
+    worth_a_look,
+)
+from haltuun.stages.discover import list_hosts
+from haltuun.stages.order import STAGES
+from tasks.publish import publish_retry
+
+# What became of several runs is told by the first of these that one of them ended as.
+WORST_FIRST = ("GateBlocked", "AwaitingApproval", "PartiallyDone", "NothingRetried", "Done")
 
 
 @flow(name="retry-hosts", flow_run_name="retry {account}", persist_result=False)
@@ -19,29 +36,91 @@ def retry_hosts(
     account: str,
     stage: StageName | None = None,
     hosts: list[str] = [],  # noqa: B006 - a plain list is a plain field in the UI's form
+    force: bool = False,
     plan_hash: str = "",
     approve_all: bool = False,
 ) -> State[Any]:
-    """Look and judge the held hosts again from discover; those that are not held are left alone.
+    """Look at the held hosts again, and work on those whose cause has moved.
+
+    The look changes nothing. Then it says of each host what has changed since it was held, whether it
+    is tried again and why; changes begin at the stage that held it. A host that was worse after a change
+    is left alone unless it is named; no host is tried more often than policy.max_tries for one cause.
 
     Args:
         account: Id (12 digits) or alias of an account in haltuun.yaml.
         stage: Only the hosts that are held in this stage; empty means any.
-        hosts: Only these instance ids; empty means all that are held.
+        hosts: Only these instance ids; empty means all that are held but none that was worse after a change.
+        force: Also try hosts of which nothing that holds them has changed.
         plan_hash: Hash of the plan that you approve, from its artifact; empty approves nothing.
         approve_all: Approve every change of this run unseen; it is recorded as that.
     """
     config = load_config(find_config(None))
     of = config.account(account)
-    held = held_hosts(Ledger(config.ledger_url).status(of.id), stage)
-    chosen = [host for host in held if not hosts or host in hosts]
-    logger = get_run_logger()
-    for host in chosen:
-        where, status = held[host]
-        logger.info("retry %s: %s %s: %s", host, where.value, status.reason, status.message)
-    if not chosen:
-        return Completed(name="NothingToDo", message="No host is held there.")
-    state: State[Any] = take_over_account(
-        account=account, hosts=chosen, plan_hash=plan_hash, approve_all=approve_all, return_state=True
+    ledger = Ledger(config.ledger_url)
+    held = held_in(ledger, of.id, stage, hosts)
+    if not held:
+        return Completed(name="NothingToDo", message="No host is held there.", data=_data([], []))
+    listing = open_run(config, account, "plan", open_host, ledger=ledger)
+    listing.aws.confirm_account()
+    there = [host.instance_id for host in list_hosts(listing)]
+    asked = worth_a_look(ledger, of.id, held, hosts, there)
+    looked = take_over_account(account=account, mode="plan", hosts=asked)["run"] if asked else ""
+    decided = decisions(
+        ledger,
+        of.id,
+        of.label,
+        STAGES,
+        held,
+        looked,
+        asked,
+        there,
+        named=hosts,
+        force=force,
+        max_tries=config.policy.max_tries,
     )
-    return state
+    on_decided.get()(decided)
+    for one in decided:
+        get_run_logger().info(
+            "%s %s: %s %s: %s %s", one.action, one.host, one.stage.value, one.reason, one.why, one.remedy
+        )
+    publish_retry(of.label, decided)
+    results = []
+    for held_by, chosen in by_stage(one for one in decided if one.retried):
+        known = [run.run for run in ledger.runs(of.id)]
+        try:
+            state = take_over_account(
+                account=account,
+                stages=from_stage(held_by),
+                hosts=[one.host for one in chosen],
+                plan_hash=plan_hash,
+                approve_all=approve_all,
+                return_state=True,
+            )
+        finally:
+            record_tries(ledger, of.id, known, chosen)
+        results.append(_result(state))
+    return _ended(decided, results)
+
+
+def _result(state: State[Any]) -> dict[str, Any]:
+    """What the run returned, also where a gate blocked it; raises what it raised."""
+    data = state.result(raise_on_failure=False)
+    if isinstance(data, BaseException):
+        raise data
+    return dict(data)
+
+
+def _ended(decided: list[Decision], results: list[dict[str, Any]]) -> State[Any]:
+    data = _data(decided, results)
+    tried = sum(one.retried for one in decided)
+    message = f"{tried} of {len(decided)} held host(s) retried; see the table of decisions."
+    if data["outcome"] == "GateBlocked":
+        return Failed(name="GateBlocked", message=message, data=data)
+    return Completed(name=data["outcome"], message=message, data=data)
+
+
+def _data(decided: list[Decision], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """As of the run that ended worst, with the decisions."""
+    ended = sorted(results, key=lambda result: WORST_FIRST.index(result["outcome"]))
+    worst = ended[0] if ended else {"run": None, "plan_hash": "", "outcome": "NothingRetried"}
+    return {**worst, "retry": [one.model_dump(mode="json") for one in decided]}

@@ -8,16 +8,21 @@ from datetime import datetime
 from haltuun.model import HostStatus, StageName, Verdict
 
 Status = Mapping[str, Mapping[StageName, HostStatus]]
+Standing = dict[str, tuple[StageName, HostStatus]]
 
 
-def held_hosts(status: Status, stage: StageName | None = None) -> dict[str, tuple[StageName, HostStatus]]:
+def held_hosts(status: Status, stage: StageName | None = None) -> Standing:
     """Host → the first stage that holds it (or does not know), and why."""
     return _first(status, (Verdict.held, Verdict.unknown), stage)
 
 
-def waiting_hosts(status: Status, now: datetime) -> dict[str, tuple[StageName, HostStatus]]:
-    """The waiting hosts whose next check has come; without a date, every one."""
-    waiting = _first(status, (Verdict.waiting,), None)
+def waiting_hosts(status: Status) -> Standing:
+    """Host → the first stage in which it waits for what only time brings, and why."""
+    return _first(status, (Verdict.waiting,), None)
+
+
+def due(waiting: Standing, now: datetime) -> Standing:
+    """Those whose next check has come at `now`, the account's time; without a date, every one."""
     return {
         host: (stage, one)
         for host, (stage, one) in waiting.items()
@@ -25,9 +30,7 @@ def waiting_hosts(status: Status, now: datetime) -> dict[str, tuple[StageName, H
     }
 
 
-def _first(
-    status: Status, verdicts: tuple[Verdict, ...], only: StageName | None
-) -> dict[str, tuple[StageName, HostStatus]]:
+def _first(status: Status, verdicts: tuple[Verdict, ...], only: StageName | None) -> Standing:
     found = {}
     for host, stages in status.items():
         for stage in StageName:

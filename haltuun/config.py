@@ -67,6 +67,7 @@ class AccountConfig(_Section):
 
 class PolicyConfig(_Section):
     max_held_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    max_tries: Annotated[int, Field(ge=1, le=100)] = 3  # retries of a host for one and the same cause
     approve: list[Reach] = [Reach.shared, Reach.account, Reach.irreversible]
     # Log groups of ours: a year, which is also what the usual audits ask for.
     log_retention_days: Literal[30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1827, 3653] = 365

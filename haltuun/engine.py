@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -63,6 +63,8 @@ class Progress:
     worse: set[str] = field(default_factory=set)
     touched: set[str] = field(default_factory=set)  # hosts whose facts a change may have moved
     worked: set[str] = field(default_factory=set)  # hosts that were changed on the host itself
+    right: set[str] = field(default_factory=set)  # of these, the hosts that came right
+    likeness: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the hosts to change on the host
     stopped: str = ""
     gate: GateResult | None = None
     statuses: dict[str, HostStatus] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class Takeover:
         self.approved: frozenset[str] = frozenset()
         self.stale: list[str] = []
         self.blocked = ""
-        self.performer = Performer(run, {stage.name: stage.kinds for stage in stages})
+        self.performer = Performer(run, self.stages)
         self._lister = lister
         self._only_stages = frozenset(only_stages)
         self._only_hosts = tuple(only_hosts)
@@ -354,16 +356,20 @@ class Takeover:
             if self.chosen(name) and _of_one_host(change) and change.hosts == (instance_id,)
         )
 
-    def waves(self, name: StageName) -> list[tuple[str, ...]]:
-        """The entered hosts in the order in which to work on them: canaries first where hosts change."""
+    def waves(self, name: StageName) -> Iterator[tuple[str, ...]]:
+        """The entered hosts in the order in which to work on them: canaries first where hosts change.
+
+        To be asked for the next wave when the last one has been worked on.
+        """
         progress, stage = self.progress[name], self.stages[name]
-        changing: dict[str, tuple[str, ...]] = {}
         for host in progress.entered:
             kinds = [c.kind for c in self.host_changes(name, host) if stage.kinds[c.kind].on_host]
             if kinds:
-                changing[host] = self._likeness(host, kinds[0])
-        still = tuple(host for host in progress.entered if host not in changing)
-        return ([still] if still else []) + waves(changing)
+                progress.likeness[host] = self._likeness(host, kinds[0])
+        still = tuple(host for host in progress.entered if host not in progress.likeness)
+        if still:
+            yield still
+        yield from waves(progress.likeness, lambda host: bool(progress.stopped) or host in progress.right)
 
     def _likeness(self, host: str, kind: str) -> tuple[str, ...]:
         facts = self.run.facts.get(StageName.discover, {}).get(host)
@@ -371,9 +377,11 @@ class Takeover:
 
     def work_host(self, name: StageName, instance_id: str) -> list[Outcome]:
         """The host's own changes, then a look at it. Never raises for the host's faults."""
-        progress, outcomes = self.progress[name], []
+        progress = self.progress[name]
+        outcomes: list[Outcome] = []
         if progress.stopped:
             return []
+        changed = failed = False
         for change in self.host_changes(name, instance_id):
             progress.doing[instance_id] = (change.kind.rpartition(".")[2], change.summary)
             try:
@@ -382,19 +390,29 @@ class Takeover:
                 progress.doing.pop(instance_id, None)
             outcomes.append(outcome)
             on_host = self.stages[name].kinds[change.kind].on_host
+            changed = changed or (on_host and outcome.status == "done")
             if outcome.status == "failed" and on_host:
+                failed = True
                 if outcome.error is None or not outcome.error.unchanged:
-                    self._count_worse(name, instance_id)
+                    self._count_worse(name, instance_id, outcome)
                 break
+        if changed and not failed:
+            with self._lock:
+                progress.right.add(instance_id)
         return outcomes
 
-    def _count_worse(self, name: StageName, instance_id: str) -> None:
-        progress = self.progress[name]
+    def _count_worse(self, name: StageName, instance_id: str, outcome: Outcome) -> None:
+        """Worse after a change: the stage ends at a host for whose like none has come right yet, else
+        at the second one. Hosts of the same wave that are under way come to their end."""
+        progress, run = self.progress[name], self.run
         with self._lock:
             progress.worse.add(instance_id)
-            canary = len(progress.worked) == 1
-            if canary or len(progress.worse) >= 2:
+            like = progress.likeness.get(instance_id)
+            vouched = any(progress.likeness.get(host) == like for host in progress.right)
+            if not vouched or len(progress.worse) >= 2:
                 progress.stopped = f"{len(progress.worse)} host(s) did not come right after a change"
+        body = {"change": outcome.change.id, "summary": outcome.change.summary, "message": outcome.message}
+        run.ledger.went_worse(run.account.id, run.id, instance_id, name, body, run.now())
 
     def relook(self, name: StageName) -> tuple[str, ...]:
         """The entered hosts whose facts an earlier change of this run may have moved."""

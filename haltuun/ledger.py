@@ -31,6 +31,7 @@ from haltuun.model import (
     Plan,
     Proof,
     StageName,
+    Verdict,
     canonical,
 )
 
@@ -149,6 +150,15 @@ _proofs = _table(
     sa.Column("valid_until", _Utc, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
 )
+_host_events = _table(
+    "host_events",
+    sa.Column("run", sa.String(40), nullable=False),
+    sa.Column("host", sa.String(24), nullable=False),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("event", sa.String(8), nullable=False),  # worse, tried
+    sa.Column("at", _Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
 _leases = _table(
     "leases",
     sa.Column("fence", sa.Integer, nullable=False),
@@ -193,6 +203,25 @@ class Approval(Frozen):
     how: str
     plan_run: str = ""
     changes: tuple[Change, ...] | None = None
+
+
+class HostEvent(Frozen):
+    """What happened to one host in one stage: it was worse after a change, or tried again."""
+
+    run: str
+    host: str
+    stage: StageName
+    event: str
+    at: datetime
+    body: Mapping[str, Any]
+
+
+class Judgement(Frozen):
+    """The newest verdict on one host in one stage, and the run that gave it."""
+
+    run: str
+    at: datetime
+    status: HostStatus
 
 
 class RunRow(Frozen):
@@ -455,6 +484,91 @@ class Ledger:
             table[row.host][stage] = new.model_copy(update={"since": since})
         return table
 
+    def judgements(self, account: str) -> dict[tuple[str, StageName], Judgement]:
+        """(instance id, stage) → the newest verdict and its run."""
+        rows = self._select(
+            sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
+        )
+        newest = {(row.host, StageName(row.stage)): row for row in rows}
+        return {
+            key: Judgement(run=row.run, at=row.at, status=HostStatus.model_validate_json(row.body))
+            for key, row in newest.items()
+        }
+
+    def observed_in(self, account: str, run: str) -> dict[tuple[str, StageName, str], Mapping[str, Any]]:
+        """(instance id, stage, phase) → the facts that this run saw, as data."""
+        rows = self._select(
+            sa.select(_observations)
+            .where(_observations.c.account == account, _observations.c.run == run, _observations.c.host != "")
+            .order_by(_observations.c.seq)
+        )
+        return {(row.host, StageName(row.stage), row.phase): json.loads(row.body) for row in rows}
+
+    def found_in(self, account: str, run: str) -> list[tuple[StageName, str, Finding]]:
+        """(stage, phase, finding) of this run, the account's own left out."""
+        rows = self._select(
+            sa.select(_findings)
+            .where(_findings.c.account == account, _findings.c.run == run, _findings.c.host != "")
+            .order_by(_findings.c.seq)
+        )
+        return [(StageName(r.stage), r.phase, Finding.model_validate_json(r.body)) for r in rows]
+
+    # -- worse, and tried again ------------------------------------------------------------------
+
+    def went_worse(
+        self, account: str, run: str, host: str, stage: StageName, body: Mapping[str, Json], at: datetime
+    ) -> None:
+        """A change that was made on the host did not come right."""
+        self._host_event(account, run, host, stage, "worse", body, at)
+
+    def tried(self, account: str, run: str, host: str, stage: StageName, cause: str, at: datetime) -> None:
+        """The host was worked on again although it was held; `cause` tells one reason from another."""
+        self._host_event(account, run, host, stage, "tried", {"cause": cause}, at)
+
+    def _host_event(
+        self,
+        account: str,
+        run: str,
+        host: str,
+        stage: StageName,
+        event: str,
+        body: Mapping[str, Json],
+        at: datetime,
+    ) -> None:
+        row = {"account": account, "run": run, "host": host, "stage": stage.value, "event": event, "at": at}
+        self._insert(_host_events, [{**row, "body": canonical(body)}])
+
+    def host_events(self, account: str, event: str) -> list[HostEvent]:
+        """Oldest first."""
+        rows = self._select(
+            sa.select(_host_events)
+            .where(_host_events.c.account == account, _host_events.c.event == event)
+            .order_by(_host_events.c.seq)
+        )
+        return [
+            HostEvent(
+                run=row.run,
+                host=row.host,
+                stage=StageName(row.stage),
+                event=row.event,
+                at=row.at,
+                body=json.loads(row.body),
+            )
+            for row in rows
+        ]
+
+    def worse(self, account: str) -> dict[tuple[str, StageName], HostEvent]:
+        """(instance id, stage) → the last time it was worse after a change, unless it passed since."""
+        passed = {
+            (row.host, row.stage): row.at
+            for row in self._select(
+                sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
+            )
+            if HostStatus.model_validate_json(row.body).verdict is Verdict.passed
+        }
+        newest = {(event.host, event.stage): event for event in self.host_events(account, "worse")}
+        return {key: event for key, event in newest.items() if key not in passed or passed[key] < event.at}
+
     # -- plans and approval ----------------------------------------------------------------------
 
     def planned(self, run: str, plan: Plan, at: datetime) -> None:
@@ -479,6 +593,11 @@ class Ledger:
             .limit(1)
         )
         return Plan.model_validate_json(rows[0].body) if rows else None
+
+    def plan_of(self, account: str, run: str) -> Plan | None:
+        """What this run planned, in the stages that were chosen for it."""
+        rows = self._select(sa.select(_plans).where(_plans.c.account == account, _plans.c.run == run))
+        return Plan.model_validate_json(rows[-1].body) if rows else None
 
     def shown_plan(self, account: str, plan_hash: str, run: str) -> tuple[str, Plan] | None:
         """The run that last made this plan, beside `run` itself, and the plan as it was shown then."""

@@ -14,7 +14,7 @@ from haltuun.errors import HaltuunError, LeaseLost
 from haltuun.ledger import Lease
 from haltuun.model import Change, Json, StageName, Unknown, canonical
 from haltuun.run import Run
-from haltuun.stages.base import Kind
+from haltuun.stages.base import Kind, Stage
 
 log = logging.getLogger("haltuun")
 
@@ -38,15 +38,15 @@ class Outcome:
 class Performer:
     """Performs changes of one run, under the account's lease once that is taken. Thread-safe."""
 
-    def __init__(self, run: Run, kinds: Mapping[StageName, Mapping[str, Kind]]) -> None:
+    def __init__(self, run: Run, stages: Mapping[StageName, Stage]) -> None:
         self.run = run
         self.lease: Lease | None = None
-        self._kinds = kinds
+        self._stages = stages
         self._stop_renewing = threading.Event()
 
     def kind_of(self, change: Change) -> Kind:
         """Raises KeyError for a kind that this version does not know."""
-        return self._kinds[change.stage][change.kind]
+        return self._stages[change.stage].kinds[change.kind]
 
     # -- lease -------------------------------------------------------------------------------
 

@@ -171,7 +171,7 @@ class Undoing:
         self.of = of
         self.hosts = hosts
         self.kinds = {stage.name: stage.kinds for stage in stages}
-        self.performer = Performer(run, self.kinds)
+        self.performer = Performer(run, {stage.name: stage for stage in stages})
         self.stopped = ""
         self._steps: dict[str, Step] = {}
 
@@ -239,7 +239,7 @@ class Undoing:
             if on_host:
                 touched[host] = tuple(on_host)
         still = tuple(host for host in own if host not in touched)
-        return ([still] if still else []) + waves(touched)
+        return [*([still] if still else []), *waves(touched)]
 
     def _own(self) -> dict[str, list[Step]]:
         own: dict[str, list[Step]] = {}

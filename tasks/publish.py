@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from haltuun.causes import Decision
 from haltuun.engine import Takeover
 from haltuun.model import StageName
 from haltuun.report import render
@@ -16,7 +18,7 @@ def publish_plan(takeover: Takeover) -> None:
     assert takeover.plan is not None
     run = takeover.run
     create_markdown_artifact(
-        key=_key("plan", takeover),
+        key=_key("plan", takeover.run.account.label),
         markdown=render.plan_markdown(
             takeover.plan,
             takeover.hosts,
@@ -32,7 +34,7 @@ def publish_plan(takeover: Takeover) -> None:
 def publish_gate(takeover: Takeover, stage: StageName) -> None:
     progress = takeover.progress[stage]
     create_table_artifact(
-        key=_key(f"gate-{stage.value}", takeover),
+        key=_key(f"gate-{stage.value}", takeover.run.account.label),
         table=render.status_rows(takeover.hosts, progress.statuses),
         description=render.gate_description(stage, progress.gate),
     )
@@ -41,7 +43,7 @@ def publish_gate(takeover: Takeover, stage: StageName) -> None:
 def publish_summary(takeover: Takeover, outcome: str) -> None:
     table = {name: progress.statuses for name, progress in takeover.progress.items() if progress.statuses}
     create_markdown_artifact(
-        key=_key("summary", takeover),
+        key=_key("summary", takeover.run.account.label),
         markdown=render.summary_markdown(
             takeover.run.account.label, takeover.run.id, outcome, takeover.hosts, table
         ),
@@ -51,12 +53,32 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
 
 def publish_undo(undoing: Undoing, outcome: str) -> None:
     create_markdown_artifact(
-        key=_key("undo", undoing),
+        key=_key("undo", undoing.run.account.label),
         markdown=render.undo_markdown(undoing.of, undoing.run.account.label, outcome, undoing.steps),
         description=f"{outcome}: run {undoing.of} of {undoing.run.account.label}",
     )
 
 
-def _key(kind: str, session: Takeover | Undoing) -> str:
+def publish_retry(account: str, decided: Sequence[Decision]) -> None:
+    """Which held hosts are tried again, what changed since, and why the others are left alone."""
+    create_table_artifact(
+        key=_key("retry", account),
+        table=[
+            {
+                "host": one.host,
+                "stage": one.stage.value,
+                "code": one.reason,
+                "what": one.action,
+                "changed since": render.plain("; ".join(one.changed)),
+                "why": render.plain(one.why),
+                "what to do": render.plain(one.remedy),
+            }
+            for one in decided
+        ],
+        description=f"Retry of {account}: {sum(one.retried for one in decided)} of {len(decided)} held hosts",
+    )
+
+
+def _key(kind: str, account: str) -> str:
     # Prefect takes lower-case letters, digits and dashes only.
-    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{session.run.account.label}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{account}".lower()).strip("-")

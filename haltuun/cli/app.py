@@ -160,19 +160,25 @@ def retry(
     account: Account,
     host: HostOption = None,
     stage: Annotated[StageName | None, typer.Option("--stage", help="Only hosts held here")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also hosts of which nothing that holds them has changed")
+    ] = False,
     yes: YesOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Work again on the hosts that are held, from the beginning."""
+    """Look again at the hosts that are held, say what changed since, and work on those where it matters.
+
+    A host that was worse after a change is retried only if --host names it.
+    """
     from haltuun.cli.takeover import retry_account
 
-    return retry_account(find_config(config), account, host, stage, yes, as_json)
+    return retry_account(find_config(config), account, host, stage, yes, force, as_json)
 
 
 @app.command()
 def recheck(config: ConfigOption = None, as_json: JsonOption = False) -> int:
-    """Look again at the waiting hosts whose date has come."""
+    """Look again at the waiting hosts whose date has come; where none has, say which dates are next."""
     from haltuun.cli.takeover import recheck_waiting
 
     return recheck_waiting(find_config(config), as_json)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from haltuun.cli import server
+from haltuun.cli.groups import enumerate_hosts
 from haltuun.cli.interrupt import stoppable
 from haltuun.cli.live import Progress
 from haltuun.cli.planview import print_plan
 from haltuun.cli.preflight import check_account
 from haltuun.cli.show import status_document, summary
-from haltuun.cli.tables import status_table
+from haltuun.cli.tables import names_of, status_table
 from haltuun.config import AccountConfig, Config, load_config
 from haltuun.errors import (
     EXIT_AWAITS_APPROVAL,
@@ -31,8 +32,11 @@ from haltuun.errors import (
     ServerUnreachable,
 )
 from haltuun.ledger import Ledger
-from haltuun.model import StageName
+from haltuun.model import Host, StageName
 from haltuun.report.render import plain
+
+if TYPE_CHECKING:
+    from haltuun.causes import Decision
 
 EXIT_OF = {
     "Done": EXIT_OK,
@@ -40,6 +44,7 @@ EXIT_OF = {
     "PartiallyDone": EXIT_HELD,
     "GateBlocked": EXIT_BLOCKED,
     "AwaitingApproval": EXIT_AWAITS_APPROVAL,
+    "NotDue": EXIT_OK,
 }
 
 
@@ -107,6 +112,7 @@ def retry_account(
     hosts: Sequence[str] | None,
     stage: StageName | None,
     yes: bool,
+    force: bool,
     as_json: bool,
 ) -> int:
     from haltuun.attention import held_hosts
@@ -122,13 +128,46 @@ def retry_account(
             typer.echo(json.dumps(status_document(ledger, of.id)))
         return EXIT_OK
     begin(config, of, as_json, mode="apply", hosts=chosen, approve_all=yes)
-    for host in chosen:
-        where, status = held[host]
-        _say(as_json, f"retry {host}: {where.value} {status.reason}: {plain(status.message)}")
+    _say(as_json, f"Looking again at what holds {len(chosen)} host(s); nothing is changed meanwhile.")
     from flows.retry import retry_hosts
+    from haltuun.retrying import on_decided
 
-    result = run_flow(as_json, retry_hosts, account=account, stage=stage, hosts=chosen, approve_all=yes)
-    return _closing(config, of, ledger, result, as_json)
+    token = on_decided.set(lambda decided: _tell_decisions(decided, ledger.hosts(of.id), as_json))
+    try:
+        result = run_flow(
+            as_json,
+            retry_hosts,
+            account=account,
+            stage=stage,
+            hosts=list(hosts or ()),
+            force=force,
+            approve_all=yes,
+        )
+    finally:
+        on_decided.reset(token)
+    extra = {"retry": result["retry"]}
+    if result["run"] is None:
+        if as_json:
+            document = {**status_document(ledger, of.id), "outcome": result["outcome"], "plan_hash": ""}
+            typer.echo(json.dumps({**document, **extra}))
+        else:
+            typer.echo("Nothing was retried.")
+        return EXIT_HELD
+    return _closing(config, of, ledger, result, as_json, extra)
+
+
+def _tell_decisions(decided: Sequence[Decision], hosts: Mapping[str, Host], as_json: bool) -> None:
+    """Which hosts are tried again and what changed since, then which are not and why."""
+    names = names_of(hosts)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for one in sorted(decided, key=lambda one: not one.retried):
+        key = (one.action, one.stage.value, one.reason, one.why, one.remedy if not one.retried else "")
+        alike.setdefault(key, []).append(one.host)
+    for (action, stage, reason, why, remedy), concerned in alike.items():
+        _say(as_json, f"{action:5} {stage} {reason}: {enumerate_hosts(concerned, names)}")
+        _say(as_json, f"      {plain(why)}")
+        if remedy:
+            _say(as_json, f"      → {plain(remedy)}")
 
 
 def recheck_waiting(config_path: Path, as_json: bool) -> int:
@@ -136,7 +175,7 @@ def recheck_waiting(config_path: Path, as_json: bool) -> int:
     _connect(config, as_json)
     from flows.recheck import recheck_waiting_hosts
 
-    return _many(as_json, recheck_waiting_hosts, "No waiting host's date has come.")
+    return _many(as_json, recheck_waiting_hosts, "No host waits for a date.")
 
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
@@ -153,13 +192,26 @@ def _many(as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
         typer.echo(json.dumps(results))
     else:
         for result in results:
-            typer.echo(
-                f"{result['account']}: {result['outcome']}" + (f": {e}" if (e := result.get("error")) else "")
-            )
+            for line in _outcome_lines(result):
+                typer.echo(line)
         if not results:
             typer.echo(nothing)
     codes = [EXIT_OF.get(result["outcome"], EXIT_ERROR) for result in results]
     return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
+
+
+def _outcome_lines(result: Mapping[str, Any]) -> list[str]:
+    """How an account's run ended; of a recheck also which dates come next."""
+    later = result.get("next") or ()
+    if result["outcome"] == "NotDue":
+        lines = [f"{result['account']}: no host is due" + ("." if later else "; those that waited are gone.")]
+    else:
+        error = f": {result['error']}" if result.get("error") else ""
+        lines = [f"{result['account']}: {result['outcome']}{error}"]
+    return lines + [
+        f"  {one['next_check'][:16].replace('T', ' ')} UTC  {one['host']}  {one['stage']} {one['reason']}"
+        for one in later
+    ]
 
 
 def opened(config_path: Path) -> tuple[Config, Ledger]:
@@ -241,10 +293,17 @@ def _result(state: Any) -> Any:
     return data
 
 
-def _closing(config: Config, of: AccountConfig, ledger: Ledger, result: dict[str, Any], as_json: bool) -> int:
+def _closing(
+    config: Config,
+    of: AccountConfig,
+    ledger: Ledger,
+    result: dict[str, Any],
+    as_json: bool,
+    extra: Mapping[str, Any] | None = None,
+) -> int:
     if as_json:
         document = status_document(ledger, of.id)
-        document.update(outcome=result["outcome"], plan_hash=result["plan_hash"])
+        document.update(outcome=result["outcome"], plan_hash=result["plan_hash"], **(extra or {}))
         typer.echo(json.dumps(document))
     else:
         console = Console()

@@ -123,6 +123,26 @@ def _check_status(cli: Cli) -> None:
     assert "i-0aaaaaaaaaaaaaaaa is not held" in retried.err
 
 
+def test_a_retry_looks_says_why_it_leaves_hosts_alone_and_tries_them_when_forced(running: Cli) -> None:
+    """Both hosts refuse SSH as before: nothing has moved, and a look is no try."""
+    known = len(running.runs())
+    done = running.run("retry", ALIAS)
+    assert done.code == errors.EXIT_HELD, done
+    assert "leave verify" in done.out and "Nothing that holds it has changed since" in done.out
+    assert done.out.splitlines()[-1] == "Nothing was retried."
+    assert [run.mode for run in running.runs()[known:]] == ["plan"]
+
+    (sound,) = (i for name, i in running.instances.items() if name == "sound")
+    forced = running.document("retry", ALIAS, "--host", sound, "--force", code=errors.EXIT_HELD)
+    (decision,) = forced["retry"]
+    assert (decision["host"], decision["action"], decision["changed"]) == (sound, "retry", [])
+    assert decision["why"] == "Nothing that holds it has changed; forced."
+    last = running.runs()[-1]
+    assert (last.mode, last.body["hosts"]) == ("apply", [sound])
+    assert last.body["stages"][0] == decision["stage"]
+    assert [event.run for event in running.ledger.host_events(ACCOUNT, "tried")] == [last.run]
+
+
 def test_ctrl_c_ends_with_a_sentence_and_gives_the_account_back(running: Cli) -> None:
     known = len(running.runs())
     run = running.start("takeover", ALIAS, "--yes")

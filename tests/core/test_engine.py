@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -270,6 +272,110 @@ def test_a_canary_that_does_not_come_right_ends_the_stage_there(ledger):
     assert go(takeover) == "PartiallyDone"
     assert [call for call in world.calls if call != "shared"] == [NAMES[0]]
     assert takeover.progress[StageName.repair].statuses[NAMES[1]].reason == "STAGE_STOPPED"
+
+
+def prepared(world: World, ledger: Ledger, **more: Any) -> engine.Takeover:
+    """At the beginning of repair, its account changed."""
+    takeover = start(world, ledger, **more)
+    takeover.approve(None, everything=True, who="me")
+    takeover.enter(StageName.discover)
+    takeover.gate(StageName.discover)
+    takeover.enter(StageName.repair)
+    takeover.apply_account(StageName.repair)
+    return takeover
+
+
+def worked(world: World) -> list[str]:
+    return [call for call in world.calls if call != "shared"]
+
+
+def test_a_canary_that_was_not_changed_vouches_for_nobody(ledger):
+    """The next of its like goes alone, and if that one is worse the stage ends there."""
+    world = World()
+    refused = HaltuunError("no room to save.", code="REPAIR_FAILED", unchanged=True)
+    world.broken |= {NAMES[0]: refused, NAMES[1]: HaltuunError("no.", code="WORSE")}
+    takeover = prepared(world, ledger)
+    waves = takeover.waves(StageName.repair)
+    for expected in NAMES[:2]:
+        assert next(waves) == (expected,)
+        takeover.work_host(StageName.repair, expected)
+    for host in (host for wave in waves for host in wave):
+        takeover.work_host(StageName.repair, host)
+    assert worked(world) == list(NAMES[:2])
+    assert takeover.progress[StageName.repair].worse == {NAMES[1]}
+
+
+def test_after_a_sound_canary_the_second_worse_host_ends_the_stage(ledger):
+    world = World()
+    world.broken |= dict.fromkeys(NAMES[1:4], HaltuunError("no.", code="WORSE"))
+    takeover = prepared(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    assert worked(world) == list(NAMES[:3])
+    reasons = {h: s.reason for h, s in takeover.progress[StageName.repair].statuses.items()}
+    assert reasons[NAMES[2]] == "WORSE"
+    assert {reasons[host] for host in NAMES[3:]} == {"STAGE_STOPPED"}
+
+
+def test_hosts_of_one_wave_that_have_not_begun_do_not_begin_after_the_stop(ledger):
+    """Two are under way side by side when the second goes wrong: the other ends, the next do not begin."""
+    world = World()
+    takeover = prepared(world, ledger)
+    canary, worse, second, under_way, *others = NAMES
+    begun, may_end = threading.Event(), threading.Event()
+
+    def switch(run: Any, change: Change) -> None:
+        world.calls.append(change.target)
+        if change.target in (worse, second):
+            assert change.target == worse or begun.wait(timeout=20)
+            raise HaltuunError("no.", code="WORSE")
+        if change.target == under_way:
+            begun.set()
+            assert may_end.wait(timeout=20)
+        world.switch[change.target] = "on"
+
+    stage = takeover.stages[StageName.repair]
+    takeover.stages[StageName.repair] = replace(
+        stage, kinds={**stage.kinds, "switch": replace(stage.kinds["switch"], apply=switch)}
+    )
+    waves = takeover.waves(StageName.repair)
+    assert next(waves) == (canary,)
+    takeover.work_host(StageName.repair, canary)
+    takeover.work_host(StageName.repair, worse)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        futures = {h: pool.submit(takeover.work_host, StageName.repair, h) for h in NAMES[2:]}
+        futures[second].result(timeout=20)
+        may_end.set()
+        outcomes = {host: future.result(timeout=20) for host, future in futures.items()}
+    assert [one.status for one in outcomes[under_way]] == ["done"]
+    assert [outcomes[host] for host in others] == [[], []]
+    assert worked(world) == [canary, worse, *sorted([second, under_way], key=world.calls.index)]
+
+
+def test_held_before_any_change_is_not_worse_after_one(ledger):
+    world = World()
+    refused = HaltuunError("no room to save.", code="REPAIR_FAILED", unchanged=True)
+    world.broken |= dict.fromkeys(NAMES[:3], refused)
+    takeover = prepared(world, ledger)
+    go(takeover)
+    progress = takeover.progress[StageName.repair]
+    assert (progress.worse, progress.stopped) == (set(), "")
+    assert worked(world) == list(NAMES)
+    assert ledger.worse(ACCOUNT) == {}
+
+
+def test_worse_after_a_change_stands_in_the_ledger_until_the_host_passes(ledger):
+    world = World()
+    world.broken[NAMES[0]] = HaltuunError("no.", code="WORSE")
+    first = prepared(world, ledger)
+    go(first)
+    event = ledger.worse(ACCOUNT)[NAMES[0], StageName.repair]
+    assert event.run == first.run.id
+    assert event.body["summary"] == f"switch {NAMES[0]} on"
+    world.broken.clear()
+    go(prepared(world, ledger, only_hosts=NAMES[:1]))
+    assert ledger.worse(ACCOUNT) == {}
+    assert len(ledger.host_events(ACCOUNT, "worse")) == 1
 
 
 def test_what_has_moved_since_it_was_planned_is_stale_for_that_target_alone(ledger):

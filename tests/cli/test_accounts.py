@@ -1,0 +1,111 @@
+"""Recheck and onboard over several accounts, against a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from haltuun import errors
+from haltuun.model import Host, HostStatus, StageName, Verdict
+from lab.cloud.seeding import steer
+from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(240)]
+
+EMPTY = {"111100001111": "empty-1", "222200002222": "empty-2"}
+GONE = "i-0aaaaaaaaaaaaaaaa"
+
+
+def with_more_accounts(config: dict[str, Any]) -> None:
+    """Two without a host, each behind a role of its own, and one that is not the one it says."""
+    first = config["accounts"][0]
+    config["accounts"] = [
+        {"id": "333300003333", "alias": "another", "regions": [REGION]},
+        *(
+            {"id": i, "alias": a, "regions": [REGION], "role_arn": f"arn:aws:iam::{i}:role/haltuun"}
+            for i, a in EMPTY.items()
+        ),
+        first,
+    ]
+
+
+@contextmanager
+def moved(cli: Cli, days: float) -> Iterator[None]:
+    steer(cli.endpoint_url, "clock", offset_s=days * 86400)
+    try:
+        yield
+    finally:
+        steer(cli.endpoint_url, "clock", offset_s=0)
+
+
+@pytest.fixture
+def waiting(running: Cli) -> datetime:
+    """One host waits until tomorrow, another that is gone since waits, too; the date of the first."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    date = now + timedelta(days=1)
+    sound = running.instances["sound"]
+    ledger = running.ledger
+    ledger.start_run(ACCOUNT, "r-before", {"mode": "apply"}, now)
+    ledger.saw_hosts("r-before", [Host(account=ACCOUNT, region=REGION, instance_id=i) for i in (sound, GONE)])
+    status = HostStatus(
+        verdict=Verdict.waiting, reason="WAITING_SERVICE", message="It waits.", next_check=date
+    )
+    ledger.judged(ACCOUNT, "r-before", StageName.repair, {sound: status, GONE: status}, now)
+    return date
+
+
+def test_a_recheck_says_the_next_dates_and_goes_by_the_accounts_clock(
+    running: Cli, waiting: datetime
+) -> None:
+    sound = running.instances["sound"]
+    done = running.run("recheck")
+    assert (done.code, done.out.splitlines()) == (
+        errors.EXIT_OK,
+        [
+            f"{ALIAS}: no host is due.",
+            f"  {waiting:%Y-%m-%d %H:%M} UTC  {sound}  repair WAITING_SERVICE",
+        ],
+    )
+    assert [run.run for run in running.runs()] == ["r-before"]
+    with moved(running, days=1.5):
+        (result,) = running.document("recheck", code=errors.EXIT_AWAITS_APPROVAL)
+    assert (result["account"], result["hosts"], result["next"]) == (ALIAS, [sound], [])
+    last = running.runs()[-1]
+    assert (last.mode, last.body["hosts"]) == ("apply", [sound])
+    assert last.started_at > waiting
+
+
+@pytest.fixture
+def several() -> Iterator[str]:
+    """The address of AWS with more than one account: whose role is assumed, that account answers."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+def test_onboarding_begins_what_is_new_and_one_that_fails_stops_no_other(
+    running: Cli, waiting: datetime, several: str
+) -> None:
+    running.write(with_more_accounts)
+    done = running.run("onboard", "--json", AWS_ENDPOINT_URL=several)
+    assert done.code == errors.EXIT_ERROR
+    results = {result["account"]: result for result in json.loads(done.out)}
+    assert list(results) == ["another", *EMPTY.values()]
+    assert results["another"]["outcome"] == "Failed"
+    assert "333300003333" in results["another"]["error"] and "Traceback" not in done.err
+    assert [results[a]["outcome"] for a in EMPTY.values()] == ["Done", "Done"], done.out
+    runs = {account: running.ledger.runs(account) for account in EMPTY}
+    for account, alias in EMPTY.items():
+        assert results[alias]["run"] == runs[account][-1].run
+        assert runs[account][-1].ended_at is not None
+    # Side by side: the second began before the first had ended.
+    assert runs["222200002222"][0].started_at < runs["111100001111"][0].ended_at

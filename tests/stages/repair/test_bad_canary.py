@@ -1,0 +1,134 @@
+"""A bad canary on real hosts: the stage ends at it, it is as it was, and a retry leaves it alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from haltuun.config import load_config
+from haltuun.engine import Takeover, open_run
+from haltuun.ledger import Ledger
+from haltuun.model import StageName, Verdict
+from haltuun.reach import open_host
+from haltuun.retrying import decisions, held_in, worth_a_look
+from haltuun.stages.discover import STAGE as DISCOVER
+from haltuun.stages.discover import list_hosts
+from haltuun.stages.repair import STAGE as REPAIR
+from haltuun.stages.verify import STAGE as VERIFY
+from tests.stages.repair.host_kit import Hosts, lab_of
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+
+STAGES = (DISCOVER, VERIFY, REPAIR)
+SCENARIO = """\
+name: canary
+account_id: "333344445555"
+region: eu-west-1
+images:
+  lifted: {source: vmware, description: "lifted"}
+hosts:
+  - {name: a-canary, os: ubuntu-18.04, image: lifted, agent: stale}
+  - {name: b-next, os: ubuntu-18.04, image: lifted, agent: stale}
+  - {name: c-next, os: ubuntu-18.04, image: lifted, agent: stale}
+"""
+# Without the registration that the repair takes away this agent does not come up any more.
+NEEDS_ITS_REGISTRATION = """#!/bin/sh
+[ "$1" = -register ] || grep -q '"mi-' /var/lib/amazon/ssm/Vault/Store/RegistrationKey || exit 1
+exec /usr/bin/amazon-ssm-agent.real "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with lab_of(SCENARIO, tmp_path_factory.mktemp("canary"), f"canary-{os.getpid()}") as lab:
+        yield lab
+
+
+def looked(hosts: Hosts, ledger: Ledger, mode: str, only: Sequence[str] = ()) -> Takeover:
+    config = load_config(hosts.info.config_path)
+    run = open_run(config, hosts.info.account_id, mode, open_host, ledger=ledger)
+    takeover = Takeover(run, STAGES, lister=list_hosts, only_hosts=only)
+    takeover.begin({})
+    for stage in takeover.stages:
+        takeover.look_account(stage)
+        for host in takeover.hosts:
+            takeover.look_host(stage, host)
+        takeover.settle(stage)
+        takeover.plan_stage(stage)
+    takeover.make_plan()
+    return takeover
+
+
+def take_over(hosts: Hosts, ledger: Ledger) -> Takeover:
+    takeover = looked(hosts, ledger, "apply")
+    takeover.approve(None, everything=True, who="test")
+    for stage in takeover.stages:
+        takeover.enter(stage)
+        takeover.apply_account(stage)
+        for wave in takeover.waves(stage):
+            for host in wave:
+                takeover.work_host(stage, host)
+                if host in takeover.relook(stage):
+                    takeover.look_host(stage, host)
+        takeover.look_account(stage)
+        takeover.prove(stage)
+        takeover.gate(stage)
+    takeover.end(takeover.outcome())
+    return takeover
+
+
+def files(hosts: Hosts, name: str) -> dict[str, str]:
+    """What the repair could have moved: without its own saved state and what the agent writes by itself."""
+    return {
+        path: seen
+        for path, seen in hosts.tree(name).items()
+        if path.startswith(("/var/lib/amazon/ssm/Vault", "/root", "/etc"))
+    }
+
+
+def test_the_stage_ends_at_a_bad_canary_which_is_restored(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "5")
+    agent = hosts.file("a-canary", "/usr/bin/amazon-ssm-agent")
+    agent.rename(agent.with_name("amazon-ssm-agent.real"))
+    agent.write_text(NEEDS_ITS_REGISTRATION)
+    agent.chmod(0o755)
+    before = {name: files(hosts, name) for name in hosts.info.hosts}
+    canary, *others = (hosts.host(name).instance_id for name in sorted(hosts.info.hosts))
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+    takeover = take_over(hosts, ledger)
+    statuses = takeover.progress[StageName.repair].statuses
+    assert {status.verdict for status in statuses.values()} == {Verdict.held}
+    assert {statuses[host].reason for host in others} == {"STAGE_STOPPED"}
+    assert "saved state was put back" in statuses[canary].message
+    assert {name: files(hosts, name) for name in hosts.info.hosts} == before
+    for name in ("b-next", "c-next"):
+        assert not hosts.file(name, "/var/lib/haltuun/jobs").exists()
+
+    held = held_in(ledger, hosts.info.account_id, None, ())
+    asked = worth_a_look(ledger, hosts.info.account_id, held, (), takeover.hosts)
+    assert asked == others
+    looking = looked(hosts, ledger, "plan", asked)
+    looking.end("Planned")
+    decided = decisions(
+        ledger,
+        hosts.info.account_id,
+        "acme",
+        STAGES,
+        held,
+        looking.run.id,
+        asked,
+        takeover.hosts,
+        named=(),
+        force=False,
+        max_tries=3,
+    )
+    assert {one.host: (one.retried, one.changed) for one in decided} == dict.fromkeys(
+        [canary, *others], (False, ())
+    )
+    ledger.close()
