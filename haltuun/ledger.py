@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -172,6 +172,16 @@ class ChangeEvent(Frozen):
     note: Json = None
 
 
+class Approval(Frozen):
+    """Who approved the plan of this hash, and how: by its hash, or everything unseen."""
+
+    run: str
+    plan_hash: str
+    at: datetime
+    who: str
+    how: str
+
+
 class RunRow(Frozen):
     run: str
     account: str
@@ -306,9 +316,13 @@ class Ledger:
             ],
         )
 
-    def hosts(self, account: str) -> dict[str, Host]:
-        """Every host ever seen, by its newest row."""
-        rows = self._select(sa.select(_hosts).where(_hosts.c.account == account).order_by(_hosts.c.seq))
+    def hosts(self, account: str, without: Collection[str] = ()) -> dict[str, Host]:
+        """Every host ever seen, by its newest row; `without` what these runs saw."""
+        rows = self._select(
+            sa.select(_hosts)
+            .where(_hosts.c.account == account, _hosts.c.run.notin_(without))
+            .order_by(_hosts.c.seq)
+        )
         return {
             row.host: Host(account=account, region=row.region, instance_id=row.host, name=row.name)
             for row in rows
@@ -343,6 +357,17 @@ class Ledger:
         )
         return {StageName(row.stage): (row.at, json.loads(row.body)) for row in rows}
 
+    def looked_at(self, account: str) -> dict[tuple[str, StageName], datetime]:
+        """(Instance id or "", stage) → when it was last looked at."""
+        rows = self._select(
+            sa.select(
+                _observations.c.host, _observations.c.stage, sa.func.max(_observations.c.at).label("at")
+            )
+            .where(_observations.c.account == account)
+            .group_by(_observations.c.host, _observations.c.stage)
+        )
+        return {(row.host, StageName(row.stage)): row.at for row in rows}
+
     def first_seen(self, account: str, stage: StageName) -> dict[str, Mapping[str, Any]]:
         """Instance id → the oldest facts of this stage: how Haltuun found the host."""
         rows = self._select(
@@ -375,11 +400,14 @@ class Ledger:
             ],
         )
 
-    def findings(self, account: str) -> list[tuple[StageName, Finding]]:
-        """What was found when each host, and the account itself, was last looked at in each stage."""
+    def findings(self, account: str, without: Collection[str] = ()) -> list[tuple[StageName, Finding]]:
+        """What was found when each host, and the account itself, was last looked at in each stage.
+
+        `without` these runs: as it was before them.
+        """
         last = (
             sa.select(sa.func.max(_observations.c.seq))
-            .where(_observations.c.account == account)
+            .where(_observations.c.account == account, _observations.c.run.notin_(without))
             .group_by(_observations.c.host, _observations.c.stage)
         )
         looks = _observations.alias()
@@ -418,10 +446,15 @@ class Ledger:
             ],
         )
 
-    def status(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
-        """Instance id → stage → the newest verdict; `since` is when it became what it is."""
+    def status(self, account: str, without: Collection[str] = ()) -> dict[str, dict[StageName, HostStatus]]:
+        """Instance id → stage → the newest verdict; `since` is when it became what it is.
+
+        `without` these runs: as it was before them.
+        """
         rows = self._select(
-            sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
+            sa.select(_verdicts)
+            .where(_verdicts.c.account == account, _verdicts.c.run.notin_(without))
+            .order_by(_verdicts.c.seq)
         )
         table: dict[str, dict[StageName, HostStatus]] = {}
         for row in rows:
@@ -462,6 +495,15 @@ class Ledger:
             _approvals,
             [{"account": account, "run": run, "hash": plan_hash, "at": at, "who": who, "how": how}],
         )
+
+    def approvals(self, account: str) -> list[Approval]:
+        """Oldest first."""
+        rows = self._select(
+            sa.select(_approvals).where(_approvals.c.account == account).order_by(_approvals.c.seq)
+        )
+        return [
+            Approval(run=row.run, plan_hash=row.hash, at=row.at, who=row.who, how=row.how) for row in rows
+        ]
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -514,13 +556,12 @@ class Ledger:
             ],
         )
 
-    def proofs(self, account: str, host: str) -> list[Proof]:
-        rows = self._select(
-            sa.select(_proofs)
-            .where(_proofs.c.account == account, _proofs.c.host == host)
-            .order_by(_proofs.c.seq)
-        )
-        return [_proof(row) for row in rows]
+    def proofs(self, account: str, host: str | None = None) -> list[Proof]:
+        """Oldest first; of one host, or of all."""
+        query = sa.select(_proofs).where(_proofs.c.account == account).order_by(_proofs.c.seq)
+        if host is not None:
+            query = query.where(_proofs.c.host == host)
+        return [_proof(row) for row in self._select(query)]
 
     def valid_proof(
         self, account: str, stage: StageName, kind: str, host: str, now: datetime
