@@ -87,7 +87,7 @@ _hosts = _table(
 _observations = _table(
     "observations",
     sa.Column("run", sa.String(40), nullable=False, index=True),
-    sa.Column("host", sa.String(24), nullable=False),  # "" for the account's
+    sa.Column("host", sa.String(24), nullable=False, index=True),  # "" for the account's
     sa.Column("stage", sa.String(16), nullable=False),
     sa.Column("phase", sa.String(8), nullable=False),  # plan, result
     sa.Column("at", _Utc, nullable=False),
@@ -405,28 +405,27 @@ class Ledger:
 
         `without` these runs: as it was before them.
         """
-        last = (
+        newest = (
             sa.select(sa.func.max(_observations.c.seq))
             .where(_observations.c.account == account, _observations.c.run.notin_(without))
             .group_by(_observations.c.host, _observations.c.stage)
         )
-        looks = _observations.alias()
+        o = _observations.c
+        looks = {
+            (row.run, row.stage, row.phase, row.host)
+            for row in self._select(sa.select(o.run, o.stage, o.phase, o.host).where(o.seq.in_(newest)))
+        }
+        # Matched here: as a join it took minutes for two thousand hosts (measured with SQLite).
         rows = self._select(
             sa.select(_findings)
-            .join(
-                looks,
-                sa.and_(
-                    looks.c.account == _findings.c.account,
-                    looks.c.run == _findings.c.run,
-                    looks.c.stage == _findings.c.stage,
-                    looks.c.phase == _findings.c.phase,
-                    looks.c.host == _findings.c.host,
-                ),
-            )
-            .where(looks.c.seq.in_(last))
+            .where(_findings.c.account == account, _findings.c.run.in_({run for run, *_ in looks}))
             .order_by(_findings.c.seq)
         )
-        return [(StageName(row.stage), Finding.model_validate_json(row.body)) for row in rows]
+        return [
+            (StageName(row.stage), Finding.model_validate_json(row.body))
+            for row in rows
+            if (row.run, row.stage, row.phase, row.host) in looks
+        ]
 
     def judged(
         self, account: str, run: str, stage: StageName, verdicts: Mapping[str, HostStatus], at: datetime

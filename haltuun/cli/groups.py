@@ -46,9 +46,11 @@ def _tell(
 ) -> None:
     word, style = LOOKS[verdict]
     everyone = list(dict.fromkeys(host for hosts in said.values() for host in hosts))
-    head = Text(f"{word.strip('-') or 'open':5} ", style=style)
-    head.append(f"{stage.value} {code}", style="bold")
-    head.append(f"  {enumerate_hosts(everyone, names)}", style="default")
+    head = Text.assemble(
+        (f"{word.strip('-') or 'open':5} ", style),
+        (f"{stage.value} {code}", "bold"),
+        f"  {enumerate_hosts(everyone, names)}",
+    )
     console.print(head, soft_wrap=not console.is_terminal)
     for message, concerned in said.items():
         who = "" if len(said) == 1 else f"{enumerate_hosts(concerned, names)}: "

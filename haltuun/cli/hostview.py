@@ -32,8 +32,8 @@ SEVERITY_STYLE = {
 
 def print_host(console: Console, dossier: Dossier, account: AccountConfig) -> None:
     host = dossier.host
-    head = Text(plain(host.name) or host.instance_id, style="bold")
-    head.append(f"  {host.instance_id} in {host.region}, {account.label} ({account.id})", style="default")
+    where = f"  {host.instance_id} in {host.region}, {account.label} ({account.id})"
+    head = Text.assemble((plain(host.name) or host.instance_id, "bold"), where)
     console.print(head, soft_wrap=not console.is_terminal)
     state = "in custody" if dossier.place is Place.custody else WORDS[dossier.place]
     console.print(Text(f"{state}{f'; {dossier.system}' if dossier.system else ''}"))
@@ -45,9 +45,8 @@ def print_host(console: Console, dossier: Dossier, account: AccountConfig) -> No
 
     _head(console, "Findings")
     for _, finding in dossier.findings:
-        told = Text(f"{finding.severity.value:{STAGE_WIDTH}}", style=SEVERITY_STYLE[finding.severity])
-        told.append(finding.code, style="bold").append(f"  {plain(finding.message)}", style="default")
-        _line(console, told)
+        lead = Text(f"{finding.severity.value:{STAGE_WIDTH - 1}}", style=SEVERITY_STYLE[finding.severity])
+        _line(console, Text.assemble((finding.code, "bold"), f"  {plain(finding.message)}"), lead=lead)
         for text in finding.evidence:
             _line(console, Text(plain(text), style="dim"), STAGE_WIDTH)
         if finding.remedy:
@@ -71,13 +70,10 @@ def print_host(console: Console, dossier: Dossier, account: AccountConfig) -> No
 
     _head(console, "Proofs")
     for proof in dossier.proofs:
-        told = Text(f"{proof.stage.value:{STAGE_WIDTH}}").append(proof.kind, style="bold")
-        told.append(f"  seen {when(proof.observed_at)}, ", style="default")
-        told.append(
-            f"{'valid until' if proof.valid else 'too old since'} {when(proof.valid_until)}",
-            style="green" if proof.valid else "yellow",
-        )
-        _line(console, told)
+        until, style = ("valid until", "green") if proof.valid else ("too old since", "yellow")
+        seen = f"  seen {when(proof.observed_at)}, "
+        told = Text.assemble((proof.kind, "bold"), seen, (f"{until} {when(proof.valid_until)}", style))
+        _line(console, told, lead=Text(f"{proof.stage.value:{STAGE_WIDTH - 1}}"))
         _line(console, Text(proof.evidence, style="dim"), STAGE_WIDTH)
     _none(console, dossier.proofs, "None.")
 
@@ -97,32 +93,31 @@ def print_host(console: Console, dossier: Dossier, account: AccountConfig) -> No
 
 def _stage(console: Console, stage: StageName, status: HostStatus) -> None:
     word, style = ("appr", "yellow") if status.reason in AWAITING else LOOKS[status.verdict]
-    told = Text(f"{stage.value:{STAGE_WIDTH}}").append(f"{word:5}", style=style)
-    told.append(f"since {when(status.since)}", style="dim")
+    lead = Text.assemble(f"{stage.value:{STAGE_WIDTH}}", (f"{word:4}", style))
+    told = Text.assemble((f"since {when(status.since)}", "dim"))
     if status.reason:
-        told.append(f"  {plain(status.reason)}", style="bold")
-        told.append(f"  {plain(status.message)}", style="default")
+        told.append(f"  {plain(status.reason)}", style="bold").append(f"  {plain(status.message)}")
     if status.next_check:
         told.append(f" Next look {when(status.next_check)}.", style="yellow")
-    _line(console, told)
+    _line(console, told, lead=lead)
     if status.remedy and status.reason:
         _line(console, Text(f"→ {plain(status.remedy)}"), STAGE_WIDTH)
 
 
 def _changes(console: Console, run: str, changes: Sequence[Made]) -> None:
     undo = next((change.undo for change in changes if change.undo), "")
-    head = Text(f"Run {run}", style="cyan")
-    head.append(f"  to take it back: {undo}" if undo else "  nothing of it can be taken back", style="dim")
-    _line(console, head)
+    back = f"  to take it back: {undo}" if undo else "  nothing of it can be taken back"
+    # A command stays whole in its line, to be copied.
+    console.print(Text.assemble(f"  Run {run}", (back, "dim")), soft_wrap=True)
     for change in changes:
-        told = Text(f"{change.stage.value:{STAGE_WIDTH}}{change.at:%Y-%m-%d %H:%M}  ")
-        told.append(change.state, style="green" if change.event == "confirmed" else "bold yellow")
-        told.append(f"  {change.summary}", style="default")
+        style = "green" if change.event == "confirmed" else "bold yellow"
+        lead = Text(f"{change.stage.value:{STAGE_WIDTH}}{change.at:%Y-%m-%d %H:%M} ")
+        told = Text.assemble((change.state, style), f"  {change.summary}")
         if change.no_undo:
             told.append(f"  No undo: {change.no_undo}", style="dim")
         if change.note and change.event != "confirmed":
             told.append(f"  ({change.note})", style="dim")
-        _line(console, told, 2)
+        _line(console, told, 2, lead=lead)
 
 
 def _services(services: Iterable[Service]) -> Table:
@@ -144,7 +139,7 @@ def _services(services: Iterable[Service]) -> Table:
 
 def _head(console: Console, title: str, more: str = "") -> None:
     console.print()
-    console.print(Text(title, style="bold").append(f"  {more}" if more else "", style="dim"))
+    console.print(Text.assemble((title, "bold"), (f"  {more}" if more else "", "dim")))
 
 
 def _none(console: Console, part: object, text: str) -> None:
@@ -152,9 +147,16 @@ def _none(console: Console, part: object, text: str) -> None:
         _line(console, Text(text, style="dim"))
 
 
-def _line(console: Console, text: Text, indent: int = 0) -> None:
-    # A pipe or a file gets unbroken lines, so that grep finds a sentence whole.
-    if console.is_terminal:
-        console.print(Padding(text, (0, 0, 0, 2 + indent)))
-    else:
-        console.print(Text(" " * (2 + indent)).append(text), soft_wrap=True)
+def _line(console: Console, text: Text, indent: int = 0, *, lead: Text | None = None) -> None:
+    """Text after its lead, below which no further line of it begins."""
+    if not console.is_terminal:
+        # A pipe or a file gets unbroken lines, so that grep finds a sentence whole.
+        first = Text.assemble(lead, " ") if lead else Text()
+        console.print(Text(" " * (2 + indent)).append(first).append(text), soft_wrap=True)
+        return
+    row = Table.grid(padding=(0, 1, 0, 0))
+    if lead:
+        row.add_column(no_wrap=True)
+    row.add_column(overflow="fold")
+    row.add_row(*([lead, text] if lead else [text]))
+    console.print(Padding(row, (0, 0, 0, 2 + indent)))

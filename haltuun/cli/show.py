@@ -106,8 +106,8 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
     """What wants somebody's eyes, as the standing artifact has it, in its order."""
     names = names_of(hosts)
     for worse in standing.worse:
-        head = Text("worse ", style="bold red").append(f"{worse.stage.value} {worse.code}", style="bold")
-        head.append(f"  {names[worse.host]}: was {worse.was.value}, is {worse.now.value}", style="default")
+        change = f"  {names[worse.host]}: was {worse.was.value}, is {worse.now.value}"
+        head = Text.assemble(("worse ", "bold red"), (f"{worse.stage.value} {worse.code}", "bold"), change)
         console.print(head, soft_wrap=not console.is_terminal)
     for new in standing.appeared:
         _told(console, "new", "bold yellow", appeared_line(new, hosts))
@@ -149,7 +149,7 @@ def _sentence(console: Console, text: str, style: str) -> None:
 
 
 def _told(console: Console, word: str, style: str, text: str) -> None:
-    head = Text(f"{word:5} ", style=style).append(plain(text), style="default")
+    head = Text.assemble((f"{word:5} ", style), plain(text))
     console.print(head, soft_wrap=not console.is_terminal)
 
 

@@ -62,11 +62,11 @@ class Made(Frozen):
     note: str
 
 
-def effects(events: Sequence[ChangeEvent]) -> tuple[dict[str, ChangeEvent], list[ChangeEvent]]:
-    """What is in effect, by change id, and what was taken back by an inverse change."""
+def effects(events: Sequence[ChangeEvent]) -> tuple[dict[str, ChangeEvent], list[tuple[ChangeEvent, str]]]:
+    """What is in effect, by change id; and what an inverse change took back, with the run that did."""
     in_effect: dict[str, ChangeEvent] = {}
     inverses: dict[tuple[str, ...], str] = {}
-    undone: list[ChangeEvent] = []
+    undone: list[tuple[ChangeEvent, str]] = []
     for event in events:
         change = event.change
         if event.event == "intended":
@@ -75,7 +75,7 @@ def effects(events: Sequence[ChangeEvent]) -> tuple[dict[str, ChangeEvent], list
             continue
         move = (change.region, change.target, canonical(change.before), canonical(change.after))
         if (original := in_effect.pop(inverses.pop(move, ""), None)) is not None:
-            undone.append(original)
+            undone.append((original, event.run))
             continue
         in_effect[change.id] = event
         if change.undo is not None:
@@ -87,7 +87,7 @@ def effects(events: Sequence[ChangeEvent]) -> tuple[dict[str, ChangeEvent], list
 def made(events: Sequence[ChangeEvent]) -> tuple[Made, ...]:
     """Every change that was begun, once a run, with how it ended; oldest first."""
     _, undone = effects(events)
-    taken_back = {(event.run, event.change_id) for event in undone}
+    taken_back = {(event.run, event.change_id) for event, _ in undone}
     last = {(event.run, event.change_id): event for event in events}
     return tuple(_made(event, key in taken_back) for key, event in last.items())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,13 +105,21 @@ def collect(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, now: d
             code="NO_RUN",
         )
     changes = made(rows.events)
+    findings, proofs, of_host = (defaultdict[str, list[Any]](list) for _ in range(3))
+    for item in rows.findings:
+        findings[item[1].host or ""].append(item)
+    for proof in rows.proofs:
+        proofs[proof.host].append(proof)
+    for change in changes:
+        for instance_id in change.hosts:
+            of_host[instance_id].append(change)
     hosts = tuple(
         describe(
             host,
             stages=rows.status.get(instance_id, {}),
-            findings=[item for item in rows.findings if item[1].host == instance_id],
-            made=[change for change in changes if instance_id in change.hosts],
-            proofs=[proof for proof in rows.proofs if proof.host == instance_id],
+            findings=findings[instance_id],
+            made=of_host[instance_id],
+            proofs=proofs[instance_id],
             observations=ledger.observations(account.id, instance_id),
             now=now,
         )

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from haltuun.model import Host
+from haltuun.model import Host, StageName
 from haltuun.report.changes import Like
 from haltuun.report.render import md, plain
 from haltuun.report.standing import Appeared, Approval, Cause, Standing, Work, host_label, host_name
 
-MARK = {"good": "🟢", "open": "🟡", "bad": "🔴"}
+# In words too: not every screen has the signs.
+MARK = {"good": ("🟢", "in order"), "open": ("🟡", "not finished"), "bad": ("🔴", "needs attention")}
 NAMES = 12
-LINES, ROWS = 40, 80  # of one section, of one table; the rest is in the report
+LINES = 40  # of one section; the rest is in the report
 
 Hosts = Mapping[str, Host]
 
@@ -30,7 +31,8 @@ def standing_markdown(standing: Standing, hosts: Hosts, now: datetime) -> str:
         ("Unknown, and why", _unknown(standing, hosts)),
         ("Left alone, and why", causes(standing.left_alone, hosts)),
     ]
-    lines = [f"# {MARK[standing.level]} {md(standing.label)}", "", f"**{md(standing.sentence)}**"]
+    mark, words = MARK[standing.level]
+    lines = [f"# {mark} {md(standing.label)}: {words}", "", f"**{md(standing.sentence)}**"]
     for title, body in sections:
         lines += ["", f"## {title}", "", *(body or ["Nothing."])]
     lines += [
@@ -62,10 +64,6 @@ def proof_words(like: Like, hosts: Hosts) -> str:
     where = host_name(hosts, one) if one else f"{like.proven} of {like.of} hosts"
     told = f"{like.proof} on {where}"
     return told + (f", {like.expired} of these too old by now" if like.expired else "")
-
-
-def undo_words(like: Like) -> str:
-    return f"none: {like.no_undo}" if like.no_undo else "yes"
 
 
 def approval_line(approval: Approval) -> str:
@@ -149,21 +147,42 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
         lines += [md(work_line(work)), ""]
         if work.undo:
             lines += [f"To take it back: `{plain(work.undo)}`", ""]
-        rows = [
-            _row(like.stage.value, like.text, proof_words(like, hosts), undo_words(like))
-            for like in work.changes
-        ]
-        lines += ["| stage | change | its effect was seen | undo |", "|---|---|---|---|", *rows[:ROWS]]
-        if len(rows) > ROWS:
-            lines += ["", f"{len(rows) - ROWS} more kinds of change are in the report."]
+        # Few and narrow columns: Prefect's pages cut a wide table off.
+        lines += ["| stage | changes | effect seen | too old by now | by | without undo |", "|---" * 6 + "|"]
+        for stage in StageName:
+            if likes := [like for like in work.changes if like.stage is stage]:
+                lines.append(_stage_row(stage, likes))
         lines.append("")
-    if standing.undone:
-        lines.append(f"{standing.undone} earlier change(s) were taken back.")
+        for title, likes in (
+            ("Their effect was not seen on every host", _in_doubt(work.changes)),
+            ("They cannot be undone", [like for like in work.changes if like.no_undo]),
+        ):
+            if likes:
+                lines += [f"{title}:", ""]
+                lines += _cut([f"- {md(like.text)} {md(_about(like, hosts))}" for like in likes])
+                lines.append("")
+    if standing.work:
+        lines.append(f"Each change by itself: `haltuun report {plain(standing.label)} -o DIR`.")
+    lines += [f"Run {run} took {count} change(s) back." for run, count in standing.undone.items()]
     return lines
 
 
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(md(cell) for cell in cells) + " |"
+def _stage_row(stage: StageName, likes: Sequence[Like]) -> str:
+    count = sum(len(like.ids) for like in likes)
+    doubtful = sum(len(like.ids) for like in _in_doubt(likes))
+    old = sum(len(like.ids) for like in likes if like.expired)
+    by = ", ".join(dict.fromkeys(like.proof for like in likes if like.proof))
+    without = sum(len(like.ids) for like in likes if like.no_undo)
+    return f"| {stage.value} | {count} | {count - doubtful} | {old} | {md(by)} | {without} |"
+
+
+def _in_doubt(likes: Sequence[Like]) -> list[Like]:
+    return [like for like in likes if like.proven < like.of]
+
+
+def _about(like: Like, hosts: Hosts) -> str:
+    undo = f"; no undo: {like.no_undo}" if like.no_undo else ""
+    return f"({proof_words(like, hosts)}{undo})"
 
 
 def causes(found: Iterable[Cause], hosts: Hosts) -> list[str]:

@@ -210,7 +210,7 @@ class Standing(Frozen):
     approval: Approval | None
     decisions: tuple[Cause, ...]
     work: tuple[Work, ...]
-    undone: int
+    undone: dict[str, int]  # run → how many changes it took back
     holds: tuple[Cause, ...]
     waiting: tuple[Waiting, ...]
     unknown: tuple[Cause, ...]
@@ -254,7 +254,7 @@ def judge(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> St
         approval=_approval(rows, label, approve, now),
         decisions=_causes((one for one in held if one.code in DECISIONS), rows.hosts),
         work=_work(rows, now),
-        undone=len(effects(rows.events)[1]),
+        undone=dict(Counter(by for _, by in effects(rows.events)[1])),
         holds=_causes((one for one in held if one.code not in DECISIONS), rows.hosts),
         waiting=_waiting(rows),
         unknown=_causes((one for one in troubles if one.verdict is Verdict.unknown), rows.hosts),

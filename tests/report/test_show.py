@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from haltuun.cli.hostview import print_host
 from haltuun.cli.show import show_host, show_status
+from haltuun.config import AccountConfig
 from haltuun.errors import EXIT_OK
 from haltuun.ledger import Ledger
+from haltuun.model import Finding, Severity, StageName
+from haltuun.report.changes import made
+from haltuun.report.host import describe
 from tests.report import kit
 from tests.report.kit import ACCOUNT, FIRST, FULL, FULLER, HOSTS, LABEL, LAST, NEW, SOUND, UNSURE
 
@@ -79,6 +86,25 @@ def test_no_name_reaches_the_terminal_as_more_than_words(
     text += capsys.readouterr().out
     assert not [harm for harm in ("\x1b", "\x07", "\u202e") if harm in text]
     assert host in text
+
+
+def test_a_narrow_terminal_cuts_nothing_off(ledger: Ledger) -> None:
+    found = [Finding(code="EOL", severity=Severity.high, message="word " * 40, remedy="remedy " * 40)]
+    dossier = describe(
+        HOSTS[FULL],
+        stages=ledger.status(ACCOUNT)[FULL],
+        findings=[(StageName.discover, finding) for finding in found],
+        made=made(ledger.change_events(ACCOUNT)),
+        proofs=ledger.proofs(ACCOUNT, FULL),
+        observations=ledger.observations(ACCOUNT, FULL),
+        now=kit.NOW,
+    )
+    out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    print_host(out, dossier, AccountConfig(id=ACCOUNT, alias=LABEL))
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert "…" not in text and text.count("word") == text.count("remedy") == 40
+    assert f"haltuun undo {FIRST}\n" in text
 
 
 def test_the_document_of_a_host_keeps_its_keys(

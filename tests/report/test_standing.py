@@ -143,14 +143,14 @@ def test_changes_in_effect_have_their_proof_and_their_way_back(ledger: Ledger) -
         (kit.TAG.id,): ("recovery point", 1, 1, ""),
         (kit.SNAPSHOT.id,): ("recovery point", 1, 1, "A recovery point stays."),
     }
-    assert standing.undone == 1
+    assert standing.undone == {LAST: 1}
     assert [one.change_id for one in standing.unresolved] == [kit.SENT.id]
 
 
 def test_an_undo_is_undone_and_done_again(ledger: Ledger) -> None:
     in_effect, undone = effects(ledger.change_events(ACCOUNT))
     assert kit.TAKEN_BACK.id not in in_effect and kit.INVERSE.id not in in_effect
-    assert [event.change_id for event in undone] == [kit.TAKEN_BACK.id]
+    assert [(event.change_id, by) for event, by in undone] == [(kit.TAKEN_BACK.id, LAST)]
     for event in ("intended", "sent", "confirmed"):
         ledger.journal("later", ACCOUNT, kit.TAKEN_BACK, event, NOW)
     in_effect, _ = effects(ledger.change_events(ACCOUNT))
@@ -217,7 +217,7 @@ def test_the_page_is_in_its_order(ledger: Ledger) -> None:
         "Unknown, and why",
         "Left alone, and why",
     ]
-    assert page.startswith(f"# 🔴 {LABEL}\n\n**2 of 10 hosts are in custody; 3 held")
+    assert page.startswith(f"# 🔴 {LABEL}: needs attention\n\n**2 of 10 hosts are in custody; 3 held")
     # One remedy a cause, however many hosts it holds.
     held = page.partition("## Held, by cause")[2].partition("## ")[0]
     assert held.count("→") == held.count("DISK_FULL") == 1 and "2 hosts" in held
@@ -262,7 +262,7 @@ def test_names_that_mean_harm_are_words_on_the_page(ledger: Ledger) -> None:
         assert harm not in bare, harm
     # No name adds a column, a line or a code span to a table.
     rows = [row for row in page.splitlines() if row.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
 
 
 def test_an_empty_ledger_is_told_as_that(tmp_path: Path) -> None:
@@ -274,4 +274,6 @@ def test_an_empty_ledger_is_told_as_that(tmp_path: Path) -> None:
 def test_proofs_grow_old(ledger: Ledger) -> None:
     later = judge(read(ledger, ACCOUNT), LABEL, PolicyConfig().approve, kit.NEXT_CHECK)
     assert [like.expired for like in later.work[0].changes] == [1, 1]
-    assert "too old by now" in standing_markdown(later, HOSTS, kit.NEXT_CHECK)
+    row = "| backup | 2 | 2 | {} | recovery point | 1 |"
+    assert row.format(2) in standing_markdown(later, HOSTS, kit.NEXT_CHECK)
+    assert row.format(0) in standing_markdown(look(ledger), HOSTS, NOW)
