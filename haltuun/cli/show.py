@@ -25,6 +25,7 @@ from haltuun.report.page import age_line, appeared_line, approval_line, when, wo
 from haltuun.report.render import plain
 from haltuun.report.standing import Standing, host_label, standing_of
 
+LINES = 20  # of one kind, host by host; all of them are in the report
 LEVEL_STYLE = {"good": "green", "open": "yellow", "bad": "red"}
 
 
@@ -105,12 +106,14 @@ def summary(console: Console, ledger: Ledger, config: Config, account: AccountCo
 def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) -> None:
     """What wants somebody's eyes, as the standing artifact has it, in its order."""
     names = names_of(hosts)
-    for worse in standing.worse:
+    for worse in standing.worse[:LINES]:
         change = f"  {names[worse.host]}: was {worse.was.value}, is {worse.now.value}"
         head = Text.assemble(("worse ", "bold red"), (f"{worse.stage.value} {worse.code}", "bold"), change)
         console.print(head, soft_wrap=not console.is_terminal)
-    for new in standing.appeared:
+    _more(console, standing.worse, "got worse")
+    for new in standing.appeared[:LINES]:
         _told(console, "new", "bold yellow", appeared_line(new, hosts))
+    _more(console, standing.appeared, "are new")
     for suspect in standing.suspects:
         _told(console, "SUSPECT", "bold red", f"{host_label(hosts, suspect.host)}")
         for sign in suspect.signs:
@@ -126,7 +129,7 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
             line(console, f"These hosts wait for it: {enumerate_hosts(standing.approval.hosts, names)}.")
         _command(console, standing.approval.command, f"see it with haltuun plan {standing.label}")
     tell_causes(console, [*standing.decisions, *standing.holds], hosts)
-    for waiting in standing.waiting:
+    for waiting in standing.waiting[:LINES]:
         date = when(waiting.next_check) if waiting.next_check else "no date"
         _told(
             console,
@@ -134,6 +137,7 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
             "yellow",
             f"{waiting.stage.value} {waiting.code}  {names[waiting.host]}: {date}. {waiting.message}",
         )
+    _more(console, standing.waiting, "wait for a date")
     tell_causes(console, standing.unknown, hosts)
     for begun in standing.unresolved:
         _told(console, "UNKN", "bold magenta", f"begun in {begun.run}, end not known: {begun.summary}")
@@ -142,6 +146,11 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
         _told(console, "done", "green", work_line(work))
         if work.undo:
             _command(console, work.undo, "takes back what can be")
+
+
+def _more(console: Console, told: Sequence[object], what: str) -> None:
+    if len(told) > LINES:
+        line(console, f"and {len(told) - LINES} more {what}")
 
 
 def _sentence(console: Console, text: str, style: str) -> None:
