@@ -22,7 +22,7 @@ from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
 from tasks import stages as work
 from tasks.gates import gate
-from tasks.publish import publish_plan, publish_summary
+from tasks.publish import publish_plan, publish_standing, publish_summary
 
 # A stage makes at most this many task runs for hosts, so that the server loses none of them.
 TASK_RUNS_PER_STAGE = 500
@@ -87,6 +87,7 @@ def take_over_account(
     finally:
         takeover.end(outcome)
         drop(run.id)
+        publish_standing(run)
     data = {
         "run": run.id,
         "flow_run": str(runtime.flow_run.id),

@@ -14,7 +14,7 @@ from haltuun.reach import open_host
 from haltuun.stages.order import STAGES
 from haltuun.undo import Undoing, drop, keep, open_undo, session
 from tasks import undo as work
-from tasks.publish import publish_undo
+from tasks.publish import publish_standing, publish_undo
 
 
 @flow(name="undo-run", flow_run_name="undo {run}", persist_result=False)
@@ -47,6 +47,7 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
     finally:
         undoing.end(outcome)
         drop(undoing.run.id)
+        publish_standing(undoing.run)
     return Completed(name=outcome, message=count(undoing), data=document(undoing, outcome))
 
 

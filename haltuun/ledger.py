@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,7 +88,7 @@ _hosts = _table(
 _observations = _table(
     "observations",
     sa.Column("run", sa.String(40), nullable=False, index=True),
-    sa.Column("host", sa.String(24), nullable=False),  # "" for the account's
+    sa.Column("host", sa.String(24), nullable=False, index=True),  # "" for the account's
     sa.Column("stage", sa.String(16), nullable=False),
     sa.Column("phase", sa.String(8), nullable=False),  # plan, result
     sa.Column("at", _Utc, nullable=False),
@@ -358,9 +358,13 @@ class Ledger:
             ],
         )
 
-    def hosts(self, account: str) -> dict[str, Host]:
-        """Every host ever seen, by its newest row."""
-        rows = self._select(sa.select(_hosts).where(_hosts.c.account == account).order_by(_hosts.c.seq))
+    def hosts(self, account: str, without: Collection[str] = ()) -> dict[str, Host]:
+        """Every host ever seen, by its newest row; `without` what these runs saw."""
+        rows = self._select(
+            sa.select(_hosts)
+            .where(_hosts.c.account == account, _hosts.c.run.notin_(without))
+            .order_by(_hosts.c.seq)
+        )
         return {
             row.host: Host(account=account, region=row.region, instance_id=row.host, name=row.name)
             for row in rows
@@ -395,6 +399,17 @@ class Ledger:
         )
         return {StageName(row.stage): (row.at, json.loads(row.body)) for row in rows}
 
+    def looked_at(self, account: str) -> dict[tuple[str, StageName], datetime]:
+        """(Instance id or "", stage) → when it was last looked at."""
+        rows = self._select(
+            sa.select(
+                _observations.c.host, _observations.c.stage, sa.func.max(_observations.c.at).label("at")
+            )
+            .where(_observations.c.account == account)
+            .group_by(_observations.c.host, _observations.c.stage)
+        )
+        return {(row.host, StageName(row.stage)): row.at for row in rows}
+
     def first_seen(self, account: str, stage: StageName) -> dict[str, Mapping[str, Any]]:
         """Instance id → the oldest facts of this stage: how Haltuun found the host."""
         rows = self._select(
@@ -427,30 +442,32 @@ class Ledger:
             ],
         )
 
-    def findings(self, account: str) -> list[tuple[StageName, Finding]]:
-        """What was found when each host, and the account itself, was last looked at in each stage."""
-        last = (
+    def findings(self, account: str, without: Collection[str] = ()) -> list[tuple[StageName, Finding]]:
+        """What was found when each host, and the account itself, was last looked at in each stage.
+
+        `without` these runs: as it was before them.
+        """
+        newest = (
             sa.select(sa.func.max(_observations.c.seq))
-            .where(_observations.c.account == account)
+            .where(_observations.c.account == account, _observations.c.run.notin_(without))
             .group_by(_observations.c.host, _observations.c.stage)
         )
-        looks = _observations.alias()
+        o = _observations.c
+        looks = {
+            (row.run, row.stage, row.phase, row.host)
+            for row in self._select(sa.select(o.run, o.stage, o.phase, o.host).where(o.seq.in_(newest)))
+        }
+        # Matched here: as a join it took minutes for two thousand hosts (measured with SQLite).
         rows = self._select(
             sa.select(_findings)
-            .join(
-                looks,
-                sa.and_(
-                    looks.c.account == _findings.c.account,
-                    looks.c.run == _findings.c.run,
-                    looks.c.stage == _findings.c.stage,
-                    looks.c.phase == _findings.c.phase,
-                    looks.c.host == _findings.c.host,
-                ),
-            )
-            .where(looks.c.seq.in_(last))
+            .where(_findings.c.account == account, _findings.c.run.in_({run for run, *_ in looks}))
             .order_by(_findings.c.seq)
         )
-        return [(StageName(row.stage), Finding.model_validate_json(row.body)) for row in rows]
+        return [
+            (StageName(row.stage), Finding.model_validate_json(row.body))
+            for row in rows
+            if (row.run, row.stage, row.phase, row.host) in looks
+        ]
 
     def judged(
         self, account: str, run: str, stage: StageName, verdicts: Mapping[str, HostStatus], at: datetime
@@ -470,10 +487,15 @@ class Ledger:
             ],
         )
 
-    def status(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
-        """Instance id → stage → the newest verdict; `since` is when it became what it is."""
+    def status(self, account: str, without: Collection[str] = ()) -> dict[str, dict[StageName, HostStatus]]:
+        """Instance id → stage → the newest verdict; `since` is when it became what it is.
+
+        `without` these runs: as it was before them.
+        """
         rows = self._select(
-            sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
+            sa.select(_verdicts)
+            .where(_verdicts.c.account == account, _verdicts.c.run.notin_(without))
+            .order_by(_verdicts.c.seq)
         )
         table: dict[str, dict[StageName, HostStatus]] = {}
         for row in rows:
@@ -692,13 +714,12 @@ class Ledger:
             ],
         )
 
-    def proofs(self, account: str, host: str) -> list[Proof]:
-        rows = self._select(
-            sa.select(_proofs)
-            .where(_proofs.c.account == account, _proofs.c.host == host)
-            .order_by(_proofs.c.seq)
-        )
-        return [_proof(row) for row in rows]
+    def proofs(self, account: str, host: str | None = None) -> list[Proof]:
+        """Oldest first; of one host, or of all."""
+        query = sa.select(_proofs).where(_proofs.c.account == account).order_by(_proofs.c.seq)
+        if host is not None:
+            query = query.where(_proofs.c.host == host)
+        return [_proof(row) for row in self._select(query)]
 
     def valid_proof(
         self, account: str, stage: StageName, kind: str, host: str, now: datetime

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from haltuun.config import Config
+from haltuun.effects import effects
 from haltuun.engine import open_changes, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
-from haltuun.model import Change, Frozen, Host, HostStatus, StageName, Undo, Unknown, Verdict, canonical
+from haltuun.model import Change, Host, HostStatus, StageName, Undo, Unknown, Verdict, canonical
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
 from haltuun.stages.base import Kind, Stage
@@ -27,13 +28,6 @@ GONE_BACK = ("done", "already")
 # What an undo leaves on purpose is no failure of it.
 SETTLED = (*GONE_BACK, "kept")
 _NEXT_TAKEOVER = "The next takeover repairs the host again, with all its guards."
-
-
-class Standing(Frozen):
-    """A change that is in effect, and the run that made it."""
-
-    change: Change
-    run: str
 
 
 @dataclass(frozen=True)
@@ -54,32 +48,6 @@ class Step:
         return self.inverse is not None and self.status in ("", "ready")
 
 
-def standing(events: Iterable[ChangeEvent]) -> list[Standing]:
-    """The changes that are in effect by the account's events (oldest first), in the order they came to be."""
-    now: dict[str, Standing] = {}
-    taken_back: dict[str, Standing] = {}
-    made_by: dict[str, str] = {}
-    for event in events:
-        change = event.change
-        if event.event == "intended":
-            # It is sent only where it was not in effect, whatever was known of it before.
-            now.pop(change.id, None)
-            made_by[change.id] = event.run
-        if event.event != "confirmed":
-            continue
-        undone = now.pop(change.undoes, None) if change.undoes else None
-        for other in [i for i, one in now.items() if one.change.undoes == change.id]:
-            del now[other]  # it was taken back, and is there again
-        if undone is not None and undone.change.undoes in taken_back:
-            # The undo itself is undone: what it took away stands again, as the work of who made it.
-            now[undone.change.undoes] = taken_back.pop(undone.change.undoes)
-            continue
-        if undone is not None:
-            taken_back[undone.change.id] = undone
-        now[change.id] = Standing(change=change, run=made_by.get(change.id, event.run))
-    return list(now.values())
-
-
 def plan_undo(
     events: Iterable[ChangeEvent], of: str, kinds: Mapping[StageName, Mapping[str, Kind]]
 ) -> list[Step]:
@@ -88,7 +56,7 @@ def plan_undo(
     What has no undo stays and is named. What another run's change depends on, or has changed further, stays,
     and so does all that a change which stays for that reason depends on.
     """
-    there = standing(events)
+    there = list(effects(events)[0].values())
     needed = {need: one for one in there if one.run != of for need in one.change.depends_on}
     for number, one in enumerate(there):
         for later in there[number + 1 :]:

@@ -1,9 +1,11 @@
-"""Artifacts: the plan, each gate and the summary, as people read them in the Prefect UI."""
+"""Artifacts: plan, gates, summary and the account's standing, as people read them in the Prefect UI."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -11,7 +13,12 @@ from haltuun.causes import Decision
 from haltuun.engine import Takeover
 from haltuun.model import StageName
 from haltuun.report import render
+from haltuun.report.page import standing_markdown
+from haltuun.report.standing import standing_of
+from haltuun.run import Run
 from haltuun.undo import Undoing
+
+log = logging.getLogger("haltuun")
 
 
 def publish_plan(takeover: Takeover) -> None:
@@ -79,6 +86,24 @@ def publish_retry(account: str, decided: Sequence[Decision]) -> None:
     )
 
 
-def _key(kind: str, account: str) -> str:
+def publish_standing(run: Run) -> None:
+    """The page to look at on Monday: one artifact an account, a new version after each run.
+
+    Called when the run is in the ledger to its end, also after one that failed: it never raises, as
+    that would hide how the run ended.
+    """
+    account = run.account
+    try:
+        standing = standing_of(run.ledger, account, run.config.policy)
+        create_markdown_artifact(
+            key=_key("account", account.label),
+            markdown=standing_markdown(standing, run.ledger.hosts(account.id), datetime.now(UTC)),
+            description=standing.sentence,
+        )
+    except Exception as error:
+        log.warning("the page of %s could not be published: %s", account.label, error)
+
+
+def _key(kind: str, label: str) -> str:
     # Prefect takes lower-case letters, digits and dashes only.
-    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{account}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{label}".lower()).strip("-")

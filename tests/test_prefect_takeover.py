@@ -111,6 +111,15 @@ def test_plan_gates_and_summary_are_artifacts_of_the_run(takeover: Takeover) -> 
     assert {f"plan-{ALIAS}", f"summary-{ALIAS}", *(f"gate-{stage}-{ALIAS}" for stage in STAGES)} <= keys
 
 
+@pytest.mark.parametrize(("which", "outcome"), [("asked", "AwaitingApproval"), ("approved", "PartiallyDone")])
+def test_each_run_brings_the_account_s_page_up_to_date(takeover: Takeover, which: str, outcome: str) -> None:
+    run = getattr(takeover, which)
+    (page,) = [a for a in takeover.server.artifacts(run["id"]) if a["key"] == f"account-{ALIAS}"]
+    assert page["data"].startswith("# 🔴" if which == "approved" else "# 🟡")
+    assert f"ended as {outcome}" in page["data"] and page["description"] in page["data"]
+    assert ("haltuun takeover" in page["data"]) == (which == "asked")
+
+
 def test_a_person_sees_the_run_and_its_artifacts(takeover: Takeover, tmp_path: Path) -> None:
     server, run = takeover.server, takeover.approved
     picture = tmp_path / "run.png"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,59 +10,53 @@ from rich.text import Text
 
 from haltuun.cli.tables import LOOKS, names_of
 from haltuun.model import Host, StageName, Verdict
+from haltuun.report.causes import Trouble as Trouble
+from haltuun.report.causes import grouped
 from haltuun.report.render import plain
+from haltuun.report.standing import Cause
 
 INDENT = 6
 NAMES = 12
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """Why one host is not through."""
-
-    host: str
-    stage: StageName
-    verdict: Verdict
-    code: str
-    message: str
-    remedy: str
-
-
-@dataclass
-class Group:
-    """Troubles of one verdict, code and remedy; `said` is message → hosts."""
-
-    first: Trouble
-    said: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def hosts(self) -> list[str]:
-        return list(dict.fromkeys(host for hosts in self.said.values() for host in hosts))
-
-
-def grouped(troubles: Iterable[Trouble]) -> list[Group]:
-    groups: dict[tuple[str, ...], Group] = {}
-    for one in troubles:
-        key = (one.verdict.value, one.stage.value, one.code, plain(one.remedy))
-        group = groups.setdefault(key, Group(one))
-        group.said.setdefault(plain(one.message), []).append(one.host)
-    return list(groups.values())
-
-
-def tell(console: Console, troubles: Sequence[Trouble], hosts: Mapping[str, Host]) -> None:
+def tell(console: Console, troubles: Iterable[Trouble], hosts: Mapping[str, Host]) -> None:
     """Verdict, stage, code and hosts; one sentence for each host, once where it is the same; one remedy."""
     names = names_of(hosts)
     for group in grouped(troubles):
-        one, (word, style) = group.first, LOOKS[group.first.verdict]
-        head = Text(f"{word.strip('-') or 'open':5} ", style=style)
-        head.append(f"{one.stage.value} {one.code}", style="bold")
-        head.append(f"  {enumerate_hosts(group.hosts, names)}", style="default")
-        console.print(head, soft_wrap=not console.is_terminal)
-        for message, concerned in group.said.items():
-            who = "" if len(group.said) == 1 else f"{enumerate_hosts(concerned, names)}: "
-            _line(console, who + message)
-        if one.remedy:
-            _line(console, f"→ {plain(one.remedy)}")
+        one = group.first
+        _tell(console, one.verdict, one.stage, one.code, group.said, one.remedy, names)
+
+
+def tell_causes(console: Console, causes: Iterable[Cause], hosts: Mapping[str, Host]) -> None:
+    """As `tell`, of what is grouped already."""
+    names = names_of(hosts)
+    for cause in causes:
+        said = {one.message: one.hosts for one in cause.said}
+        _tell(console, cause.verdict, cause.stage, cause.code, said, cause.remedy, names)
+
+
+def _tell(
+    console: Console,
+    verdict: Verdict,
+    stage: StageName,
+    code: str,
+    said: Mapping[str, Sequence[str]],
+    remedy: str,
+    names: Mapping[str, str],
+) -> None:
+    word, style = LOOKS[verdict]
+    everyone = list(dict.fromkeys(host for hosts in said.values() for host in hosts))
+    head = Text.assemble(
+        (f"{word.strip('-') or 'open':5} ", style),
+        (f"{stage.value} {code}", "bold"),
+        f"  {enumerate_hosts(everyone, names)}",
+    )
+    console.print(head, soft_wrap=not console.is_terminal)
+    for message, concerned in said.items():
+        who = "" if len(said) == 1 else f"{enumerate_hosts(concerned, names)}: "
+        line(console, who + message)
+    if remedy:
+        line(console, f"→ {plain(remedy)}")
 
 
 def enumerate_hosts(hosts: Sequence[str], names: Mapping[str, str]) -> str:
@@ -73,7 +66,8 @@ def enumerate_hosts(hosts: Sequence[str], names: Mapping[str, str]) -> str:
     return f"{len(hosts)} hosts: {told}{more}" if len(hosts) > 3 else told
 
 
-def _line(console: Console, text: str) -> None:
+def line(console: Console, text: str) -> None:
+    """A sentence below a head."""
     # A pipe or a file gets unbroken lines, so that grep finds a sentence whole.
     if console.is_terminal:
         console.print(Padding(Text(text), (0, 0, 0, INDENT)))

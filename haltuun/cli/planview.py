@@ -14,9 +14,9 @@ from haltuun.cli.groups import Trouble, enumerate_hosts, tell
 from haltuun.cli.tables import GRID, names_of
 from haltuun.cost import basis, say, say_total
 from haltuun.model import Change, Cost, Host, Plan, Reach, Severity, StageName, Unknown, canonical
+from haltuun.report.causes import without_host
 from haltuun.report.render import plain
 
-EACH = "each host"
 LABELS = 14
 SEVERITY_STYLE = {
     Severity.critical: "bold red",
@@ -180,11 +180,8 @@ def _text(change: Change) -> str:
 
 
 def _without_host(text: str, instance_id: str, hosts: Mapping[str, Host]) -> str:
-    host = hosts.get(instance_id)
-    if host is not None and host.name:
-        text = text.replace(host.label, EACH).replace(f"{host.name} ({instance_id})", EACH)
-        text = text.replace(f"{instance_id} ({host.name})", EACH)
-    return text.replace(instance_id, EACH)
+    unnamed = Host(account="", region="", instance_id=instance_id)
+    return without_host(text, hosts.get(instance_id, unnamed))
 
 
 def _undo(change: Change) -> str:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from haltuun.cli.groups import Trouble, tell
-from haltuun.cli.tables import status_table
+from haltuun.cli.groups import INDENT, enumerate_hosts, line, tell_causes
+from haltuun.cli.hostview import print_host
+from haltuun.cli.tables import names_of, status_table
 from haltuun.config import AccountConfig, Config
 from haltuun.errors import EXIT_HELD, EXIT_OK, ConfigError
 from haltuun.ledger import Ledger
-from haltuun.model import Host, StageName
-from haltuun.report.render import last_word, plain
+from haltuun.model import Finding, Host, StageName
+from haltuun.report.changes import made
+from haltuun.report.host import describe
+from haltuun.report.page import age_line, appeared_line, approval_line, when, work_line
+from haltuun.report.render import plain
+from haltuun.report.standing import Standing, host_label, standing_of
+
+LINES = 20  # of one kind, host by host; all of them are in the report
+LEVEL_STYLE = {"good": "green", "open": "yellow", "bad": "red"}
 
 
 def status_document(ledger: Ledger, account_id: str) -> dict[str, Any]:
@@ -51,24 +61,25 @@ def status_document(ledger: Ledger, account_id: str) -> dict[str, Any]:
 def show_status(config: Config, account: str | None, as_json: bool) -> int:
     accounts = [config.account(account)] if account else list(config.accounts)
     ledger = Ledger(config.ledger_url)
-    documents = [status_document(ledger, one.id) for one in accounts]
+    console = Console()
+    held, documents = False, []
+    for one in accounts:
+        standing = standing_of(ledger, one, config.policy)
+        held = held or any(standing.numbers[place] for place in ("held", "unknown"))
+        if as_json:
+            documents.append(
+                {**status_document(ledger, one.id), "standing": standing.model_dump(mode="json")}
+            )
+        else:
+            _print_status(console, ledger, one, standing)
     if as_json:
         typer.echo(json.dumps(documents[0] if account else documents))
-    else:
-        console = Console()
-        for one in accounts:
-            _print_status(console, ledger, one)
-    held = any(
-        status["status"] in ("held", "unknown")
-        for document in documents
-        for host in document["hosts"]
-        for status in host["stages"].values()
-    )
     return EXIT_HELD if held else EXIT_OK
 
 
-def _print_status(console: Console, ledger: Ledger, account: AccountConfig) -> None:
-    if not ledger.hosts(account.id):
+def _print_status(console: Console, ledger: Ledger, account: AccountConfig, standing: Standing) -> None:
+    hosts = ledger.hosts(account.id)
+    if not hosts:
         console.print(
             f"{account.label} ({account.id}): no host is known yet. Begin with: haltuun plan {account.label}",
             highlight=False,
@@ -76,35 +87,85 @@ def _print_status(console: Console, ledger: Ledger, account: AccountConfig) -> N
         )
         return
     console.print(f"{account.label} ({account.id})", highlight=False)
+    _sentence(console, standing.sentence, f"bold {LEVEL_STYLE[standing.level]}")
+    _sentence(console, age_line(standing, hosts, datetime.now(UTC)), "dim")
+    console.print()
     console.print(status_table(ledger, account.id, width=console.width))
+    console.print()
+    tell_waits(console, standing, hosts)
 
 
-def summary(console: Console, ledger: Ledger, account: AccountConfig, result: dict[str, Any]) -> None:
-    """One sentence and one remedy for each host that did not make it, and what to do next."""
-    hosts, status = ledger.hosts(account.id), ledger.status(account.id)
-    by_stage = {
-        stage: {host: stages[stage] for host, stages in status.items() if stage in stages}
-        for stage in StageName
-    }
-    words = {host: word for host in hosts if (word := last_word(host, by_stage)) is not None}
-    through = len(hosts) - len(words)
-    console.print(
-        f"\n[bold]{through} of {len(hosts)} hosts are in custody.[/]"
-        f" Run {result['run']} ended as {result['outcome']}.",
-        highlight=False,
-    )
-    troubles = [
-        Trouble(host, stage, one.verdict, one.reason, one.message, one.remedy)
-        for host, (stage, one) in words.items()
-    ]
-    tell(console, troubles, hosts)
-    if result["outcome"] == "AwaitingApproval":
-        command = f"haltuun takeover {account.label} --plan {result['plan_hash']}"
-        console.print(
-            f"\nSee the plan with [bold]haltuun plan {account.label}[/], approve it with [bold]{command}[/]",
-            highlight=False,
-            soft_wrap=True,
+def summary(console: Console, ledger: Ledger, config: Config, account: AccountConfig) -> None:
+    """How a run ended: the sentence, and what waits."""
+    standing = standing_of(ledger, account, config.policy)
+    console.print()
+    _sentence(console, standing.sentence, f"bold {LEVEL_STYLE[standing.level]}")
+    tell_waits(console, standing, ledger.hosts(account.id))
+
+
+def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) -> None:
+    """What wants somebody's eyes, as the standing artifact has it, in its order."""
+    names = names_of(hosts)
+    for worse in standing.worse[:LINES]:
+        change = f"  {names[worse.host]}: was {worse.was.value}, is {worse.now.value}"
+        head = Text.assemble(("worse ", "bold red"), (f"{worse.stage.value} {worse.code}", "bold"), change)
+        console.print(head, soft_wrap=not console.is_terminal)
+    _more(console, standing.worse, "got worse")
+    for new in standing.appeared[:LINES]:
+        _told(console, "new", "bold yellow", appeared_line(new, hosts))
+    _more(console, standing.appeared, "are new")
+    for suspect in standing.suspects:
+        _told(console, "SUSPECT", "bold red", f"{host_label(hosts, suspect.host)}")
+        for sign in suspect.signs:
+            line(console, sign)
+        line(console, f"→ {suspect.remedy}")
+    for node in standing.foreign:
+        if not node.settled:
+            where = host_label(hosts, node.host) if node.host else node.computer_name or "a machine elsewhere"
+            _told(console, node.node_id, "bold yellow", f"{where}: {node.message}")
+    if standing.approval is not None:
+        _told(console, "appr", "yellow", approval_line(standing.approval))
+        if standing.approval.hosts:
+            line(console, f"These hosts wait for it: {enumerate_hosts(standing.approval.hosts, names)}.")
+        _command(console, standing.approval.command, f"see it with haltuun plan {standing.label}")
+    tell_causes(console, [*standing.decisions, *standing.holds], hosts)
+    for waiting in standing.waiting[:LINES]:
+        date = when(waiting.next_check) if waiting.next_check else "no date"
+        _told(
+            console,
+            "wait",
+            "yellow",
+            f"{waiting.stage.value} {waiting.code}  {names[waiting.host]}: {date}. {waiting.message}",
         )
+    _more(console, standing.waiting, "wait for a date")
+    tell_causes(console, standing.unknown, hosts)
+    for begun in standing.unresolved:
+        _told(console, "UNKN", "bold magenta", f"begun in {begun.run}, end not known: {begun.summary}")
+    tell_causes(console, standing.left_alone, hosts)
+    for work in standing.work:
+        _told(console, "done", "green", work_line(work))
+        if work.undo:
+            _command(console, work.undo, "takes back what can be")
+
+
+def _more(console: Console, told: Sequence[object], what: str) -> None:
+    if len(told) > LINES:
+        line(console, f"and {len(told) - LINES} more {what}")
+
+
+def _sentence(console: Console, text: str, style: str) -> None:
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
+def _told(console: Console, word: str, style: str, text: str) -> None:
+    head = Text.assemble((f"{word:5} ", style), plain(text))
+    console.print(head, soft_wrap=not console.is_terminal)
+
+
+def _command(console: Console, command: str, what: str) -> None:
+    """A command stands whole in its line, to be copied."""
+    told = Text(" " * INDENT).append(plain(command), style="bold").append(f"   {what}", style="dim")
+    console.print(told, soft_wrap=True)
 
 
 def show_host(config: Config, host: str, as_json: bool) -> int:
@@ -125,20 +186,27 @@ def show_host(config: Config, host: str, as_json: bool) -> int:
             code="UNKNOWN_HOST",
         )
     account, one = found[0]
-    document = _host_document(ledger, account, one)
+    findings = [item for item in ledger.findings(account.id) if item[1].host == one.instance_id]
     if as_json:
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps(_host_document(ledger, account, one, findings)))
         return EXIT_OK
-    console = Console()
-    console.print(f"[bold]{escape(plain(one.label))}[/] in {one.region}, {account.label} ({account.id})")
-    for part in ("stages", "changes", "proofs", "facts"):
-        console.print(f"\n[bold]{part}[/]")
-        for depth, line in _lines(document[part]):
-            console.print("  " * depth + escape(plain(line)), highlight=False, soft_wrap=True)
+    events = ledger.change_events(account.id)
+    dossier = describe(
+        one,
+        stages=ledger.status(account.id).get(one.instance_id, {}),
+        findings=findings,
+        made=[change for change in made(events) if one.instance_id in change.hosts],
+        proofs=ledger.proofs(account.id, one.instance_id),
+        observations=ledger.observations(account.id, one.instance_id),
+        now=datetime.now(UTC),
+    )
+    print_host(Console(), dossier, account)
     return EXIT_OK
 
 
-def _host_document(ledger: Ledger, account: AccountConfig, host: Host) -> dict[str, Any]:
+def _host_document(
+    ledger: Ledger, account: AccountConfig, host: Host, findings: Sequence[tuple[StageName, Finding]]
+) -> dict[str, Any]:
     events = [e for e in ledger.change_events(account.id) if host.instance_id in e.change.hosts]
     status = ledger.status(account.id).get(host.instance_id, {})
     return {
@@ -158,6 +226,9 @@ def _host_document(ledger: Ledger, account: AccountConfig, host: Host) -> dict[s
             }
             for event in events
         ],
+        "findings": [
+            {"stage": stage.value, **finding.model_dump(mode="json")} for stage, finding in findings
+        ],
         "proofs": [proof.model_dump(mode="json") for proof in ledger.proofs(account.id, host.instance_id)],
         "facts": {
             stage.value: {"observed_at": at.isoformat(), **facts}
@@ -166,20 +237,9 @@ def _host_document(ledger: Ledger, account: AccountConfig, host: Host) -> dict[s
     }
 
 
-def _lines(part: Any) -> list[tuple[int, str]]:
-    """(depth, text) of a part of the document, without what is empty."""
-    if isinstance(part, list):
-        return [(1, "  ".join(f"{k}={v}" for k, v in entry.items() if v)) for entry in part] or [(1, "none")]
-    lines = []
-    for key, value in part.items():
-        lines.append((1, key))
-        lines += [(2, f"{k}: {json.dumps(v)}") for k, v in value.items() if v not in (None, "", [])]
-    return lines or [(1, "none")]
-
-
 def write_report(config: Config, account: str, out: Path) -> None:
     from haltuun.report.dossier import write
 
     of = config.account(account)
-    path = write(Ledger(config.ledger_url), of, out)
+    path = write(Ledger(config.ledger_url), of, config.policy, out)
     typer.echo(f"{path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from rich.text import Text
 from haltuun.ledger import Ledger
 from haltuun.model import Host, HostStatus, StageName, Verdict
 from haltuun.report.render import plain
+from haltuun.report.standing import AWAITING
 
 # Short, so that six stages, a name and a code stand side by side in 80 columns.
 LOOKS: Mapping[Verdict, tuple[str, str]] = {
@@ -26,11 +26,10 @@ LOOKS: Mapping[Verdict, tuple[str, str]] = {
     Verdict.excluded: ("excl", "dim"),
     Verdict.waived: ("waiv", "cyan"),
 }
-# Codes of hosts that only a person's approval keeps from going on.
-AWAITING = ("AWAITS_APPROVAL", "PLAN_STALE")
-NAME_WIDTH, NARROW_NAME_WIDTH = 24, 16
-INSTANCE_WIDTH, GAP = 19, 2
+NAME_WIDTH, NARROW_NAME_WIDTH, LEAST_NAME_WIDTH = 24, 16, 13
+INSTANCE_WIDTH, GAP, NARROW_GAP, EDGES = 19, 2, 1, 2
 GRID: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+NARROW_GRID: dict[str, Any] = {**GRID, "padding": 0, "show_edge": False}
 # From here on there is room for longer names, and for the instance ids.
 MIDDLE, WIDE = 96, 120
 
@@ -77,31 +76,38 @@ def grid(
 ) -> Table:
     """A row a host: its name, a short word for each stage, and why it is not through."""
     stages, wide = list(stages), width >= WIDE
-    names = names_of(hosts, NAME_WIDTH if width >= MIDDLE else NARROW_NAME_WIDTH)
-    table = Table(**GRID)
+    told = {instance_id: why(instance_id) for instance_id in hosts}
+    longest = max((len(code) for codes in told.values() for code in codes.split()), default=0)
+    gap = GAP if width >= MIDDLE else NARROW_GAP
+    taken = sum(len(stage.value) + gap for stage in stages) + gap + (INSTANCE_WIDTH + gap if wide else 0)
+    left = width - taken - (EDGES if width >= MIDDLE else 0)
+    # Codes stay whole, as they are searched for; a name can be shortened.
+    most = NAME_WIDTH if width >= MIDDLE else NARROW_NAME_WIDTH
+    names = names_of(hosts, max(LEAST_NAME_WIDTH, min(most, left - longest)))
+    room = max(longest, left - max(map(cell_len, names.values()), default=0))
+    table = Table(**(GRID if width >= MIDDLE else NARROW_GRID))
     if wide:
         table.add_column("instance", no_wrap=True)
     table.add_column("host", no_wrap=True)
     for stage in stages:
         table.add_column(stage.value, no_wrap=True)
     table.add_column("why", no_wrap=True)
-    taken = max(map(cell_len, names.values()), default=0) + sum(len(stage.value) + GAP for stage in stages)
-    room = max(12, width - taken - GAP - (INSTANCE_WIDTH + GAP if wide else 0))
     for instance_id in hosts:
         first = [Text(instance_id)] if wide else []
         cells = [cell(stage, instance_id) for stage in stages]
-        table.add_row(*first, Text(names[instance_id]), *cells, Text(_folded(why(instance_id), room)))
+        table.add_row(*first, Text(names[instance_id]), *cells, Text(_folded(told[instance_id], room)))
     return table
 
 
 def _folded(codes: str, width: int) -> str:
-    """Codes in lines of at most `width` where they allow it: broken between words, which `_` joins."""
+    """Whole codes in lines of at most `width`."""
     lines = [""]
-    for piece in re.findall(r"[^_ ]+[_ ]?", codes):
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > width:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(line.rstrip() for line in lines)
+    for code in codes.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(code) > width:
+            lines.append(code)
+        else:
+            lines[-1] = f"{lines[-1]} {code}".lstrip()
+    return "\n".join(lines)
 
 
 def status_table(ledger: Ledger, account_id: str, *, width: int) -> Table:

@@ -308,7 +308,7 @@ def _closing(
     else:
         console = Console()
         console.print(status_table(ledger, of.id, width=console.width))
-        summary(console, ledger, of, result)
+        summary(console, ledger, config, of)
         console.print(f"\nLedger       {config.ledger_url}", highlight=False, soft_wrap=True)
         console.print(f"Report       haltuun report {of.label} -o DIR", highlight=False)
         console.print(f"Run history  {server.ui_address(os.environ['PREFECT_API_URL'])}", highlight=False)

@@ -4,53 +4,87 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from haltuun.config import AccountConfig
+from haltuun.config import AccountConfig, PolicyConfig
 from haltuun.errors import HaltuunError
 from haltuun.gates import evaluate_plainly
 from haltuun.ledger import Ledger
-from haltuun.model import HostStatus, StageName, Verdict
-from haltuun.report.render import last_word, plain
+from haltuun.model import Finding, Frozen, Host, Severity, StageName, Verdict
+from haltuun.report import page
+from haltuun.report.causes import without_host
+from haltuun.report.changes import Made, made
+from haltuun.report.facts import Service
+from haltuun.report.host import Dossier, describe
+from haltuun.report.render import plain
+from haltuun.report.rows import read
+from haltuun.report.standing import WORDS, Place, Standing, host_label, host_name, judge
 from haltuun.stages.order import STAGES
 
-# The four questions with which a takeover begins, and the stages that answer them.
-NEEDS = (
-    ("Are security updates current, and do they come by themselves?", StageName.patch),
-    ("Do we know what runs there, and can we reach it?", StageName.repair),
-    ("Is it backed up?", StageName.backup),
-    ("Do we get its logs?", StageName.logs),
+SERIOUS = (Severity.critical, Severity.high)
+# They are on every host, and no reason to keep one.
+EVERYWHERE = frozenset(
+    {"sshd", "systemd-resolve", "systemd-network", "chronyd", "ntpd", "dhclient", "rpcbind", "snapd"}
 )
 
 Row = Mapping[str, Any]
 
 
-def write(ledger: Ledger, account: AccountConfig, out: Path) -> Path:
-    """Write report.html, hosts.csv, changes.csv and report.json into `out`; returns the HTML's path.
+class Need(Frozen):
+    """One of the four questions with which a takeover begins."""
+
+    question: str
+    measure: str  # what is counted
+    before: int | None  # hosts, when Haltuun saw them first; None: nobody had counted
+    now: int
+    of: int
+    missing: tuple[str, ...]  # hosts that are not there yet
+    note: str = ""
+
+
+class Risk(Frozen):
+    """A serious finding, with the hosts that it was found on."""
+
+    severity: Severity
+    code: str
+    message: str
+    hosts: tuple[str, ...]  # none: the account's
+    remedy: str
+
+
+class Report(Frozen):
+    account: str
+    label: str
+    made_at: datetime
+    standing: Standing
+    runs: tuple[dict[str, Any], ...]
+    needs: tuple[Need, ...]
+    hosts: tuple[Dossier, ...]
+    changes: tuple[Made, ...]
+    risks: tuple[Risk, ...]
+    idle_hosts: tuple[str, ...]  # nothing but what every host has listens there
+
+
+def write(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, out: Path) -> Path:
+    """Write report.html, report.json and a CSV file a table into `out`; returns the HTML's path.
 
     Raises:
         HaltuunError: nothing is known of the account, or the folder cannot be written.
     """
-    data = collect(ledger, account)
+    report = collect(ledger, account, policy, datetime.now(UTC))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.json").write_text(json.dumps(data, indent=1, default=str), encoding="utf-8")
-        _csv(
-            out / "hosts.csv",
-            data["hosts"],
-            ("instance_id", "name", "region", *(s.value for s in StageName), "why"),
-        )
-        _csv(out / "changes.csv", data["changes"], ("at", "run", "id", "event", "target", "summary", "undo"))
-        page = (
-            _environment().get_template("report.html.j2").render(**data, stages=[s.value for s in StageName])
-        )
+        (out / "report.json").write_text(json.dumps(document(report), indent=1), encoding="utf-8")
+        for name, rows in tables(report).items():
+            _csv(out / f"{name}.csv", rows)
         path = out / "report.html"
-        path.write_text(page, encoding="utf-8")
+        path.write_text(html(report), encoding="utf-8")
     except OSError as error:
         raise HaltuunError(
             f"the report cannot be written ({error.strerror}).",
@@ -60,73 +94,110 @@ def write(ledger: Ledger, account: AccountConfig, out: Path) -> Path:
     return path
 
 
-def collect(ledger: Ledger, account: AccountConfig) -> dict[str, Any]:
+def collect(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, now: datetime) -> Report:
     """All that the report says, as data."""
-    hosts, status, runs = ledger.hosts(account.id), ledger.status(account.id), ledger.runs(account.id)
-    if not runs:
+    rows = read(ledger, account.id)
+    if not rows.runs:
         raise HaltuunError(
             "the ledger knows nothing of this account yet.",
             subject=account.label,
             remedy=f"Run 'haltuun plan {account.label}' first.",
             code="NO_RUN",
         )
-    by_stage = {s: {h: stages[s] for h, stages in status.items() if s in stages} for s in StageName}
-    events = ledger.change_events(account.id)
-    return {
-        "account": account.id,
-        "alias": account.label,
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "runs": [
-            {"run": r.run, "started_at": r.started_at, "mode": r.mode, "outcome": r.outcome} for r in runs
-        ],
-        "needs": [
-            _need(question, _met_before(ledger, account.id, stage), by_stage[stage], len(hosts))
-            for question, stage in NEEDS
-        ],
-        "hosts": [
+    changes = made(rows.events)
+    findings, proofs, of_host = (defaultdict[str, list[Any]](list) for _ in range(3))
+    for item in rows.findings:
+        findings[item[1].host or ""].append(item)
+    for proof in rows.proofs:
+        proofs[proof.host].append(proof)
+    for change in changes:
+        for instance_id in change.hosts:
+            of_host[instance_id].append(change)
+    hosts = tuple(
+        describe(
+            host,
+            stages=rows.status.get(instance_id, {}),
+            findings=findings[instance_id],
+            made=of_host[instance_id],
+            proofs=proofs[instance_id],
+            observations=ledger.observations(account.id, instance_id),
+            now=now,
+        )
+        for instance_id, host in rows.hosts.items()
+    )
+    return Report(
+        account=account.id,
+        label=account.label,
+        made_at=now,
+        standing=judge(rows, account.label, policy.approve, now),
+        runs=tuple(
             {
-                "instance_id": instance_id,
-                "name": plain(host.name),
-                "region": host.region,
-                **{s.value: _verdict(by_stage[s].get(instance_id)) for s in StageName},
-                "why": _why(last_word(instance_id, by_stage)),
-                "facts": _facts(ledger, account.id, instance_id),
-                "proofs": [
-                    {"kind": p.kind, "at": p.observed_at, "evidence": plain(p.evidence)}
-                    for p in ledger.proofs(account.id, instance_id)
-                ],
+                "run": run.run,
+                "mode": run.mode,
+                "started_at": run.started_at,
+                "ended_at": run.ended_at,
+                "outcome": run.outcome,
+                "approved_by": next((one.who for one in rows.approvals if one.run == run.run), ""),
             }
-            for instance_id, host in hosts.items()
-        ],
-        "left_alone": [
-            {"host": hosts[h].label if h in hosts else h, "why": plain(one.message)}
-            for h, one in by_stage[StageName.discover].items()
-            if one.verdict is Verdict.excluded
-        ],
-        "changes": [
-            {
-                "at": event.at,
-                "run": event.run,
-                "id": event.change_id,
-                "event": event.event,
-                "target": plain(event.change.target),
-                "hosts": list(event.change.hosts),
-                "summary": plain(event.change.summary),
-                "undo": event.change.undo.kind if event.change.undo else f"none: {event.change.no_undo}",
-            }
-            for event in events
-            if event.event in ("confirmed", "failed", "not_taken", "stale", "unknown")
-        ],
-    }
+            for run in rows.runs
+        ),
+        needs=_needs(ledger, account.id, hosts),
+        hosts=hosts,
+        changes=changes,
+        risks=_risks(rows.findings, rows.hosts),
+        idle_hosts=tuple(one.host.instance_id for one in hosts if _is_idle(one)),
+    )
 
 
-def _need(question: str, before: int, statuses: Mapping[str, HostStatus], hosts: int) -> Row:
-    now = sum(1 for status in statuses.values() if status.verdict is Verdict.passed)
-    return {
-        "question": question,
-        "before": f"shown for {before} of {hosts}",
-        "after": f"proven for {now} of {hosts}",
-    }
+# -- the four needs ----------------------------------------------------------------------------------
+
+
+def _needs(ledger: Ledger, account: str, hosts: Sequence[Dossier]) -> tuple[Need, ...]:
+    def need(question: str, measure: str, stage: StageName, note: str = "") -> Need:
+        missing = [one.host.instance_id for one in hosts if not _passed(one, stage)]
+        return Need(
+            question=question,
+            measure=measure,
+            before=_met_before(ledger, account, stage),
+            now=len(hosts) - len(missing),
+            of=len(hosts),
+            missing=tuple(missing),
+            note=note,
+        )
+
+    unseen = tuple(one.host.instance_id for one in hosts if isinstance(one.services, str))
+    managed = sum(1 for one in hosts if _passed(one, StageName.repair))
+    found = sum(len(one.services) for one in hosts if not isinstance(one.services, str))
+    return (
+        need(
+            "Are security updates current, and do they come by themselves?",
+            "hosts with a patch group, a scan younger than a day and a supported system",
+            StageName.patch,
+        ),
+        Need(
+            question="What runs there, and is it needed?",
+            measure="hosts whose listening services are listed with process, package and unit",
+            before=None,
+            now=len(hosts) - len(unseen),
+            of=len(hosts),
+            missing=unseen,
+            note=(
+                f"{found} listening ports were found. Online under its own id, and answering a command:"
+                f" {_met_before(ledger, account, StageName.repair)} hosts before, {managed} now."
+            ),
+        ),
+        need(
+            "Is it backed up?",
+            "hosts with a recovery point completed in the last day or so",
+            StageName.backup,
+        ),
+        need("Do we get its logs?", "hosts whose marker line arrived in a log group", StageName.logs),
+    )
+
+
+def _passed(dossier: Dossier, stage: StageName) -> bool:
+    status = dossier.stages.get(stage)
+    return status is not None and status.verdict in (Verdict.passed, Verdict.waived)
 
 
 def _met_before(ledger: Ledger, account: str, stage: StageName) -> int:
@@ -140,45 +211,202 @@ def _met_before(ledger: Ledger, account: str, stage: StageName) -> int:
     return sum(1 for one in gate.verdicts.values() if one.verdict is Verdict.passed)
 
 
-def _verdict(status: HostStatus | None) -> str:
-    return status.verdict.value if status else ""
+def _is_idle(dossier: Dossier) -> bool:
+    services = dossier.services
+    return not isinstance(services, str) and not [
+        one for one in services if one.outside and one.process not in EVERYWHERE
+    ]
 
 
-def _why(word: tuple[StageName, HostStatus] | None) -> str:
-    if word is None:
-        return ""
-    stage, status = word
-    return plain(f"{stage.value} {status.reason}: {status.message} {status.remedy}")
+def _risks(findings: Iterable[tuple[StageName, Finding]], hosts: Mapping[str, Host]) -> tuple[Risk, ...]:
+    """The serious findings of the newest looks, like ones together, the most severe first."""
+    groups: dict[tuple[Severity, str, str], list[Finding]] = {}
+    for _, finding in findings:
+        if finding.severity in SERIOUS:
+            text = plain(finding.message)
+            if finding.host is not None and finding.host in hosts:
+                text = without_host(text, hosts[finding.host])
+            groups.setdefault((finding.severity, finding.code, text), []).append(finding)
+    risks = [
+        Risk(
+            severity=severity,
+            code=code,
+            message=text if len(members) > 1 else plain(members[0].message),
+            hosts=tuple(dict.fromkeys(one.host for one in members if one.host)),
+            remedy=plain(members[0].remedy),
+        )
+        for (severity, code, text), members in groups.items()
+    ]
+    return tuple(sorted(risks, key=lambda risk: (SERIOUS.index(risk.severity), -len(risk.hosts))))
 
 
-def _facts(ledger: Ledger, account: str, instance_id: str) -> list[Row]:
-    rows: list[Row] = []
-    for stage, (at, facts) in ledger.observations(account, instance_id).items():
-        for name, value in facts.items():
-            if name == "observed_at" or value in (None, "", [], {}):
-                continue
-            unknown = value.get("unknown") if isinstance(value, dict) else None
-            text = (
-                f"unknown: {unknown}" if unknown else value if isinstance(value, str) else json.dumps(value)
+# -- as files ------------------------------------------------------------------------------------------
+
+
+def document(report: Report) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(report.model_dump_json())
+    return data
+
+
+def tables(report: Report) -> dict[str, list[Row]]:
+    """File name → rows; every row of a table has the same columns."""
+    hosts = {one.host.instance_id: one.host for one in report.hosts}
+    return {
+        "hosts": [
+            {
+                "instance_id": one.host.instance_id,
+                "name": one.host.name,
+                "region": one.host.region,
+                "system": one.system,
+                "state": _state(one.place),
+                **{s.value: one.stages[s].verdict.value if s in one.stages else "" for s in StageName},
+                "why": why(one),
+            }
+            for one in report.hosts
+        ],
+        "services": [
+            {
+                "instance_id": one.host.instance_id,
+                "name": one.host.name,
+                "port": service.port,
+                "protocol": service.protocol,
+                "process": service.process,
+                "package": service.package,
+                "unit": service.unit,
+                "listens_on": " ".join(service.addresses),
+            }
+            for one in report.hosts
+            for service in _listed(one.services)
+        ],
+        "findings": [
+            {
+                "instance_id": one.host.instance_id,
+                "name": one.host.name,
+                "stage": stage.value,
+                "severity": finding.severity.value,
+                "code": finding.code,
+                "message": finding.message,
+                "evidence": "; ".join(finding.evidence),
+                "remedy": finding.remedy,
+            }
+            for one in report.hosts
+            for stage, finding in one.findings
+        ],
+        "changes": [
+            {
+                "at": change.at.isoformat(timespec="seconds"),
+                "run": change.run,
+                "id": change.id,
+                "stage": change.stage.value,
+                "reach": change.reach.value,
+                "target": change.target,
+                "hosts": " ".join(change.hosts),
+                "summary": change.summary,
+                "state": change.state,
+                "undo": change.undo or (f"none: {change.no_undo}" if change.no_undo else ""),
+            }
+            for change in report.changes
+        ],
+        "proofs": [
+            {
+                "instance_id": one.host.instance_id,
+                "name": one.host.name,
+                "stage": proof.stage.value,
+                "kind": proof.kind,
+                "observed_at": proof.observed_at.isoformat(timespec="seconds"),
+                "valid_until": proof.valid_until.isoformat(timespec="seconds"),
+                "evidence": proof.evidence,
+            }
+            for one in report.hosts
+            for proof in one.proofs
+        ],
+        "facts": [
+            {
+                "instance_id": one.host.instance_id,
+                "name": one.host.name,
+                "stage": facts.stage.value,
+                "fact": words,
+                "value": value,
+                "seen_at": facts.at.isoformat(timespec="seconds"),
+            }
+            for one in report.hosts
+            for facts in one.facts
+            for words, value in (
+                *((fact.words, fact.value) for fact in facts.known),
+                *((word, f"unknown: {n.reason}") for n in facts.unknown for word in n.words),
             )
-            rows.append({"stage": stage.value, "fact": name, "value": plain(text)[:400], "at": at})
-    return rows
+        ],
+        "needs": [
+            {
+                "question": need.question,
+                "measure": need.measure,
+                "before": "" if need.before is None else need.before,
+                "now": need.now,
+                "of": need.of,
+                "missing": " ".join(host_label(hosts, host) for host in need.missing),
+            }
+            for need in report.needs
+        ],
+    }
 
 
-def _csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+def why(dossier: Dossier) -> str:
+    """The first stage that keeps a host from being through, and what it says."""
+    order = (Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.excluded, Verdict.pending)
+    for verdict in order:
+        for stage, status in dossier.stages.items():
+            if status.verdict is verdict:
+                return plain(f"{stage.value} {status.reason}: {status.message} {status.remedy}")
+    return ""
+
+
+def html(report: Report) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("haltuun.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Whatever came from a machine that nobody knows is one harmless line.
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+    environment.filters |= {"when": page.when, "state": _state, "why": why, "is_list": _is_list}
+    hosts = {one.host.instance_id: one.host for one in report.hosts}
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        standing=report.standing,
+        stages=list(StageName),
+        labels={host: host_label(hosts, host) for host in hosts},
+        names={host: host_name(hosts, host) for host in hosts},
+        age=page.age_line(report.standing, hosts, report.made_at),
+        proof_words=lambda like: page.proof_words(like, hosts),
+        work_line=page.work_line,
+        approval_line=page.approval_line,
+        appeared_line=lambda one: page.appeared_line(one, hosts),
+    )
+
+
+def _state(place: Place) -> str:
+    return "in custody" if place is Place.custody else WORDS[place]
+
+
+def _is_list(services: tuple[Service, ...] | str) -> bool:
+    return not isinstance(services, str)
+
+
+def _listed(services: tuple[Service, ...] | str) -> tuple[Service, ...]:
+    return () if isinstance(services, str) else services
+
+
+def _csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({key: _cell(row.get(key)) for key in columns} for row in rows)
+        if rows:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
+    text = plain(str(value))
     # A spreadsheet takes these for a formula, and host names come from machines nobody knows.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("haltuun.report"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

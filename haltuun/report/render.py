@@ -22,8 +22,12 @@ STATUS_MARK = {
     Verdict.waived: "🔵",
 }
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!])")
+# Controls, what turns the direction of writing, and halves of characters that no file can hold.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+# An address would become a link by itself.
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~]|:(?=//)|(?<=www)\.)")
 
 
 class UndoStep(Protocol):
@@ -186,11 +190,19 @@ def last_word(instance_id: str, table: StatusTable) -> tuple[StageName, HostStat
 def summary_markdown(
     account: str, run: str, outcome: str, hosts: Mapping[str, Host], table: StatusTable
 ) -> str:
-    through = [host for host in hosts if table and last_word(host, table) is None]
+    fine = (Verdict.passed, Verdict.waived)
+    through = [
+        host
+        for host in hosts
+        if table and all(host in row and row[host].verdict in fine for row in table.values())
+    ]
+    which = "every stage" if set(table) == set(StageName) else f"all of {', '.join(table) or 'no stage'}"
+    bad = any(s.verdict in (Verdict.held, Verdict.unknown) for row in table.values() for s in row.values())
+    mark = "🔴" if bad or outcome in ("GateBlocked", "Failed") else "🟢" if outcome == "Done" else "🟡"
     lines = [
-        f"# {md(account)}: {outcome}",
+        f"# {mark} {md(account)}: {outcome}",
         "",
-        f"{len(through)} of {len(hosts)} hosts passed every stage. Run `{run}`.",
+        f"{len(through)} of {len(hosts)} hosts passed {which}. Run `{run}`.",
     ]
     if table:
         stages = list(table)

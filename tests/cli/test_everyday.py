@@ -66,7 +66,8 @@ def test_status_before_the_first_run_says_how_to_begin(cli: Cli) -> None:
     done = cli.run("status")
     assert done.code == errors.EXIT_OK
     assert f"{ALIAS} ({ACCOUNT}): no host is known yet" in done.out and f"haltuun plan {ALIAS}" in done.out
-    assert cli.document("status", ALIAS) == {"account": ACCOUNT, "run": None, "hosts": []}
+    document = cli.document("status", ALIAS)
+    assert (document["account"], document["run"], document["hosts"]) == (ACCOUNT, None, [])
 
 
 def test_init_writes_a_configuration_that_is_accepted_and_never_overwrites(cli: Cli, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ ACCOUNT, REGION = "111122223333", "eu-central-1"
 REACHES = PolicyConfig().approve
 EVIL = "\x1b[31m[bold red]evil[/]\x1b]8;;http://x\x07\u202e\nnext"
 NAMES = ("web-01", EVIL, "x" * 256, "", "twin", "twin", "[/]", "日本" * 40)
+LONGEST = "TOO_LARGE_FOR_RUN_COMMAND"
 HOSTS = {
     f"i-{n:017x}": Host(account=ACCOUNT, region=REGION, instance_id=f"i-{n:017x}", name=name)
     for n, name in enumerate(NAMES)
@@ -45,7 +46,7 @@ def ledger(tmp_path: Path) -> Ledger:
     now = datetime.now(UTC)
     made.start_run(ACCOUNT, "run", {"mode": "apply"}, now)
     made.saw_hosts("run", HOSTS.values())
-    held = HostStatus(verdict=Verdict.held, reason="FINGERPRINT_REFUSED", message="m", remedy="r")
+    held = HostStatus(verdict=Verdict.held, reason=LONGEST, message="m", remedy="r")
     for stage in StageName:
         made.judged(ACCOUNT, "run", stage, {host: held for host in HOSTS}, now)
     return made
@@ -59,15 +60,24 @@ def test_no_name_breaks_the_table_and_every_stage_and_code_is_whole(ledger: Ledg
     assert "\x1b" not in printed and "\u202e" not in printed and "\x07" not in printed
     lines = printed.splitlines()
     assert all(cell_len(line) <= width for line in lines)
-    # A line a host, or two where the code is folded between its words: no name makes another.
+    # A line a host: no name makes another, and no code is broken.
     assert len([line for line in lines if " HELD " in line]) == len(HOSTS)
-    assert len([line for line in lines if line.strip()]) == 2 + len(HOSTS) * (2 if width == 80 else 1)
+    assert len([line for line in lines if line.strip()]) == 2 + len(HOSTS)
     for stage in StageName:
         assert stage.value in printed
     assert printed.count("HELD") == len(HOSTS) * len(StageName)
-    assert printed.count("FINGERPRINT_" if width == 80 else "FINGERPRINT_REFUSED") == len(HOSTS)
-    assert printed.count("REFUSED") == len(HOSTS)
+    assert printed.count(LONGEST) == len(HOSTS)
     assert ("i-00000000000000000" in printed) == (width >= 120)
+
+
+def test_several_codes_are_folded_between_them(ledger: Ledger) -> None:
+    host = "i-00000000000000000"
+    other = HostStatus(verdict=Verdict.unknown, reason="PROXY_INTERCEPTS_IMDS")
+    ledger.judged(ACCOUNT, "run", StageName.logs, {host: other}, datetime.now(UTC))
+    out = console(80)
+    out.print(status_table(ledger, ACCOUNT, width=80))
+    lines = [line.rstrip() for line in text_of(out).splitlines()]
+    assert lines[2].endswith(f" {LONGEST}") and lines[3].strip() == "PROXY_INTERCEPTS_IMDS"
 
 
 def test_hosts_of_one_name_and_of_none_are_told_apart() -> None:

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haltuun.config import AccountConfig, Config
+from haltuun.effects import effects
 from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
 from haltuun.stages.base import Kind
-from haltuun.undo import Undoing, find_run, open_undo, plan_undo, standing
+from haltuun.undo import Undoing, find_run, open_undo, plan_undo
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, ledger, make_stages, start
 
 __all__ = ["account", "ledger"]  # fixtures
@@ -49,6 +50,10 @@ def told(*events: tuple[str, Change, str]) -> list[ChangeEvent]:
 
 def made(run: str, *changes: Change) -> list[tuple[str, Change, str]]:
     return [(run, c, event) for c in changes for event in ("intended", "sent", "confirmed")]
+
+
+def standing(events: list[ChangeEvent]) -> list[ChangeEvent]:
+    return list(effects(events)[0].values())
 
 
 def back(c: Change) -> Change:

@@ -1,0 +1,63 @@
+"""What the ledger holds of one account, read once for all that is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from haltuun.ledger import Approval, ChangeEvent, Ledger, RunRow
+from haltuun.model import Finding, Host, HostStatus, Plan, Proof, StageName
+
+Status = Mapping[str, Mapping[StageName, HostStatus]]
+Findings = Sequence[tuple[StageName, Finding]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The ledger's rows; `*_before` are as they were before the last run that applied."""
+
+    account: str
+    hosts: Mapping[str, Host]
+    hosts_before: Mapping[str, Host]
+    status: Status
+    status_before: Status
+    findings: Findings
+    findings_before: Findings
+    runs: Sequence[RunRow]
+    before: RunRow | None  # the run that the last one is compared with
+    plan: Plan | None  # of the newest run that made one
+    planned_in: str
+    approvals: Sequence[Approval]
+    events: Sequence[ChangeEvent]
+    proofs: Sequence[Proof]
+    looked_at: Mapping[tuple[str, StageName], datetime]
+    account_facts: Mapping[StageName, tuple[datetime, Mapping[str, Any]]]
+
+
+def read(ledger: Ledger, account: str) -> Rows:
+    runs = ledger.runs(account)
+    applied = [number for number, run in enumerate(runs) if run.mode == "apply"]
+    last = applied[-1] if applied else len(runs) - 1
+    # A plan that was made since belongs to what is new.
+    recent = [run.run for run in runs[max(last, 0) :]]
+    planned = next((run for run in reversed(runs) if run.body.get("plan_hash")), None)
+    return Rows(
+        account=account,
+        hosts=ledger.hosts(account),
+        hosts_before=ledger.hosts(account, recent),
+        status=ledger.status(account),
+        status_before=ledger.status(account, recent),
+        findings=ledger.findings(account),
+        findings_before=ledger.findings(account, recent),
+        runs=runs,
+        before=runs[last - 1] if last > 0 else None,
+        plan=ledger.plan(account, planned.body["plan_hash"]) if planned else None,
+        planned_in=planned.run if planned else "",
+        approvals=ledger.approvals(account),
+        events=ledger.change_events(account),
+        proofs=ledger.proofs(account),
+        looked_at=ledger.looked_at(account),
+        account_facts=ledger.observations(account, ""),
+    )

@@ -1,0 +1,149 @@
+"""The takeover report: whole, harmless, and of this machine alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from haltuun.errors import HaltuunError
+from haltuun.ledger import Ledger
+from haltuun.model import StageName, Unknown
+from haltuun.report.dossier import write
+from haltuun.report.facts import services, stage_facts
+from haltuun.stages.discover.facts import DiscoverFacts
+from tests.report import kit
+from tests.report.kit import ACCOUNT, FORMULA, FULL, HOSTS, NOW, SOUND, UNSURE
+
+TABLES = ("hosts", "services", "findings", "changes", "proofs", "facts", "needs")
+
+
+class Page(HTMLParser):
+    """Elements, what they point to, and the words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.points_to: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), (tag, name)
+            if name in ("href", "src", "action", "srcset", "data", "poster", "background"):
+                self.points_to.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture
+def folder(ledger: Ledger, tmp_path: Path) -> Path:
+    config = kit.config(tmp_path)
+    return write(ledger, config.accounts[0], config.policy, tmp_path / "out").parent
+
+
+def rows(folder: Path, table: str) -> list[dict[str, str]]:
+    with (folder / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_page_points_to_nothing_outside_and_runs_nothing(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.points_to and all(target.startswith("#") for target in page.points_to)
+    assert not page.tags & {"script", "iframe", "object", "embed", "link", "base", "form", "img"}
+    assert "url(" not in text and "@import" not in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    # Every jump within the page arrives.
+    ids = set(re.findall(r'\bid="([^"]+)"', text))
+    assert {target.removeprefix("#") for target in page.points_to} <= ids
+
+
+def test_every_host_and_every_change_is_there(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    words = " ".join(" ".join(Page(text).words).split())
+    for host in HOSTS:
+        assert f'<section class="host" id="{host}">' in text
+    for change in (kit.TAG, kit.SNAPSHOT, kit.SENT, kit.FAILED, kit.TAKEN_BACK, kit.INVERSE, kit.WAITS):
+        assert change.summary.split(HOSTS[SOUND].label)[0].split(" i-")[0] in words
+    for change in (kit.TAG, kit.SNAPSHOT, kit.SENT, kit.FAILED, kit.TAKEN_BACK):
+        assert change.id in words
+    assert "done, and taken back since" in words and "failed: the disk is full" in words
+    assert f"To take it back: haltuun undo {kit.FIRST}" in words and "none: A recovery point stays." in words
+    assert "Left alone, and why" in words and "EXCLUDED" in words and "Not ours." in words
+
+
+def test_tables_hold_the_same_as_csv_and_json(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    ids = [one["host"]["instance_id"] for one in report["hosts"]]
+    hosts = rows(folder, "hosts")
+    assert [row["instance_id"] for row in hosts] == ids and sorted(ids) == sorted(HOSTS)
+    assert {row["instance_id"]: row["repair"] for row in hosts}[FULL] == "held"
+    changes = rows(folder, "changes")
+    assert [(row["run"], row["id"], row["state"]) for row in changes] == [
+        (one["run"], one["id"], one["state"]) for one in report["changes"]
+    ]
+    listening = [row for row in rows(folder, "services") if row["instance_id"] == SOUND]
+    assert [(row["port"], row["process"], row["unit"], row["listens_on"]) for row in listening] == [
+        ("22", "sshd", "ssh.service", "0.0.0.0"),
+        ("80", "nginx", "nginx.service", "0.0.0.0 ::"),
+        ("3306", "mysqld", "", "127.0.0.1"),
+    ]
+    needs = {row["question"]: (row["before"], row["now"], row["of"]) for row in rows(folder, "needs")}
+    assert needs == {
+        "Are security updates current, and do they come by themselves?": ("0", "9", "10"),
+        "What runs there, and is it needed?": ("", "8", "10"),
+        "Is it backed up?": ("0", "9", "10"),
+        "Do we get its logs?": ("0", "9", "10"),
+    }
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_cell_is_a_formula(folder: Path, table: str) -> None:
+    cells = [cell for row in rows(folder, table) for cell in row.values()]
+    assert cells and not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+def test_a_formula_as_a_name_stays_readable(folder: Path) -> None:
+    assert f"'{FORMULA}" in {row["name"] for row in rows(folder, "hosts")}
+
+
+def test_an_account_without_a_run_is_one_sentence(tmp_path: Path) -> None:
+    config = kit.config(tmp_path)
+    with pytest.raises(HaltuunError, match="knows nothing of this account") as told:
+        write(Ledger(config.ledger_url), config.accounts[0], config.policy, tmp_path / "out")
+    assert told.value.code == "NO_RUN" and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(ledger: Ledger, tmp_path: Path) -> None:
+    config = kit.config(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HaltuunError, match="cannot be written"):
+        write(ledger, config.accounts[0], config.policy, tmp_path / "file" / "out")
+
+
+def test_facts_have_units_and_what_is_unknown_its_reason() -> None:
+    facts = DiscoverFacts(
+        disk_free_percent=12.5, clock_offset_s=0.0, agent_running=False, os_id=Unknown(unknown="no login")
+    )
+    told = stage_facts(StageName.discover, NOW, json.loads(facts.model_dump_json()))
+    assert {fact.words: fact.value for fact in told.known} == {
+        "disk free": "12.5 %",
+        "clock offset": "0 s",
+        "agent running": "no",
+    }
+    by_reason = {one.reason: one.words for one in told.unknown}
+    assert by_reason["no login"] == ("os id",) and "os version" in by_reason["not asked yet"]
+
+
+def test_why_nobody_knows_what_runs_is_told(ledger: Ledger) -> None:
+    _, seen = ledger.observations(ACCOUNT, UNSURE)[StageName.discover]
+    assert services(seen) == "SSH_REFUSED: it refuses"
+    assert services({}) == "not looked at"

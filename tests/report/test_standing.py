@@ -1,0 +1,280 @@
+"""One look at the ledger: what status, artifact and report tell is the same, and in its order."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from haltuun.cli.show import show_status
+from haltuun.config import AccountConfig, PolicyConfig
+from haltuun.effects import effects
+from haltuun.errors import EXIT_HELD
+from haltuun.ledger import Ledger
+from haltuun.model import HostStatus, StageName, Verdict
+from haltuun.report.changes import in_effect
+from haltuun.report.dossier import write
+from haltuun.report.page import standing_markdown
+from haltuun.report.render import summary_markdown
+from haltuun.report.rows import read
+from haltuun.report.standing import DECISIONS, Place, Standing, judge, place, standing_of
+from tests.report import kit
+from tests.report.kit import (
+    ACCOUNT,
+    ASKING,
+    FIRST,
+    FULL,
+    FULLER,
+    HOSTS,
+    LABEL,
+    LAST,
+    LEFT,
+    NEW,
+    NOW,
+    OPEN,
+    PATIENT,
+    PLAN,
+    SOUND,
+    SUSPECT,
+    UNSURE,
+)
+
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
+
+
+def look(ledger: Ledger) -> Standing:
+    return standing_of(ledger, AccountConfig(id=ACCOUNT, alias=LABEL), PolicyConfig())
+
+
+def test_every_host_is_in_one_place_and_the_numbers_are_their_count(ledger: Ledger) -> None:
+    standing = look(ledger)
+    assert standing.places == {
+        SOUND: Place.custody,
+        FULL: Place.held,
+        FULLER: Place.held,
+        UNSURE: Place.unknown,
+        PATIENT: Place.waiting,
+        ASKING: Place.approval,
+        SUSPECT: Place.held,
+        LEFT: Place.excluded,
+        NEW: Place.custody,
+        OPEN: Place.open,
+    }
+    assert standing.numbers == {
+        "hosts": 10,
+        "custody": 2,
+        "held": 3,
+        "unknown": 1,
+        "waiting": 1,
+        "approval": 1,
+        "excluded": 1,
+        "open": 1,
+        "suspect": 1,
+        "worse": 5,
+    }
+    assert sum(standing.numbers[one.value] for one in Place) == standing.numbers["hosts"]
+
+
+def test_what_got_worse_and_what_is_new_since_the_run_before(ledger: Ledger) -> None:
+    standing = look(ledger)
+    assert standing.compared_with == FIRST and standing.run and standing.run.run == LAST
+    assert {(one.host, one.stage, one.now, one.code) for one in standing.worse} == {
+        (FULL, StageName.repair, Verdict.held, "DISK_FULL"),
+        (FULLER, StageName.repair, Verdict.held, "DISK_FULL"),
+        (UNSURE, StageName.verify, Verdict.unknown, "DNS_FAILS"),
+        (PATIENT, StageName.repair, Verdict.waiting, "WAITING_SERVICE"),
+        (SUSPECT, StageName.discover, Verdict.held, "SUSPECT"),
+    }
+    assert {(one.host, one.code) for one in standing.appeared} == {(NEW, ""), (SUSPECT, "SUSPECT")}
+    # A third run that finds the same has nothing new to tell.
+    verdicts = {FULL: HostStatus(verdict=Verdict.held, reason="DISK_FULL")}
+    ledger.start_run(ACCOUNT, "third", {"mode": "apply"}, NOW)
+    ledger.judged(ACCOUNT, "third", StageName.repair, verdicts, NOW)
+    again = look(ledger)
+    assert (again.compared_with, again.worse, again.appeared) == (LAST, (), ())
+
+
+def test_the_age_is_that_of_the_oldest_of_the_newest_looks(ledger: Ledger) -> None:
+    age = look(ledger).age
+    assert age is not None
+    assert (age.host, age.oldest_at) == (OPEN, kit.THEN)
+
+
+def test_causes_stand_together_with_one_remedy(ledger: Ledger) -> None:
+    standing = look(ledger)
+    (full,) = standing.holds
+    assert (full.code, full.hosts) == ("DISK_FULL", (FULL, FULLER))
+    assert full.remedy == "Free it: ssh each host" and [one.message for one in full.said] == [
+        "each host is full."
+    ]
+    assert [(cause.code, cause.hosts) for cause in standing.decisions] == [("SUSPECT", (SUSPECT,))]
+    assert [(cause.code, cause.hosts) for cause in standing.unknown] == [("DNS_FAILS", (UNSURE,))]
+    assert [(cause.code, cause.hosts) for cause in standing.left_alone] == [("EXCLUDED", (LEFT,))]
+    assert [(one.host, one.next_check) for one in standing.waiting] == [(PATIENT, kit.NEXT_CHECK)]
+    assert [(node.node_id, node.host) for node in standing.foreign] == [("mi-0123456789abcdef0", FULL)]
+    assert [one.signs for one in standing.suspects] == [("/tmp/<b>x</b>",)]
+
+
+def test_a_cause_of_one_host_is_told_in_its_own_words(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/one.db")
+    ledger.start_run(ACCOUNT, "run", {"mode": "apply"}, NOW)
+    ledger.saw_hosts("run", [HOSTS[FULL]])
+    ledger.judged(ACCOUNT, "run", StageName.repair, {FULL: kit.ENDS[FULL][1]}, NOW)
+    (cause,) = look(ledger).holds
+    assert cause.remedy == f"Free it: ssh {FULL}" and cause.said[0].message == f"{FULL} is full."
+
+
+def test_what_waits_for_approval_is_what_nobody_approved_and_is_not_in_effect(ledger: Ledger) -> None:
+    approval = look(ledger).approval
+    assert approval is not None
+    assert approval.command == f"haltuun takeover {LABEL} --plan {PLAN.hash}"
+    assert [like.ids for like in approval.changes] == [(kit.WAITS.id,)] and approval.hosts == (ASKING,)
+    ledger.approved(LAST, kit.PLAN, "me", "plan hash", NOW)
+    assert look(ledger).approval is None
+
+
+def test_changes_in_effect_have_their_proof_and_their_way_back(ledger: Ledger) -> None:
+    standing = look(ledger)
+    (work,) = standing.work
+    assert (work.run, work.undo, work.count) == (FIRST, f"haltuun undo {FIRST}", 2)
+    told = {like.ids: (like.proof, like.proven, like.of, like.no_undo) for like in work.changes}
+    assert told == {
+        (kit.TAG.id,): ("recovery point", 1, 1, ""),
+        (kit.SNAPSHOT.id,): ("recovery point", 1, 1, "A recovery point stays."),
+    }
+    assert standing.undone == {LAST: 1}
+    assert [one.change_id for one in standing.unresolved] == [kit.SENT.id]
+
+
+def test_an_undo_is_undone_and_done_again(ledger: Ledger) -> None:
+    there, undone = in_effect(ledger.change_events(ACCOUNT)), effects(ledger.change_events(ACCOUNT))[1]
+    assert kit.TAKEN_BACK.id not in there and kit.INVERSE.id not in there
+    assert [(event.change_id, by) for event, by in undone] == [(kit.TAKEN_BACK.id, LAST)]
+    for event in ("intended", "sent", "confirmed"):
+        ledger.journal("later", ACCOUNT, kit.TAKEN_BACK, event, NOW)
+    there = in_effect(ledger.change_events(ACCOUNT))
+    assert there[kit.TAKEN_BACK.id].run == "later"
+
+
+@pytest.mark.parametrize("missing", list(StageName))
+def test_custody_wants_all_six_stages(missing: StageName) -> None:
+    whole = {stage: kit.PASSED for stage in StageName}
+    assert place(whole) is Place.custody
+    assert place({stage: status for stage, status in whole.items() if stage is not missing}) is Place.open
+    assert place({}) is Place.open
+
+
+@pytest.mark.parametrize("code", sorted(DECISIONS))
+def test_what_wants_a_decision_has_a_page(code: str) -> None:
+    assert (RUNBOOKS / f"{code}.md").is_file()
+
+
+# -- the same everywhere ------------------------------------------------------------------------------
+
+
+def test_status_artifact_and_report_tell_the_same(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    config = kit.config(tmp_path)
+    standing = look(ledger)
+    assert show_status(config, LABEL, as_json=True) == EXIT_HELD
+    document = json.loads(capsys.readouterr().out)
+    assert {"account", "run", "hosts"} <= document.keys() and document["run"] == LAST
+    assert document["standing"] == json.loads(standing.model_dump_json())
+    assert show_status(config, LABEL, as_json=False) == EXIT_HELD
+    text = capsys.readouterr().out
+    page = standing_markdown(standing, HOSTS, NOW)
+    folder = tmp_path / "report"
+    write(ledger, config.accounts[0], config.policy, folder)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["standing"] == document["standing"]
+    html = (folder / "report.html").read_text()
+    for told in (text, page, html):
+        assert standing.sentence in told
+        for host in (FULL, SUSPECT, PATIENT, UNSURE):
+            assert host in told or HOSTS[host].name in told
+        for code in ("DISK_FULL", "SUSPECT", "WAITING_SERVICE", "DNS_FAILS", "EXCLUDED"):
+            assert code in told
+        assert PLAN.hash in told and f"haltuun undo {FIRST}" in told
+    # And the table hosts × stages, which the numbers count.
+    cells = [status["status"] for host in document["hosts"] for status in host["stages"].values()]
+    assert cells.count("held") == standing.numbers["held"]
+    assert cells.count("unknown") == standing.numbers["unknown"]
+
+
+def test_the_page_is_in_its_order(ledger: Ledger) -> None:
+    page = standing_markdown(look(ledger), HOSTS, NOW)
+    assert re.findall(r"^## (.*)$", page, re.M) == [
+        "Got worse since the last run",
+        "Age of the data",
+        "Signs of a compromise, and hybrid registrations",
+        "Waits for a person",
+        "Changed by us",
+        "Held, by cause",
+        "Waits for a date",
+        "Unknown, and why",
+        "Left alone, and why",
+    ]
+    assert page.startswith(f"# 🔴 {LABEL}: needs attention\n\n**2 of 10 hosts are in custody; 3 held")
+    # One remedy a cause, however many hosts it holds.
+    held = page.partition("## Held, by cause")[2].partition("## ")[0]
+    assert held.count("→") == held.count("DISK_FULL") == 1 and "2 hosts" in held
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome", "level", "mark"),
+    [
+        (Verdict.passed, "Done", "good", "🟢"),
+        (Verdict.waived, "Done", "good", "🟢"),
+        (Verdict.held, "PartiallyDone", "bad", "🔴"),
+        (Verdict.unknown, "PartiallyDone", "bad", "🔴"),
+        (Verdict.waiting, "PartiallyDone", "open", "🟡"),
+        (Verdict.pending, "AwaitingApproval", "open", "🟡"),
+        (Verdict.passed, "GateBlocked", "bad", "🔴"),
+        (Verdict.passed, "Failed", "bad", "🔴"),
+    ],
+)
+def test_only_a_clean_account_looks_clean(
+    tmp_path: Path, verdict: Verdict, outcome: str, level: str, mark: str
+) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/one.db")
+    ledger.start_run(ACCOUNT, "run", {"mode": "apply"}, NOW)
+    ledger.saw_hosts("run", [HOSTS[SOUND]])
+    for stage in StageName:
+        status = kit.PASSED if stage is not StageName.logs else HostStatus(verdict=verdict, reason="X")
+        ledger.judged(ACCOUNT, "run", stage, {SOUND: status}, NOW)
+    ledger.end_run(ACCOUNT, "run", outcome, {}, NOW)
+    standing = look(ledger)
+    assert standing.level == level and f"ended as {outcome}" in standing.sentence
+    assert standing_markdown(standing, HOSTS, NOW).startswith(f"# {mark} {LABEL}")
+    summary = summary_markdown(
+        LABEL, "run", outcome, {SOUND: HOSTS[SOUND]}, {StageName.logs: {SOUND: status}}
+    )
+    assert summary.startswith("# 🟢") == (level == "good")
+
+
+def test_names_that_mean_harm_are_words_on_the_page(ledger: Ledger) -> None:
+    page = standing_markdown(look(ledger), HOSTS, NOW)
+    bare = re.sub(r"\\[!-/:-@\[-`{-~]", "", page)  # without what is escaped
+    for harm in ("<", "](", "://", "\x1b", "\x07", "\u202e"):
+        assert harm not in bare, harm
+    # No name adds a column, a line or a code span to a table.
+    rows = [row for row in page.splitlines() if row.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+
+
+def test_an_empty_ledger_is_told_as_that(tmp_path: Path) -> None:
+    standing = look(Ledger(f"sqlite:///{tmp_path}/empty.db"))
+    assert (standing.level, standing.sentence, standing.run) == ("open", "No host is known yet.", None)
+    assert "Nothing was looked at yet" in standing_markdown(standing, {}, NOW)
+
+
+def test_proofs_grow_old(ledger: Ledger) -> None:
+    later = judge(read(ledger, ACCOUNT), LABEL, PolicyConfig().approve, kit.NEXT_CHECK)
+    assert [like.expired for like in later.work[0].changes] == [1, 1]
+    row = "| backup | 2 | 2 | {} | recovery point | 1 |"
+    assert row.format(2) in standing_markdown(later, HOSTS, kit.NEXT_CHECK)
+    assert row.format(0) in standing_markdown(look(ledger), HOSTS, NOW)
