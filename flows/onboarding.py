@@ -28,7 +28,7 @@ def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[A
     """
     config = load_config(find_config(None))
     ledger = Ledger(config.ledger_url)
-    new = [a for a in config.accounts if not any(r.mode == "apply" for r in ledger.runs(a.id))]
+    new = [a for a in config.accounts if not ledger.was_begun(a.id)]
     with ThreadPoolTaskRunner(max_workers=at_once) as runner:
         begun = [runner.submit(begin_account, {"account": account.label}) for account in new]
         finish(begun)

@@ -76,9 +76,8 @@ def take_over_account(
                         state = wide(run_stage, config)(
                             run.id, run.account.label, stage.value, return_state=True
                         )
-                    if takeover.blocked:
-                        break
-                    state.result()  # raises what the stage could not handle: a lost lease, a defect
+                    if not takeover.progress[stage].blocked:
+                        state.result()  # raises what the stage could not handle: a lost lease, a defect
             outcome = takeover.outcome() if mode == "apply" else "Planned"
             publish_summary(takeover, outcome)
     except KeyboardInterrupt:
@@ -106,13 +105,14 @@ def look_and_plan(run_id: str, account: str) -> None:
     """Look at everything, change nothing."""
     takeover = session(run_id)
     for stage in takeover.stages:
-        work.look_account(run_id, stage)
-        if takeover.stages[stage].probe_host is not None:
-            finish(
-                work.look_hosts.submit(run_id, stage, batch, label)
-                for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
-            )
-        work.plan_stage(run_id, stage)
+        with tags(f"stage:{stage.value}"):
+            work.look_account(run_id, stage)
+            if takeover.stages[stage].probe_host is not None:
+                finish(
+                    work.look_hosts.submit(run_id, stage, batch, label)
+                    for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
+                )
+            work.plan_stage(run_id, stage)
 
 
 @flow(
@@ -135,15 +135,15 @@ def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
         work.look_account(run_id, name)
     work.prove(run_id, name)
     gate_state = gate(run_id, name, return_state=True)
-    if not takeover.blocked:
+    if not takeover.progress[name].blocked:
         gate_state.result()
     verdicts = [
         work.verdict.submit(run_id, name, batch, label)
         for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
     ]
     wait(verdicts)  # a held host's task run is red by intent
-    if takeover.blocked:
-        return Failed(name="GateBlocked", message=takeover.blocked)
+    if takeover.progress[name].blocked:
+        return Failed(name="GateBlocked", message=takeover.progress[name].blocked)
     return Completed(message=gate_state.message)
 
 

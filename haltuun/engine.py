@@ -46,6 +46,8 @@ log = logging.getLogger("haltuun")
 PROVE_BATCH = 50
 # Of a handful of hosts, one held host is already a large part; a percentage says nothing there.
 PERCENT_FROM = 5
+# A host that is off is held without saying anything of the account or of the configuration.
+SWITCHED_OFF = "INSTANCE_STOPPED"
 LOOKING = "look"
 
 
@@ -66,6 +68,7 @@ class Progress:
     right: set[str] = field(default_factory=set)  # of these, the hosts that came right
     likeness: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the hosts to change on the host
     stopped: str = ""
+    blocked: str = ""  # why the stage, and what needs it, ends here for every host
     gate: GateResult | None = None
     statuses: dict[str, HostStatus] = field(default_factory=dict)
     doing: dict[str, tuple[str, str]] = field(default_factory=dict)  # host → what is under way, for people
@@ -91,7 +94,6 @@ class Takeover:
         self.plan: Plan | None = None
         self.approved: frozenset[str] = frozenset()
         self.stale: list[str] = []
-        self.blocked = ""
         self.performer = Performer(run, self.stages)
         self._lister = lister
         self._only_stages = frozenset(only_stages)
@@ -123,7 +125,9 @@ class Takeover:
         self.everyone = hosts
         self.hosts = {i: h for i, h in hosts.items() if not self._only_hosts or i in self._only_hosts}
         run.ledger.start_run(run.account.id, run.id, {**body, "mode": run.mode}, run.now())
-        run.ledger.saw_hosts(run.id, self.hosts.values())
+        known = run.ledger.hosts(run.account.id).values()
+        gone = [h for h in known if h.instance_id not in hosts and h.region in run.listed]
+        run.ledger.saw_hosts(run.id, self.hosts.values(), gone)
 
     def end(self, outcome: str) -> None:
         """Write the end and give the lease back. Safe to call after any failure."""
@@ -135,6 +139,11 @@ class Takeover:
     @property
     def lease(self) -> Lease | None:
         return self.performer.lease
+
+    @property
+    def blocked(self) -> str:
+        """The first stage that is blocked, and why; "" when none is."""
+        return next((f"{name.value}: {p.blocked}" for name, p in self.progress.items() if p.blocked), "")
 
     def outcome(self) -> str:
         """GateBlocked, AwaitingApproval, PartiallyDone or Done."""
@@ -315,9 +324,14 @@ class Takeover:
     # -- apply -----------------------------------------------------------------------------------
 
     def enter(self, name: StageName) -> tuple[str, ...]:
-        """The hosts that passed all that the stage needs. Blocks it when too many are held beforehand."""
+        """The hosts that passed all that the stage needs. Blocks it when too many are held beforehand.
+
+        A blocked stage bars those that need it, and no others: backup goes on.
+        """
         stage, progress = self.stages[name], self.progress[name]
         good = {Verdict.passed, Verdict.waived}
+        if any(self.progress[need].blocked for need in stage.needs):
+            return progress.entered
         progress.entered = tuple(
             host
             for host in self.hosts
@@ -326,15 +340,16 @@ class Takeover:
                 for need in stage.needs
             )
         )
-        held = [b for b in progress.plan.barred if b.host in progress.entered and b.verdict is Verdict.held]
+        barred = [b for b in progress.plan.barred if b.host in progress.entered]
+        held = [b for b in barred if b.verdict is Verdict.held and b.code != SWITCHED_OFF]
+        running = len(progress.entered) - sum(b.code == SWITCHED_OFF for b in barred)
         limit = self.run.config.policy.max_held_percent
-        entered = len(progress.entered)
-        if entered >= PERCENT_FROM and len(held) * 100 > limit * entered:
+        if running >= PERCENT_FROM and len(held) * 100 > limit * running:
             progress.stopped = (
-                f"{len(held)} of {entered} hosts are held before any change, more than"
+                f"{len(held)} of {running} hosts are held before any change, more than"
                 f" policy.max_held_percent ({limit} %) allows"
             )
-            self.blocked = f"{name.value}: {progress.stopped}."
+            progress.blocked = f"{progress.stopped}."
         return progress.entered
 
     def apply_account(self, name: StageName) -> list[Outcome]:
@@ -361,8 +376,10 @@ class Takeover:
 
         To be asked for the next wave when the last one has been worked on.
         """
-        progress, stage = self.progress[name], self.stages[name]
-        for host in progress.entered:
+        progress, stage, run = self.progress[name], self.stages[name], self.run
+        was_worse = {host for host, where in run.ledger.worse(run.account.id) if where is name}
+        # A host that a change once made worse is no canary: it would stop the others each time.
+        for host in sorted(progress.entered, key=lambda host: host in was_worse):
             kinds = [c.kind for c in self.host_changes(name, host) if stage.kinds[c.kind].on_host]
             if kinds:
                 progress.likeness[host] = self._likeness(host, kinds[0])
@@ -488,8 +505,7 @@ class Takeover:
         judged = [h for h in progress.entered if h not in excluded]
         rows = {host: facts.row() for host, facts in run.facts.get(name, {}).items()}
         progress.gate = evaluate(judged, rows, stage.checks)
-        if progress.gate.blocked and not self.blocked:
-            self.blocked = f"{name.value}: {progress.gate.blocked}"
+        progress.blocked = progress.blocked or progress.gate.blocked
         statuses = {}
         for host in self.hosts:
             if host in excluded:
@@ -544,6 +560,13 @@ class Takeover:
 
     def _not_entered(self, stage: Stage, host: str) -> HostStatus:
         for need in stage.needs:
+            if self.progress[need].blocked:
+                return HostStatus(
+                    verdict=Verdict.pending,
+                    reason="STAGE_BLOCKED",
+                    message=f"Not begun: {need.value} is blocked: {self.progress[need].blocked}",
+                    remedy=f"See what {need.value} says of the hosts, mend what they share, then run again.",
+                )
             status = self.progress[need].statuses.get(host)
             if status is None or status.verdict in (Verdict.passed, Verdict.waived):
                 continue

@@ -84,6 +84,7 @@ _hosts = _table(
     sa.Column("region", sa.String(32), nullable=False),
     sa.Column("host", sa.String(24), nullable=False, index=True),
     sa.Column("name", sa.Text, nullable=False),
+    sa.Column("there", sa.Boolean, nullable=False),
 )
 _observations = _table(
     "observations",
@@ -347,28 +348,47 @@ class Ledger:
             )
         return result
 
+    def was_begun(self, account: str) -> bool:
+        """Whether a takeover came to an end of its own: one that failed or was killed is no beginning."""
+        runs = [run for run in self.runs(account) if run.mode == "apply"]
+        return any(run.outcome not in ("Failed", "not ended") for run in runs)
+
     # -- what was seen and judged ----------------------------------------------------------------
 
-    def saw_hosts(self, run: str, hosts: Iterable[Host]) -> None:
+    def saw_hosts(self, run: str, hosts: Iterable[Host], gone: Iterable[Host] = ()) -> None:
+        """`gone`: known from before, and no longer in the account."""
         self._insert(
             _hosts,
             [
-                {"account": h.account, "run": run, "region": h.region, "host": h.instance_id, "name": h.name}
-                for h in hosts
+                {
+                    "account": h.account,
+                    "run": run,
+                    "region": h.region,
+                    "host": h.instance_id,
+                    "name": h.name,
+                    "there": there,
+                }
+                for some, there in ((hosts, True), (gone, False))
+                for h in some
             ],
         )
 
     def hosts(self, account: str, without: Collection[str] = ()) -> dict[str, Host]:
-        """Every host ever seen, by its newest row; `without` what these runs saw."""
+        """Every host that was seen and is not known to be gone; `without` what these runs saw."""
+        rows = self._newest_hosts(account, without)
+        return {
+            row.host: Host(account=account, region=row.region, instance_id=row.host, name=row.name)
+            for row in rows.values()
+            if row.there
+        }
+
+    def _newest_hosts(self, account: str, without: Collection[str] = ()) -> dict[str, sa.Row[Any]]:
         rows = self._select(
             sa.select(_hosts)
             .where(_hosts.c.account == account, _hosts.c.run.notin_(without))
             .order_by(_hosts.c.seq)
         )
-        return {
-            row.host: Host(account=account, region=row.region, instance_id=row.host, name=row.name)
-            for row in rows
-        }
+        return {row.host: row for row in rows}
 
     def observed(
         self, account: str, run: str, stage: StageName, phase: str, facts: Mapping[str, Frozen], at: datetime
@@ -504,7 +524,8 @@ class Ledger:
             same = old is not None and (old.verdict, old.reason) == (new.verdict, new.reason)
             since = old.since if old is not None and same else row.at
             table[row.host][stage] = new.model_copy(update={"since": since})
-        return table
+        gone = {host for host, row in self._newest_hosts(account, without).items() if not row.there}
+        return {host: stages for host, stages in table.items() if host not in gone}
 
     def judgements(self, account: str) -> dict[tuple[str, StageName], Judgement]:
         """(instance id, stage) → the newest verdict and its run."""

@@ -33,6 +33,7 @@ class Run:
     clock: Clock
     ledger: Ledger
     opener: Opener
+    listed: set[str] = field(default_factory=set)  # regions whose hosts are all known
     fence: int = 0  # the lease's number; a host refuses a lower one than it has seen
     facts: dict[StageName, Mapping[str, Facts]] = field(default_factory=dict)
     account_facts: dict[StageName, Frozen] = field(default_factory=dict)

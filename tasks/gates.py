@@ -20,6 +20,6 @@ def gate(run_id: str, stage: StageName) -> State[Any]:
     statuses = takeover.gate(stage)
     publish_gate(takeover, stage)
     message = count_sentence(statuses.values())
-    if takeover.progress[stage].gate is not None and takeover.blocked:
-        return Failed(name="GateBlocked", message=takeover.blocked)
+    if takeover.progress[stage].blocked:
+        return Failed(name="GateBlocked", message=takeover.progress[stage].blocked)
     return Completed(message=message)

@@ -425,6 +425,61 @@ def test_too_many_held_beforehand_block_the_stage_before_any_change(ledger):
     assert takeover.progress[StageName.repair].statuses[NAMES[0]].reason == "SSH_HANGS"
 
 
+def test_a_blocked_stage_bars_what_needs_it_and_nothing_else(ledger):
+    barred = {
+        host: Barred(host=host, code="SSH_HANGS", message="hangs.", remedy="look.") for host in NAMES[:4]
+    }
+    takeover = start(World(), ledger, barred=barred)
+    discover = takeover.stages[StageName.discover]
+    for name, needs in ((StageName.backup, StageName.discover), (StageName.logs, StageName.repair)):
+        takeover.stages[name] = replace(discover, name=name, needs=(needs,))
+        takeover.progress[name] = engine.Progress()
+    takeover.approve(None, everything=True, who="me")
+    for name in (StageName.backup, StageName.logs):
+        takeover.look_account(name)
+    assert go(takeover) == "GateBlocked"
+    backup, logs = (takeover.progress[name].statuses for name in (StageName.backup, StageName.logs))
+    assert {status.verdict for status in backup.values()} == {Verdict.passed}
+    assert {status.reason for status in logs.values()} == {"STAGE_BLOCKED"}
+
+
+def test_hosts_that_are_switched_off_block_nothing(ledger):
+    barred = {
+        host: Barred(host=host, code="INSTANCE_STOPPED", message="off.", remedy="-") for host in NAMES[:4]
+    }
+    world = World()
+    takeover = start(world, ledger, barred=barred)
+    takeover.approve(None, everything=True, who="me")
+    assert go(takeover) == "PartiallyDone"
+    assert set(worked(world)) == set(NAMES[4:])
+
+
+def test_a_host_that_was_worse_once_is_no_canary(ledger):
+    world = World()
+    world.broken[NAMES[0]] = HaltuunError("no.", code="WORSE")
+    first = start(world, ledger)
+    first.approve(None, everything=True, who="me")
+    go(first)
+    world.calls.clear()
+    second = start(world, ledger)
+    second.approve(None, everything=True, who="me")
+    go(second)
+    assert worked(world)[-1] == NAMES[0]
+    assert set(world.switch[name] for name in NAMES[1:]) == {"on"}
+
+
+def test_a_host_that_is_gone_is_neither_counted_nor_asked_for(ledger):
+    world = World()
+    go(start(world, ledger))
+    world.hosts = NAMES[1:]
+    later = start(world, ledger, mode="plan")
+    assert NAMES[0] in ledger.hosts(ACCOUNT), "its region was not listed: not known to be gone"
+    later.run.listed.add("r")
+    later.begin({})
+    assert NAMES[0] not in ledger.hosts(ACCOUNT)
+    assert NAMES[0] not in ledger.status(ACCOUNT)
+
+
 def test_a_second_run_is_refused_and_a_later_lease_stops_the_earlier_one(ledger):
     world = World()
     takeover = start(world, ledger)

@@ -104,3 +104,13 @@ def test_another_versions_ledger_is_refused(url, monkeypatch):
     monkeypatch.setattr(module, "SCHEMA", 2)
     with pytest.raises(HaltuunError, match="another version"):
         Ledger(url)
+
+
+def test_a_takeover_that_failed_or_was_killed_is_no_beginning(ledger):
+    for run, outcome in (("planned", "Planned"), ("broken", "Failed"), ("killed", None)):
+        ledger.start_run(ACCOUNT, run, {"mode": "plan" if outcome == "Planned" else "apply"}, NOW)
+        if outcome:
+            ledger.end_run(ACCOUNT, run, outcome, {}, NOW)
+    assert not ledger.was_begun(ACCOUNT)
+    ledger.end_run(ACCOUNT, "killed", "PartiallyDone", {}, NOW)
+    assert ledger.was_begun(ACCOUNT)

@@ -43,6 +43,7 @@ def list_hosts(run: Run) -> list[Host]:
         except AwsError as error:
             failed.append(error)
             continue
+        run.listed.add(region)
         hosts.extend(
             Host(
                 account=run.account.id,
