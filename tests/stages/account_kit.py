@@ -82,9 +82,13 @@ class World:
         takeover.make_plan()
         return takeover
 
-    def go(self, takeover: engine.Takeover) -> None:
-        """Approve all and go through the stages; the run stays open."""
-        takeover.approve(None, everything=True, who="test")
+    def go(self, takeover: engine.Takeover, plan_hash: str | None = None) -> None:
+        """Approve all, or the plan of that hash, and go through the stages; the run stays open."""
+        takeover.approve(plan_hash, everything=plan_hash is None, who="test")
+        self.pass_through(takeover)
+
+    def pass_through(self, takeover: engine.Takeover) -> None:
+        """Go through the stages with what is approved by now."""
         for name in takeover.stages:
             takeover.enter(name)
             takeover.apply_account(name)
