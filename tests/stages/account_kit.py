@@ -24,7 +24,7 @@ from haltuun.config import AccountConfig, Config, PolicyConfig
 from haltuun.ledger import Ledger
 from haltuun.model import Facts, Frozen, Host, StageName, StagePlan
 from haltuun.stages.base import Stage, no_proof
-from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.discover.facts import DiscoverFacts, LogFile
 from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.extensions.ssm_associations import tick
@@ -163,7 +163,7 @@ def ubuntu(**more: Any) -> DiscoverFacts:
         "imds_tags": False,
         "asg": None,
         "units": ("ssh.service",),
-        "log_files": (),
+        "log_files": (LogFile(path="/var/log/syslog", service="syslog"),),
         "cloudwatch_config": False,
         "listeners": (),
         "volume_ids": (),

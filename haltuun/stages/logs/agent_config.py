@@ -115,6 +115,15 @@ def log_files(discover: DiscoverFacts | None) -> tuple[LogFile, ...]:
     return tuple(found.values())
 
 
+def files_seen(discover: DiscoverFacts | None) -> int | Unknown:
+    """How many log files that are to be shipped exist on the host."""
+    if discover is None:
+        return Unknown(unknown="nothing was discovered of the host")
+    if isinstance(discover.log_files, Unknown):
+        return discover.log_files
+    return sum(file.service not in _NOT_SHIPPED for file in discover.log_files)
+
+
 def _kind_of(service: str) -> str:
     """The service as a part of a log group's name (a-z, 0-9, and . _ - /)."""
     return _KINDS.get(service) or re.sub(r"[^a-z0-9._-]+", "-", service.lower()).strip("-") or "other"
