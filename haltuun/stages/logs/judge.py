@@ -119,4 +119,5 @@ def _judge_host(host: Host, facts: LogsFacts) -> Iterator[Finding]:
             message="A configured CloudWatch agent is, or may be, there already; Haltuun's configuration is"
             " added to its own.",
             host=host.instance_id,
+            remedy="If its own names a 'run_as_user', see that this user may read the system's logs.",
         )

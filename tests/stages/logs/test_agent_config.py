@@ -33,6 +33,14 @@ def test_case(path: Path) -> None:
     assert all(not set("*:") & set(stream) for _, stream in found.values())
 
 
+def test_what_is_added_names_no_user_that_the_predecessors_could_contradict() -> None:
+    added = wanted_config("acme", DiscoverFacts(os_id="debian", cloudwatch_config=True), None)
+    alone = wanted_config("acme", DiscoverFacts(os_id="debian", cloudwatch_config=False), None)
+    assert (added.mode, set(json.loads(added.text))) == ("add", {"logs"})
+    assert (alone.mode, json.loads(alone.text)["agent"]) == ("replace", {"run_as_user": "root"})
+    assert added.hash != alone.hash
+
+
 def test_what_nobody_looked_for_is_not_absent() -> None:
     assert isinstance(files_seen(None), Unknown)
     assert isinstance(files_seen(DiscoverFacts()), Unknown)
