@@ -24,7 +24,7 @@ from haltuun.config import AccountConfig, Config, PolicyConfig
 from haltuun.ledger import Ledger
 from haltuun.model import Facts, Frozen, Host, StageName, StagePlan
 from haltuun.stages.base import Stage, no_proof
-from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.discover.facts import DiscoverFacts, LogFile
 from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.extensions.ssm_associations import tick
@@ -82,9 +82,13 @@ class World:
         takeover.make_plan()
         return takeover
 
-    def go(self, takeover: engine.Takeover) -> None:
-        """Approve all and go through the stages; the run stays open."""
-        takeover.approve(None, everything=True, who="test")
+    def go(self, takeover: engine.Takeover, plan_hash: str | None = None) -> None:
+        """Approve all, or the plan of that hash, and go through the stages; the run stays open."""
+        takeover.approve(plan_hash, everything=plan_hash is None, who="test")
+        self.pass_through(takeover)
+
+    def pass_through(self, takeover: engine.Takeover) -> None:
+        """Go through the stages with what is approved by now."""
         for name in takeover.stages:
             takeover.enter(name)
             takeover.apply_account(name)
@@ -159,7 +163,7 @@ def ubuntu(**more: Any) -> DiscoverFacts:
         "imds_tags": False,
         "asg": None,
         "units": ("ssh.service",),
-        "log_files": (),
+        "log_files": (LogFile(path="/var/log/syslog", service="syslog"),),
         "cloudwatch_config": False,
         "listeners": (),
         "volume_ids": (),

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from pydantic import Field
 
-from haltuun.model import Facts, Frozen, Unknown
+from haltuun.model import Facts, Frozen, Unknown, is_true
+from haltuun.stages.backup.names import MAX_AGE_H
 from haltuun.stages.own import Own
 
 _NOT_ASKED = Unknown(unknown="not asked yet")
@@ -39,3 +40,9 @@ class BackupFacts(Facts):
     job_message: str | Unknown | None = _NOT_ASKED
     protected_by: tuple[str, ...] | Unknown = _NOT_ASKED  # what a predecessor left
     consistency: str | Unknown = _NOT_ASKED  # "crash": as after a power cut
+
+    @property
+    def is_recent(self) -> bool:
+        """True when it is known to have a recovery point that the daily plan may have made."""
+        age = self.recovery_point_age_h
+        return is_true(self.recovery_point) and isinstance(age, float) and age <= MAX_AGE_H

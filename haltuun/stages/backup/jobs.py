@@ -22,9 +22,9 @@ from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, apply_tag, look_tag
 
 STARTED: Json = {"backup": "started"}
-# How long a host's own worker waits for its recovery point before going on: the job itself goes on
-# too, the proof looks at all hosts together, and what came later is armed by the next run.
-ARM_WAIT_S = 600.0
+# How long a host's own turn waits for its recovery point. While it waits, the jobs of the hosts after it
+# are not started; a first backup takes from minutes to hours. What comes later is armed by a later run.
+ARM_WAIT_S = 30.0
 # A new role is known to AWS Backup within seconds of its making.
 ROLE_SETTLES_S = 60.0
 
@@ -94,26 +94,38 @@ def is_role_unsettled(answer: object) -> bool:
 
 
 def apply_arm(run: Run, change: Change) -> Json:
-    """Set the tag, but only once a recent recovery point is complete."""
+    """Set the tag, but only once a recent recovery point is complete.
+
+    Where any host's job has run longer than a turn waits, this one will not be quicker: then nothing is
+    waited for, and two hundred hosts cost one wait and not two hundred.
+    """
     arn = _arn(run, change)
 
     def look() -> tuple[Json | Unknown, Json | Unknown]:
         points = get_points(run, change.region, arn)
-        jobs = get_jobs(run, change.region, arn)
         point = points if isinstance(points, Unknown) else points.get(change.target)
-        return point, jobs if isinstance(jobs, Unknown) else jobs.get(change.target)
+        return point, get_jobs(run, change.region)
 
     def done(seen: tuple[Json | Unknown, Json | Unknown]) -> bool:
-        point, job = seen
+        point, jobs = seen
         if isinstance(point, Unknown) or _recent(run, point):
             return True
-        return not isinstance(job, Unknown) and (job is None or job["state"] not in RUNNING | {"COMPLETED"})
+        if isinstance(jobs, Unknown):
+            return False
+        job = jobs.get(change.target)
+        ended = job is None or job["state"] not in RUNNING | {"COMPLETED"}
+        return ended or any(is_running(run, other, beyond_s=ARM_WAIT_S) for other in jobs.values())
 
-    point, job = poll(look, done, ARM_WAIT_S)
+    point, jobs = poll(look, done, ARM_WAIT_S)
     if isinstance(point, Unknown) or not _recent(run, point):
-        raise _not_ready(change, point, job)
+        raise _not_ready(change, point, jobs if isinstance(jobs, Unknown) else jobs.get(change.target))
     apply_tag(run, change)
     return {"recovery_point": point["arn"]}
+
+
+def is_running(run: Run, job: Json, *, beyond_s: float = 0.0) -> bool:
+    """Not ended, and begun more than `beyond_s` ago."""
+    return job["state"] in RUNNING and _age_h(run, job["at"]) * 3600 >= beyond_s
 
 
 def _recent(run: Run, point: Json) -> bool:
@@ -121,19 +133,22 @@ def _recent(run: Run, point: Json) -> bool:
 
 
 def _not_ready(change: Change, point: Json | Unknown, job: Json | Unknown) -> HaltuunError:
+    remedy = "Look at the job in AWS Backup, then retry."
     if isinstance(point, Unknown):
         message = f"its recovery points could not be read ({point.unknown})."
     elif isinstance(job, Unknown) or not job:
         message = "no recovery point is there, and no backup job is running."
     elif job["state"] in RUNNING:
-        message = f"its backup job is {job['state']}; no recovery point is complete yet."
+        message = f"its backup job was {job['state']} when it was to be armed: nothing was complete."
+        remedy = "Run again when it has ended: no second one is started, and the approved plan still holds."
     else:
         message = f"its backup job ended {job['state']}: {job['message'] or 'no reason given'}."
     return HaltuunError(
         message,
         subject=change.target,
-        remedy="Look at the job in AWS Backup, then retry.",
+        remedy=remedy,
         code="NO_RECOVERY_POINT",
+        unchanged=True,
     )
 
 

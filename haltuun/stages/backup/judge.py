@@ -88,9 +88,19 @@ def _judge_host(view: View, host: Host, facts: BackupFacts) -> Iterator[Finding]
             remedy="Mend what the job names, then retry.",
         )
     if isinstance(facts.armed, str) and facts.armed != "yes":
-        yield _not_armed(host, f"Somebody has set {ARMED}={facts.armed}, so the patch window leaves it out.")
+        said = f"Somebody has set {ARMED}={facts.armed}, so the patch window leaves it out."
+        yield _not_armed(host, said, _STAYS)
     if facts.armed is None and is_true(facts.armed_before):
-        yield _not_armed(host, f"Haltuun had set {ARMED}=yes, and somebody has taken it off since.")
+        said = f"Haltuun had set {ARMED}=yes, and somebody has taken it off since."
+        yield _not_armed(host, said, _STAYS)
+    elif facts.armed is None and facts.is_recent and not facts.excluded_why:
+        said = f"It has a recovery point and does not carry {ARMED}=yes: the patch window leaves it out."
+        yield _not_armed(
+            host,
+            said,
+            "Take the account over again with the plan that you approved, which still holds, or with the"
+            f" newest one: haltuun takeover {view.account.label} --plan HASH.",
+        )
     databases = _databases(view, host)
     if databases:
         yield Finding(
@@ -104,13 +114,17 @@ def _judge_host(view: View, host: Host, facts: BackupFacts) -> Iterator[Finding]
         )
 
 
-def _not_armed(host: Host, message: str) -> Finding:
+# What is told where a person has decided.
+_STAYS = f"It stays so. Tag the instance {ARMED}=yes by hand to let the window patch it again."
+
+
+def _not_armed(host: Host, message: str, remedy: str) -> Finding:
     return Finding(
         code="NOT_ARMED",
         severity=Severity.medium,
         message=message,
         host=host.instance_id,
-        remedy=f"It stays so. Tag the instance {ARMED}=yes by hand to let the window patch it again.",
+        remedy=remedy,
     )
 
 

@@ -17,7 +17,6 @@ from haltuun.stages.backup.kinds import (
     ROLE_VALUE,
 )
 from haltuun.stages.backup.names import (
-    MAX_AGE_H,
     PLAN,
     POLICIES,
     ROLE,
@@ -219,7 +218,7 @@ def _plan_first_backup(draft: Draft, host: Host, row: BackupFacts, needs: Ids, c
         return
     started: Ids = ()
     running = isinstance(row.job_state, str) and row.job_state in RUNNING
-    if not _recent(row) and not running:
+    if not row.is_recent and not running:
         job = _job(host, needs, cost)
         draft.changes.append(job)
         started = (job.id,)
@@ -245,11 +244,6 @@ def _arming(host: Host, started: Ids) -> Change:
         no_undo="The tag can be taken off; what the window has installed until then stays.",
         depends_on=started,
     )
-
-
-def _recent(row: BackupFacts) -> bool:
-    age = row.recovery_point_age_h
-    return is_true(row.recovery_point) and isinstance(age, float) and age <= MAX_AGE_H
 
 
 def _job(host: Host, needs: Ids, cost: Cost | Unknown) -> Change:

@@ -8,17 +8,19 @@ from typing import Any
 
 from haltuun.model import Host, Json, Proof, StageName, Unknown
 from haltuun.run import Run
+from haltuun.stages.backup.jobs import is_running
 from haltuun.stages.backup.kinds import get_vault
 from haltuun.stages.backup.names import MAX_AGE_H
 from haltuun.stages.backup.parse import point_columns
-from haltuun.stages.backup.points import RUNNING, get_jobs, get_points
+from haltuun.stages.backup.points import get_jobs, get_points
 from haltuun.stages.base import Proven, View
 from haltuun.stages.own import Own
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import ids_by_region
 
-# The first backup of a large volume takes most of an hour. Only hosts whose job runs are waited for.
-DEADLINE_S = 2700.0
+# A job is waited for until it is this old, so that all hosts together wait once: their jobs run side by
+# side. A small volume is done by then. What takes longer is for a later run to find.
+JOB_WAIT_S = 900.0
 
 Seen = tuple[Json | Unknown, Json | Unknown]
 
@@ -52,14 +54,14 @@ def _wait_for_points(run: Run, region: str, ids: Sequence[str]) -> Seen:
             return True
         return not any(_awaited(run, points.get(i), jobs.get(i)) for i in ids)
 
-    return poll(look, done, DEADLINE_S)
+    return poll(look, done, JOB_WAIT_S)
 
 
 def _awaited(run: Run, point: Json, job: Json) -> bool:
-    """No recent recovery point, and a job that may still bring one."""
+    """No recent recovery point, and a young job that may still bring one."""
     if point and _age_h(run, point["at"]) <= MAX_AGE_H:
         return False
-    return bool(job) and job["state"] in RUNNING
+    return bool(job) and is_running(run, job) and not is_running(run, job, beyond_s=JOB_WAIT_S)
 
 
 def _age_h(run: Run, at: str) -> float:

@@ -74,14 +74,15 @@ class Wanted(Frozen):
 
 def wanted_config(label: str, discover: DiscoverFacts | None, tag: str | None) -> Wanted:
     """What the host is to ship, by what was seen on it; `tag` is its present haltuun:logs."""
+    mode = _mode(discover, tag)
     files = log_files(discover)
     kept = files
-    text = _text(label, kept)
+    text = _text(label, kept, mode)
     while len(text.encode()) > MAX_BYTES:
         kept = kept[:-1]
-        text = _text(label, kept)
+        text = _text(label, kept, mode)
     return Wanted(
-        mode=_mode(discover, tag),
+        mode=mode,
         files=kept,
         left_out=len(files) - len(kept),
         text=text,
@@ -94,8 +95,8 @@ def short(digest: str) -> str:
     return digest[:8]
 
 
-def _text(label: str, files: Sequence[LogFile]) -> str:
-    return json.dumps(agent_config(label, files), sort_keys=True, separators=(",", ":"))
+def _text(label: str, files: Sequence[LogFile], mode: Mode) -> str:
+    return json.dumps(agent_config(label, files, mode), sort_keys=True, separators=(",", ":"))
 
 
 def log_files(discover: DiscoverFacts | None) -> tuple[LogFile, ...]:
@@ -115,13 +116,26 @@ def log_files(discover: DiscoverFacts | None) -> tuple[LogFile, ...]:
     return tuple(found.values())
 
 
+def files_seen(discover: DiscoverFacts | None) -> int | Unknown:
+    """How many log files that are to be shipped exist on the host."""
+    if discover is None:
+        return Unknown(unknown="nothing was discovered of the host")
+    if isinstance(discover.log_files, Unknown):
+        return discover.log_files
+    return sum(file.service not in _NOT_SHIPPED for file in discover.log_files)
+
+
 def _kind_of(service: str) -> str:
     """The service as a part of a log group's name (a-z, 0-9, and . _ - /)."""
     return _KINDS.get(service) or re.sub(r"[^a-z0-9._-]+", "-", service.lower()).strip("-") or "other"
 
 
-def agent_config(label: str, files: Sequence[LogFile]) -> Json:
-    """The agent's JSON: logs only. Retention is the log group's, set by Haltuun and not by hosts."""
+def agent_config(label: str, files: Sequence[LogFile], mode: Mode) -> Json:
+    """The agent's JSON: logs only. Retention is the log group's, set by Haltuun and not by hosts.
+
+    One that is added names no user: the agent takes no two configurations that name different ones, and
+    without any it runs as root.
+    """
     entries = [
         {
             "file_path": file.path,
@@ -138,11 +152,11 @@ def agent_config(label: str, files: Sequence[LogFile]) -> Json:
             "log_stream_name": "{instance_id}",
         }
     )
-    return {
-        # The system's and the databases' logs are readable for root alone.
-        "agent": {"run_as_user": "root"},
-        "logs": {"logs_collected": {"files": {"collect_list": entries}}},
-    }
+    logs = {"logs": {"logs_collected": {"files": {"collect_list": entries}}}}
+    if mode == "add":
+        return logs
+    # The system's and the databases' logs are readable for root alone.
+    return {"agent": {"run_as_user": "root"}, **logs}
 
 
 def _mode(discover: DiscoverFacts | None, tag: str | None) -> Mode:

@@ -31,6 +31,7 @@ class LogsAccount(Frozen):
 class LogsFacts(Facts):
     supported: bool | Unknown = _NOT_ASKED
     wanted: Wanted | Unknown = _NOT_ASKED
+    files_seen: int | Unknown = _NOT_ASKED  # of those that are to be shipped, the ones that exist
     logs_tag: str | Unknown | None = _NOT_ASKED
     configured: bool | Unknown = _NOT_ASKED  # carries the tag of the configuration that it is to have
     cw_agent_before: bool | Unknown = _NOT_ASKED  # a CloudWatch agent was there before Haltuun

@@ -11,6 +11,10 @@ from haltuun.stages.discover.facts import DiscoverAccount
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts
 from haltuun.stages.logs.names import GROUP_PREFIX, SESSIONS_DOCUMENT
 
+NOTHING_TO_SHIP = "LOGS_NOTHING_TO_SHIP"
+NOTHING_SAID = "No log file that could be shipped is on the host: it seems to log to the journal alone."
+NOTHING_REMEDY = "Install rsyslog, which writes the journal to files in /var/log, then retry."
+
 CHECKS = (
     Check(
         column="supported",
@@ -19,6 +23,14 @@ CHECKS = (
         code="LOGS_UNSUPPORTED",
         message="Haltuun configures log shipping on Linux only.",
         remedy="Configure the CloudWatch agent on this host by hand.",
+    ),
+    Check(
+        column="files_seen",
+        op="between",
+        low=1,
+        code=NOTHING_TO_SHIP,
+        message=NOTHING_SAID,
+        remedy=NOTHING_REMEDY,
     ),
     Check(
         column="configured",
@@ -107,4 +119,5 @@ def _judge_host(host: Host, facts: LogsFacts) -> Iterator[Finding]:
             message="A configured CloudWatch agent is, or may be, there already; Haltuun's configuration is"
             " added to its own.",
             host=host.instance_id,
+            remedy="If its own names a 'run_as_user', see that this user may read the system's logs.",
         )

@@ -14,6 +14,7 @@ from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.logs.agent_config import Wanted
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts, LogsRegion
+from haltuun.stages.logs.judge import NOTHING_REMEDY, NOTHING_SAID, NOTHING_TO_SHIP
 from haltuun.stages.logs.kinds import CONFIGURE, GROUP, PARAMETER, RETENTION, SESSIONS, sha256
 from haltuun.stages.logs.names import (
     ADDED,
@@ -67,6 +68,9 @@ def plan(view: View) -> StagePlan:
     entering = [view.hosts[i] for i in sorted(view.entering) if i in rows]
     draft.barred.extend(_unsupported(h) for h in entering if is_false(rows[h.instance_id].supported))
     able = [host for host in entering if is_true(rows[host.instance_id].supported)]
+    empty = [host for host in able if rows[host.instance_id].files_seen == 0]
+    draft.barred.extend(_nothing_to_ship(host) for host in empty)
+    able = [host for host in able if host not in empty]
     for region in sorted({host.region for host in able}):
         wanted: dict[Host, Wanted] = {}
         tags: dict[Host, str | None] = {}
@@ -88,6 +92,11 @@ def _unsupported(host: Host) -> Barred:
         message="Haltuun configures log shipping on Linux only.",
         remedy="Configure the CloudWatch agent on this host by hand.",
     )
+
+
+def _nothing_to_ship(host: Host) -> Barred:
+    """No agent is installed for the marker alone."""
+    return Barred(host=host.instance_id, code=NOTHING_TO_SHIP, message=NOTHING_SAID, remedy=NOTHING_REMEDY)
 
 
 def _plan_region(

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import botocore.session
 import pytest
 
 from haltuun.errors import HaltuunError
-from haltuun.model import Reach, StageName
-from haltuun.stages.backup import STAGE
+from haltuun.model import Reach, Severity, StageName
+from haltuun.stages.backup import STAGE, jobs
 from haltuun.stages.backup.names import PLAN, ROLE, SELECTION, VAULT
 from haltuun.stages.discover.facts import Listener
+from lab.cloud.extensions import backup_state as lab_backup
 from lab.cloud.extensions.backup_state import backup_state
-from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, ubuntu, world
 from tests.stages.account_state import differences
 
 pytestmark = pytest.mark.slow
+
+# The package exports the function of that name; its deadline is the module's.
+PROVE = import_module("haltuun.stages.backup.prove")
 
 
 @pytest.fixture
@@ -124,6 +129,55 @@ def test_a_failed_job_holds_the_host_with_its_reason_and_arms_nothing(account: W
     after = account.start(STAGE)
     assert "BACKUP_FAILED" in {f.code for f in after.progress[StageName.backup].findings}
     after.end("Done")
+
+
+@pytest.fixture
+def slow_jobs(monkeypatch: Any) -> Any:
+    """Jobs that do not end before they are told to; a turn and the proof wait a second for them."""
+    monkeypatch.setattr(lab_backup, "COMPLETED_AFTER_S", 1e9)
+    monkeypatch.setattr(jobs, "ARM_WAIT_S", 1.0)
+    monkeypatch.setattr(PROVE, "JOB_WAIT_S", 1.0)
+    return lambda: monkeypatch.setattr(lab_backup, "COMPLETED_AFTER_S", 0.0)
+
+
+def test_jobs_that_take_hours_are_all_started_and_waited_for_once(account: World, slow_jobs: Any) -> None:
+    takeover = account.take(STAGE)
+    calls = [call.operation for call in takeover.run.aws.calls]
+    first, second = (i for i, name in enumerate(calls) if name == "StartBackupJob")
+    # In the first host's turn the job is looked at again and again; in the second's once.
+    assert calls[first:second].count("ListBackupJobs") > 3
+    turn = calls[second : calls.index("ListBackupVaults", second)]
+    assert turn.count("ListBackupJobs") == 1
+    assert set(statuses(takeover).values()) == {("held", "NO_RECOVERY_POINT")}
+    status = next(iter(takeover.progress[StageName.backup].statuses.values()))
+    assert "RUNNING" in status.message and "no second one is started" in status.remedy
+    assert {f.code for f in takeover.progress[StageName.backup].findings} == set()
+
+
+def test_what_completes_later_is_named_and_armed_by_the_approval_given_once(
+    account: World, slow_jobs: Any
+) -> None:
+    shown = account.start(STAGE, mode="plan")
+    shown.end("Planned")
+    takeover = account.start(STAGE)
+    account.go(takeover, shown.plan_hash)
+    takeover.end(takeover.outcome())
+    slow_jobs()
+    nobody = account.start(STAGE)
+    assert nobody.plan is not None
+    assert {c.kind for c in nobody.plan.changes} == {"backup.arm"}
+    # A run in which nobody approves anything.
+    account.pass_through(nobody)
+    assert set(statuses(nobody).values()) == {("passed", "")}
+    found = [f for f in nobody.progress[StageName.backup].findings if f.code == "NOT_ARMED"]
+    assert {f.host for f in found} == set(account.facts)
+    assert all(f.severity is Severity.medium and f"takeover {LABEL} --plan" in f.remedy for f in found)
+    nobody.end("AwaitingApproval")
+    again = account.start(STAGE)
+    account.go(again, shown.plan_hash)
+    again.end(again.outcome())
+    assert all(account.tags(i)["haltuun:armed"] == "yes" for i in account.facts)
+    assert arming(again)[1] == []
 
 
 def test_an_old_recovery_point_is_followed_by_a_new_job(account: World) -> None:

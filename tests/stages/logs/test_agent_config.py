@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from haltuun.model import Unknown
 from haltuun.stages.discover.facts import DiscoverFacts, LogFile
-from haltuun.stages.logs.agent_config import MAX_BYTES, wanted_config
+from haltuun.stages.logs.agent_config import MAX_BYTES, files_seen, wanted_config
 
 CASES = sorted((Path(__file__).parents[2] / "cases" / "logs").glob("*.json"))
 
@@ -23,11 +24,26 @@ def shipped(discover: DiscoverFacts | None) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_case(path: Path) -> None:
     case: dict[str, Any] = json.loads(path.read_text())
-    found = shipped(DiscoverFacts.model_validate(case["facts"]))
+    facts = DiscoverFacts.model_validate(case["facts"])
+    assert files_seen(facts) == case["seen"]
+    found = shipped(facts)
     marker = found.pop("/var/log/haltuun/marker.log")
     assert marker == ("/haltuun/acme/marker", "{instance_id}")
     assert {path: group for path, (group, _) in found.items()} == case["ships"]
     assert all(not set("*:") & set(stream) for _, stream in found.values())
+
+
+def test_what_is_added_names_no_user_that_the_predecessors_could_contradict() -> None:
+    added = wanted_config("acme", DiscoverFacts(os_id="debian", cloudwatch_config=True), None)
+    alone = wanted_config("acme", DiscoverFacts(os_id="debian", cloudwatch_config=False), None)
+    assert (added.mode, set(json.loads(added.text))) == ("add", {"logs"})
+    assert (alone.mode, json.loads(alone.text)["agent"]) == ("replace", {"run_as_user": "root"})
+    assert added.hash != alone.hash
+
+
+def test_what_nobody_looked_for_is_not_absent() -> None:
+    assert isinstance(files_seen(None), Unknown)
+    assert isinstance(files_seen(DiscoverFacts()), Unknown)
 
 
 def test_unknown_facts_ship_the_logs_of_any_distribution() -> None:

@@ -222,6 +222,20 @@ def test_all_but_the_logs_can_be_undone(account: World) -> None:
     assert all(group["retentionInDays"] for group in groups), "what stays does not stay for ever"
 
 
+def test_a_host_that_logs_to_the_journal_alone_is_held_before_an_agent_is_installed(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
+    own = LogFile(path="/var/log/amazon/ssm/amazon-ssm-agent.log", service="amazon-ssm-agent")
+    with world(tmp_path, monkeypatch, ubuntu(os_id="debian", log_files=(own,))) as account:
+        takeover = account.take(STAGE)
+        assert set(statuses(takeover).values()) == {("held", "LOGS_NOTHING_TO_SHIP")}
+        (status,) = takeover.progress[StageName.logs].statuses.values()
+        assert "rsyslog" in status.remedy
+        assert takeover.plan is not None and takeover.plan.changes == ()
+        account.facts.update(dict.fromkeys(account.facts, ubuntu()))  # rsyslog was installed
+        assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
+
+
 def test_windows_is_named_and_held(tmp_path: Any, monkeypatch: Any) -> None:
     with world(tmp_path, monkeypatch, ubuntu(platform="windows")) as account:
         takeover = account.take(STAGE)
