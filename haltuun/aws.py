@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import boto3
 import botocore.exceptions
 import botocore.parsers
+import botocore.session
 from botocore.config import Config as BotoConfig
 
 from haltuun.clock import Clock
@@ -120,7 +121,7 @@ class Aws:
     def home_region(self) -> str:
         if self.account.regions:
             return self.account.regions[0]
-        return self._base_session().region_name or "us-east-1"
+        return self._base_session().region_name or first_region(self.account.role_arn)
 
     def regions(self) -> list[str]:
         """The configured regions; without any, every region that is enabled for the account."""
@@ -262,7 +263,8 @@ class Aws:
         extra: dict[str, Any] = {"RoleSessionName": "haltuun"}
         if self.account.external_id:
             extra["ExternalId"] = self.account.external_id
-        region = self.account.regions[0] if self.account.regions else base.region_name or "us-east-1"
+        regions = self.account.regions
+        region = regions[0] if regions else base.region_name or first_region(role_arn)
         fetcher = AssumeRoleCredentialFetcher(
             lambda name, **kw: base.client(
                 name, region_name=region, **{k: v for k, v in kw.items() if k != "region_name"}
@@ -277,6 +279,15 @@ class Aws:
             method="assume-role", refresh_using=fetcher.fetch_credentials
         )
         return boto3.Session(botocore_session=botocore_session, region_name=region)
+
+
+def first_region(role_arn: str | None) -> str:
+    """Where to ask first when nobody says: a region of the partition that the role's ARN names (botocore's
+    partitions.json; credentials of one partition are refused in the others)."""
+    partition = (role_arn or "arn:aws").split(":")[1]
+    session = botocore.session.get_session()
+    regions: list[str] = session.get_available_regions("ec2", partition_name=partition)
+    return "us-east-1" if "us-east-1" in regions or not regions else sorted(regions)[0]
 
 
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

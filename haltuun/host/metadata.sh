@@ -47,7 +47,8 @@ fetch_wget() {
 fetch_python() {
     python=python3
     have python3 || python=python
-    "$python" - "$1" "$2" "${3:-}" 2>/dev/null <<'PY'
+    # No here-document: some shells keep those in a file.
+    "$python" -c '
 import sys
 try:
     from http.client import HTTPConnection
@@ -58,8 +59,7 @@ connection = HTTPConnection("169.254.169.254", 80, timeout=4)
 connection.request(method, path, headers=dict([header.split(": ", 1)]) if header else {})
 answer = connection.getresponse()
 sys.stdout.write(answer.read().decode("utf-8", "replace"))
-sys.exit(0 if answer.status == 200 else 1)
-PY
+sys.exit(0 if answer.status == 200 else 1)' "$1" "$2" "${3:-}" 2>/dev/null
 }
 
 fetch_perl() {

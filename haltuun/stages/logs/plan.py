@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from haltuun.cost import parameter as parameter_cost
 from haltuun.cost import session_logs, shipped_logs
-from haltuun.model import Barred, Cost, Host, StageName, StagePlan, Unknown, is_false, is_true
+from haltuun.model import (
+    Barred,
+    Cost,
+    Finding,
+    Host,
+    Severity,
+    StageName,
+    StagePlan,
+    Unknown,
+    is_false,
+    is_true,
+)
 from haltuun.stages.associations import KIND as ASSOCIATION_KIND
 from haltuun.stages.associations import PERMISSIONS as ASSOCIATION_PERMISSIONS
 from haltuun.stages.associations import association_value
@@ -27,7 +38,7 @@ from haltuun.stages.logs.names import (
 )
 from haltuun.stages.own import ABSENT, Draft, Own
 from haltuun.stages.tags import LOGS, tag_change
-from haltuun.stages.verify.facts import VerifyFacts
+from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
 from haltuun.stages.verify.plan import ASSOCIATE, POLICY
 
 INSTALL_VALUE = association_value(
@@ -71,6 +82,11 @@ def plan(view: View) -> StagePlan:
     empty = [host for host in able if rows[host.instance_id].files_seen == 0]
     draft.barred.extend(_nothing_to_ship(host) for host in empty)
     able = [host for host in able if host not in empty]
+    barred = [bar for host in able if (bar := _may_not_ship(view, host)) is not None]
+    unseen = [host for host in able if isinstance(rows[host.instance_id].files_seen, Unknown)]
+    draft.barred.extend(barred)
+    draft.notes.extend(_not_planned(host) for host in unseen)
+    able = [h for h in able if h not in unseen and h.instance_id not in {bar.host for bar in barred}]
     for region in sorted({host.region for host in able}):
         wanted: dict[Host, Wanted] = {}
         tags: dict[Host, str | None] = {}
@@ -97,6 +113,42 @@ def _unsupported(host: Host) -> Barred:
 def _nothing_to_ship(host: Host) -> Barred:
     """No agent is installed for the marker alone."""
     return Barred(host=host.instance_id, code=NOTHING_TO_SHIP, message=NOTHING_SAID, remedy=NOTHING_REMEDY)
+
+
+def _not_planned(host: Host) -> Finding:
+    """Nothing is guessed of a host that nobody looked into, such as one that only Run Command reaches."""
+    return Finding(
+        code="LOGS_NOT_PLANNED",
+        severity=Severity.low,
+        host=host.instance_id,
+        message="Nobody has looked into it, so what its agent is to ship is not planned yet.",
+        remedy="A takeover looks into hosts that Run Command reaches; what it then plans waits for approval.",
+    )
+
+
+def _may_not_ship(view: View, host: Host) -> Barred | None:
+    """No agent is installed where its calls are known to be refused, whatever this run changes."""
+    seen = view.facts.get(StageName.verify, {}).get(host.instance_id)
+    if not isinstance(seen, VerifyFacts):
+        return None
+    if seen.credentials == "default host management":
+        return Barred(
+            host=host.instance_id,
+            code="LOGS_NO_ROLE",
+            message="Its credentials are default host management's, which the CloudWatch agent cannot use.",
+            remedy="Give it an instance profile when its applications allow, then retry.",
+        )
+    account = view.account_facts.get(StageName.verify)
+    role = account.roles.get(str(seen.role_name)) if isinstance(account, VerifyAccount) else None
+    beyond = [text for text in role.beyond if text.startswith("logs:")] if isinstance(role, RoleFacts) else []
+    if not beyond or not is_false(seen.logs_allowed):
+        return None
+    return Barred(
+        host=host.instance_id,
+        code="LOGS_DENIED",
+        message=f"Its role may not write logs, and no policy added to it helps: {beyond[0]}.",
+        remedy="Allow it where it is denied (service control policy, boundary, explicit deny), then retry.",
+    )
 
 
 def _plan_region(

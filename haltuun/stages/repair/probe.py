@@ -25,7 +25,7 @@ BUSY_WAIT_S = 300
 # DescribeInstanceInformation takes 5 to 50 a page (botocore 1.44).
 NODES_A_PAGE = 50
 # What a host says is not asked unseen: it goes into the endpoint's name.
-_REGION = re.compile(r"^[a-z]{2}(-[a-z]+){1,2}-\d$")
+_REGION = re.compile(r"^[a-z]{2,4}(-[a-z]+){1,2}-\d$")
 # Clones share a registration, so one answer serves them all: (region, id) → row. As long as the run lives.
 _asked: WeakKeyDictionary[Aws, dict[tuple[str, str], Json | Unknown]] = WeakKeyDictionary()
 

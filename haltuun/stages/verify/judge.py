@@ -45,7 +45,7 @@ def judge_together(seen: Mapping[Host, VerifyFacts]) -> Iterator[Finding]:
             severity=Severity.low,
             message=f"The role {role} may not write to Haltuun's log groups.",
             evidence=tuple(labels),
-            remedy="Approve the planned inline policy, or the logs of its hosts cannot be shipped.",
+            remedy="Approve the inline policy where one is planned; else see what the stage 'logs' says.",
         )
 
 
