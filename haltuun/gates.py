@@ -21,6 +21,14 @@ ROW_COUNT = "expect_table_row_count_to_equal"
 Row = Mapping[str, str | int | float | bool | None]
 
 
+class Doubt(Frozen):
+    """What a host is told whose value is unknown, where that calls for another remedy."""
+
+    code: str
+    message: str
+    remedy: str
+
+
 class Check(Frozen):
     """One demand on one column. `code`, `message` and `remedy` are what a failing host is told.
 
@@ -37,6 +45,7 @@ class Check(Frozen):
     low: float | None = None
     high: float | None = None
     pattern: str = ""
+    in_doubt: Doubt | None = None
 
     def demand(self) -> str:
         """The check as people read it in the run history."""
@@ -110,6 +119,8 @@ def _verdicts(
                 message=failed.message.replace("{value}", str(row.get(failed.column))),
                 remedy=failed.remedy,
             )
+        elif doubt is not None and doubt.check.in_doubt is not None and not doubt.raised:
+            verdicts[host] = HostVerdict(verdict=Verdict.unknown, **doubt.check.in_doubt.model_dump())
         elif doubt is not None:
             why = f"the check raised: {doubt.raised}" if doubt.raised else "it could not be observed"
             verdicts[host] = HostVerdict(

@@ -60,6 +60,7 @@ def _written(path: Path) -> Iterator[str]:
 
 def _codes() -> set[str]:
     found = {check.code for stage in STAGES for check in stage.checks}
+    found |= {check.in_doubt.code for stage in STAGES for check in stage.checks if check.in_doubt}
     found |= {
         kind.code
         for kind in vars(errors).values()

@@ -150,9 +150,8 @@ def judge_compromise(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
 
 def judge_eol(host: Host, facts: DiscoverFacts, today: date) -> Iterator[Finding]:
     if is_true(facts.eol):
-        yield _eol(
-            host, f"{_said(facts.os_name)} has had no free security updates since {facts.eol_since}.", ""
-        )
+        name = facts.os_guess if isinstance(facts.os_name, Unknown) else facts.os_name
+        yield _eol(host, f"{name} has had no free security updates since {facts.eol_since}.", "")
         return
     if isinstance(facts.eol, Unknown) and facts.os_guess:
         words = facts.os_guess.lower().split()

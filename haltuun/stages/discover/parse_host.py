@@ -10,7 +10,7 @@ from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts, HybridNode
 from haltuun.stages.discover.parse_account import parse_hybrid_nodes
 from haltuun.stages.discover.parse_ec2 import guess_os, parse_ec2, same_box_nodes
-from haltuun.stages.discover.parse_inside import parse_inside, unseen
+from haltuun.stages.discover.parse_inside import parse_inside, parse_windows_eol, unseen
 
 
 def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> DiscoverFacts:
@@ -19,6 +19,8 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> D
         facts |= unseen(host_raw)
     else:
         facts |= parse_inside(host, view.account_id, facts, host_raw)
+    if facts["platform"] == "windows":
+        facts |= parse_windows_eol(facts, view.now.timestamp())
     facts["same_box_nodes"] = _same_box(facts, raw)
     return DiscoverFacts(observed_at=view.now, **facts, **guess_os(facts))
 

@@ -132,6 +132,15 @@ def parse_os(lines: Lines) -> tuple[str | Unknown, str | Unknown, str | Unknown]
     return why, why, why
 
 
+def parse_windows_eol(ec2: Mapping[str, Any], now_epoch: float) -> dict[str, Any]:
+    """No script looks at Windows: the agent's report names the release ("Microsoft Windows Server 2012 R2
+    Standard")."""
+    name = ec2["ssm_platform_name"]
+    found = re.search(r"Windows Server (\d{4}(?: R2)?)", name) if isinstance(name, str) else None
+    why = Unknown(unknown="the host's agent has not told Systems Manager its release of Windows")
+    return parse_eol("windows", found.group(1) if found else why, now_epoch)
+
+
 def parse_eol(os_id: str | Unknown, version: str | Unknown, now_epoch: float) -> dict[str, Any]:
     if isinstance(os_id, Unknown) or isinstance(version, Unknown):
         why = os_id if isinstance(os_id, Unknown) else version

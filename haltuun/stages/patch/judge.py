@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from haltuun.gates import Check
+from haltuun.gates import Check, Doubt
 from haltuun.model import Finding, Host, Severity, StageName, is_false, is_true
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
@@ -23,6 +23,12 @@ CHECKS = (
         code="EOL",
         message="The operating system gets no security updates any more, whatever a scan says.",
         remedy="Move it to a supported release, or prove paid support (Ubuntu Pro, ELS) on the host.",
+        in_doubt=Doubt(
+            code="EOL_UNKNOWN",
+            message="Until when the operating system gets security updates is not known.",
+            remedy="See which system it runs and look its date up at the vendor; a release that is not in"
+            " Haltuun's eol.yaml yet belongs there, and a host that nobody could look at needs a way in.",
+        ),
     ),
     Check(
         column="supported",

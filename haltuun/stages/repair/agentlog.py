@@ -26,6 +26,8 @@ _OLD_IDENTITY = re.compile(r"\[instanceID=((mi|i)-[0-9a-f]+)\]")
 _CONNECTED = (
     "Set up control channel successfully",
     "SSM Connection channel status is set to",
+    # A channel that broke and was opened again says only this (websocketutil: OpenConnection).
+    "Successfully opened websocket connection to",
 )
 _CLEARED = "Registration information has been removed from the instance."
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M)

@@ -109,7 +109,8 @@ class Agent(Frozen):
     state_kb: int | Unknown = _NOT_ASKED  # size of /var/lib/amazon/ssm
     clock: datetime | Unknown = _NOT_ASKED  # the host's local time, as its log writes it (naive)
     unfinished: tuple[Unfinished, ...] | Unknown = _NOT_ASKED
-    log: tuple[LogLine, ...] | Unknown = _NOT_ASKED
+    # At debug level the agent logs what passes through sessions: the run judges by it and never records it.
+    log: tuple[LogLine, ...] | Unknown = Field(default=_NOT_ASKED, exclude=True)
 
     @property
     def package(self) -> str | Unknown:

@@ -15,6 +15,8 @@ from haltuun.stages.repair.wording import WORDING
 # "Connection lost" that no step on the host mends was seen to end after weeks by itself; after this
 # long it is a case for AWS's support.
 WAITING_LIMIT = timedelta(days=45)
+# Short of a day: the daily recheck (06:30) must not come before what yesterday's run set.
+LOOK_AGAIN = timedelta(hours=20)
 SPARE_KB = 10_000
 SNAP_REMEDY = "Make the host reachable over SSH for this step (key, address, security group)."
 
@@ -397,5 +399,5 @@ def waiting(case: Case) -> Barred:
         message=wording.message,
         remedy=wording.remedy,
         verdict=Verdict.waiting,
-        next_check=now + timedelta(days=1),
+        next_check=now + LOOK_AGAIN,
     )

@@ -27,6 +27,8 @@ OLDEST_VERSION = (2, 3, 68, 0)
 DISK_LOW_KB = 20_000
 # A call into a closed network is silent for about 128 s (TCP's SYN retries).
 SILENCE = timedelta(seconds=20)
+# An agent with an open channel reports every 5 minutes: what failed and was not said again is over.
+OVER = timedelta(hours=1)
 
 
 Find = Callable[[Situation], Sequence[LogLine]]
@@ -167,14 +169,34 @@ _CALLS = r"send request failed|dial tcp|proxyconnect|Client\.Timeout exceeded|x5
 _MESSAGES = r"ssmmessages|[Cc]ontrol ?channel|MGSInteractor"
 
 
+# A service that grants or refuses was reached.
+_ANSWERED = re.compile(
+    "EC2 registration was successful|Successfully connected with instance profile role credentials"
+    "|AccessDenied|Throttling|ExpiredToken|Signature expired|MachineFingerprintDoesNotMatch|InvalidInstanceId"
+)
+
+
+def _failing_calls(s: Situation, pattern: str, *, without: str = "") -> Sequence[LogLine]:
+    """Calls that failed, unless the log shows, or an open channel tells, that they get through again."""
+    failed = _lines(pattern, without=without)(s)
+    if not failed or s.log is None:
+        return ()
+    last, *later = [entry for entry in s.open_entries if entry.line >= failed[-1].line]
+    if any(_ANSWERED.search(entry.text) for entry in later):
+        return ()
+    clock, channel = s.agent.clock, s.log.connected
+    old = last.at is not None and not isinstance(clock, Unknown) and clock - last.at > OVER
+    return () if channel is not None and old else failed
+
+
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
-    direct = _lines("proxyconnect")(s)
+    direct = _failing_calls(s, "proxyconnect")
     if direct:
         return direct
     proxies = s.log.proxies if s.log is not None else {}
     if "https_proxy" not in proxies:
         return ()
-    failing = _lines(_CALLS, without=_METADATA)(s)
+    failing = _failing_calls(s, _CALLS, without=_METADATA)
     return (proxies["https_proxy"][1].evidence(), *failing) if failing else ()
 
 
@@ -233,8 +255,8 @@ def _snap_and_deb(s: Situation) -> Sequence[LogLine]:
 
 def _disk_full(s: Situation) -> Sequence[LogLine]:
     free = s.agent.disk_free_kb
-    if not isinstance(free, Unknown) and free < DISK_LOW_KB:
-        return (_file("/var", f"{free} KiB free"),)
+    if not isinstance(free, Unknown):
+        return (_file("/var", f"{free} KiB free"),) if free < DISK_LOW_KB else ()
     return _lines("no space left on device")(s)
 
 
@@ -278,7 +300,11 @@ def _hibernating(s: Situation) -> Sequence[LogLine]:
 
 
 _NOT_THESE = rf"proxyconnect|{_METADATA}|{_MESSAGES}"
-_MESSAGES_FAIL = rf"(?=[\s\S]*({_MESSAGES}))(dial tcp|i/o timeout|connection refused|no such host|x509:)"
+# The agent names the channel before the error as well as after it.
+_MESSAGES_FAIL = (
+    rf"^(?=[\s\S]*({_MESSAGES}))[\s\S]*"
+    r"(dial tcp|no such host|x509:|Client\.Timeout exceeded|deadline exceeded|TLS handshake timeout)"
+)
 
 RULES: tuple[Rule, ...] = (
     Rule("STALE_HYBRID", _stale_hybrid),
@@ -300,7 +326,7 @@ RULES: tuple[Rule, ...] = (
         "MESSAGES_DENIED",
         _lines(r"createControlChannel request failed: unexpected response from the service <AccessDenied"),
     ),
-    Rule("MESSAGES_UNREACHABLE", _lines(_MESSAGES_FAIL, without="proxyconnect|<AccessDenied")),
+    Rule("MESSAGES_UNREACHABLE", _lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}")),
     Rule("IMDS_UNREACHABLE", _imds_unreachable),
     Rule("PROXY_INTERCEPTS_IMDS", _proxy_intercepts_imds),
     Rule("PROXY_CONFIGURED", _proxy_configured),

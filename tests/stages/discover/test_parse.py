@@ -18,7 +18,7 @@ from haltuun.stages.base import View
 from haltuun.stages.discover.eol import last_day, term, terms
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.discover.host import no_way_in
-from haltuun.stages.discover.judge import judge
+from haltuun.stages.discover.judge import judge, judge_eol
 from haltuun.stages.discover.parse_account import parse_account
 from haltuun.stages.discover.parse_host import parse_host
 from haltuun.stages.discover.parse_inside import parse_clock, parse_ssh_legacy
@@ -99,6 +99,40 @@ def test_the_data_file_has_no_term_that_ends_before_it_is_free() -> None:
     assert all(row.paid is None or row.paid > row.free for row in terms().values())
     assert last_day("2024-02") == date(2024, 2, 29)
     assert isinstance(term("plan9", "4"), Unknown)
+
+
+@pytest.mark.parametrize(
+    ("system", "version", "over"),
+    [
+        ("ol", "8.9", False),
+        ("ol", "7.9", True),
+        ("sles", "15.5", True),
+        ("sles", "15.7", False),
+        ("rhel", "10.0", False),
+        ("rocky", "10.1", False),
+        ("centos", "9", False),
+        ("ubuntu", "25.10", True),
+    ],
+)
+def test_a_common_system_has_a_term(system: str, version: str, over: bool) -> None:
+    found = term(system, version)
+    assert not isinstance(found, Unknown)
+    assert (found.free < NOW.date()) is over
+
+
+@pytest.mark.parametrize(
+    ("name", "over"),
+    [
+        ("Microsoft Windows Server 2022 Datacenter", False),
+        ("Microsoft Windows Server 2012 R2 Standard", True),
+        ("Microsoft Windows Server Datacenter", None),
+    ],
+)
+def test_windows_is_known_by_its_agents_report(name: str, over: bool | None) -> None:
+    node = {"InstanceId": ID, "PingStatus": "Online", "PlatformName": name, "PlatformVersion": "10.0"}
+    seen = facts(region(nodes=[node], instances=[instance(Platform="windows")]))
+    assert seen.row()["eol"] is over
+    assert any(name in one.message for one in judge_eol(HOST, seen, NOW.date())) is (over is True)
 
 
 # -- unknown is not false --------------------------------------------------------------------------

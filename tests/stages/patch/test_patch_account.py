@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from haltuun.model import StageName, Verdict
+from haltuun.model import StageName, Unknown, Verdict
 from haltuun.stages.associations import send_once
 from haltuun.stages.commands import ending
 from haltuun.stages.patch import STAGE
@@ -118,6 +118,14 @@ def test_a_system_without_updates_is_held_whatever_the_scan_says(tmp_path: Any, 
         (instance_id,) = account.facts
         assert statuses(takeover) == {instance_id: ("held", "EOL")}
         assert takeover.run.facts[StageName.patch][instance_id].scanned is True  # type: ignore[attr-defined]
+
+
+def test_a_system_of_unknown_term_is_not_told_to_move(tmp_path: Any, monkeypatch: Any) -> None:
+    new = ubuntu(os_version="31.04", eol=Unknown(unknown="eol.yaml has no entry for ubuntu 31.04"))
+    with world(tmp_path, monkeypatch, new) as account:
+        takeover = account.take(STAGE)
+        (instance_id,) = account.facts
+        assert statuses(takeover) == {instance_id: ("unknown", "EOL_UNKNOWN")}
 
 
 def test_a_scan_that_ends_badly_is_not_waited_for(tmp_path: Any, monkeypatch: Any) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from haltuun.stages.repair.agentlog import covers_metadata
+from haltuun.model import Unknown
+from haltuun.stages.repair.agentlog import FILE, covers_metadata
 from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.facts import Agent, LogLine
 from tests.stages.repair.hostfiles import read_agent
 
 CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
@@ -46,3 +49,68 @@ def test_a_host_that_came_up_has_no_cause(case: str) -> None:
 )
 def test_no_proxy_as_go_reads_it(no_proxy: str, spared: bool) -> None:
     assert covers_metadata(no_proxy) is spared
+
+
+START = (
+    "2026-11-23 06:00:00.0000 INFO Proxy environment variables:",
+    "2026-11-23 06:00:00.0001 INFO https_proxy: {proxy}",
+    "2026-11-23 06:00:01.0000 INFO Agent will take identity from EC2",
+)
+CHANNEL = "2026-11-23 06:00:09.0000 INFO [ssm-agent-worker] [MessageService] [MGSInteractor] "
+UP = CHANNEL + "Set up control channel successfully"
+TIMED_OUT = (
+    "2026-11-23 07:00:00.0000 ERROR [ssm-agent-worker] [MessageService] [MGSInteractor] Failed to get"
+    " controlchannel token, error: CreateControlChannel failed with error: createControlChannel request"
+    ' failed: failed to make http client call: Post "https://ssmmessages.us-east-1.amazonaws.com/v1/'
+    'control-channel/i-0abc1234def567890": dial tcp 10.98.0.9:443: {error}'
+)
+REOPENED = (
+    "2026-11-23 07:05:00.0000 INFO [ssm-agent-worker] [MessageService] [MGSInteractor] Successfully opened"
+    " websocket connection to: 10.99.0.10:443"
+)
+SENT = (
+    "2026-11-23 07:00:00.0000 ERROR [ssm-agent-worker] [HealthCheck] error when calling AWS APIs. error"
+    " details - RequestError: send request failed",
+    'caused by: Post "https://ssm.us-east-1.amazonaws.com/": {error}',
+)
+PROXY_DOWN = "proxyconnect tcp: dial tcp 10.0.0.8:3128: connect: connection refused"
+REFUSED = (
+    "2026-11-23 07:05:00.0000 WARN EC2RoleProvider Failed to connect to Systems Manager with instance profile"
+    " role credentials. Err: retrieved credentials failed to report to ssm. Error: AccessDeniedException:"
+    " User: arn:aws:sts::111122223333:assumed-role/r/i-0abc1234def567890 is not authorized to perform:"
+    " ssm:UpdateInstanceInformation"
+)
+
+
+def _codes(*lines: str, clock: str = "07:10", proxy: str = "", free: int | Unknown | None = None) -> set[str]:
+    texts = [*(line.format(proxy=proxy) for line in START), *lines]
+    log = tuple(LogLine(file=FILE, line=n, text=text) for n, text in enumerate(texts, 1))
+    at = datetime.fromisoformat(f"2026-11-23 {clock}:00")
+    agent = Agent(log=log, clock=at, **({} if free is None else {"disk_free_kb": free}))
+    return {cause.code for cause in diagnose(agent).causes}
+
+
+@pytest.mark.parametrize("error", ["i/o timeout", "connect: connection refused"])
+def test_a_channel_that_cannot_be_opened_is_named(error: str) -> None:
+    assert _codes(UP, TIMED_OUT.format(error=error)) == {"MESSAGES_UNREACHABLE"}
+
+
+def test_a_channel_that_was_opened_again_is_no_finding() -> None:
+    assert _codes(UP, TIMED_OUT.format(error="i/o timeout"), REOPENED) == set()
+
+
+def test_old_lines_of_a_full_disk_do_not_count_beside_free_space() -> None:
+    line = "2026-11-23 06:30:00.0000 ERROR write /var/lib/amazon/ssm/x: no space left on device"
+    assert _codes(line) == {"DISK_FULL"}
+    assert _codes(line, free=100) == {"DISK_FULL"}
+    assert _codes(line, free=50_000_000) == set()
+
+
+@pytest.mark.parametrize("error", [PROXY_DOWN, "EOF"])
+def test_a_proxy_is_to_blame_only_while_calls_fail(error: str) -> None:
+    proxy = "http://10.0.0.8:3128"
+    failed = tuple(line.format(error=error) for line in SENT)
+    assert _codes(UP, *failed, proxy=proxy) == {"PROXY_CONFIGURED"}
+    assert _codes(*failed, clock="23:00", proxy=proxy) == {"PROXY_CONFIGURED"}  # no channel: it may sleep
+    assert _codes(UP, *failed, clock="23:00", proxy=proxy) == set()
+    assert _codes(*failed, REFUSED, proxy=proxy) == {"ROLE_DENIED"}

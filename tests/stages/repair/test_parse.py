@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from haltuun.model import Host, Unknown
+from haltuun.ledger import Ledger
+from haltuun.model import Host, StageName, Unknown
 from haltuun.stages.repair.diagnose import diagnose
-from haltuun.stages.repair.facts import Agent
+from haltuun.stages.repair.facts import Agent, RepairFacts
 from haltuun.stages.repair.parse import parse_agent, parse_config
 from haltuun.stages.repair.state import UNKNOWN, state_of
 
@@ -120,3 +122,22 @@ def test_credentials_that_were_not_shown_are_not_none() -> None:
     host = Host(account="1", region="r", instance_id="i-1")
     assert state_of(host, agent)["credentials"] == UNKNOWN
     assert state_of(host, Agent())["vault"] == UNKNOWN
+
+
+def test_the_ledger_keeps_the_evidence_and_not_the_agents_log(tmp_path: Path) -> None:
+    canary = "hunter2-typed-in-a-session"
+    output = (PROBES / "stale-refused.txt").read_text()
+    line = f"log=9000:2026-11-23 19:02:00.0000 DEBUG [ssm-session-worker] payload: {canary}\n"
+    seen = parse_agent(output.replace("\nend=", f"\n{line}end="))
+    found = diagnose(seen).causes
+    assert canary in str(seen.log)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    now = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+    facts = RepairFacts(observed_at=now, agent=seen, found=found)
+    ledger.observed("111122223333", "run", StageName.repair, "before", {"i-1": facts}, now)
+    _, kept = ledger.observations("111122223333", "i-1")[StageName.repair]
+    ledger.close()
+    assert "MachineFingerprintDoesNotMatch" in str(kept["found"])
+    assert kept["agent"]["packages"]
+    assert canary not in str(kept)
+    assert canary.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
