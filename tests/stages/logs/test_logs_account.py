@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from haltuun.model import StageName
+from haltuun.model import StageName, Unknown
 from haltuun.stages.commands import send
 from haltuun.stages.discover.facts import LogFile
 from haltuun.stages.logs import STAGE
 from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
+from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
 from tests.stages.account_kit import LABEL, REGION, World, ubuntu, world
 from tests.stages.account_state import differences
 
@@ -241,3 +242,36 @@ def test_windows_is_named_and_held(tmp_path: Any, monkeypatch: Any) -> None:
         takeover = account.take(STAGE)
         assert set(statuses(takeover).values()) == {("held", "LOGS_UNSUPPORTED")}
         assert takeover.plan is not None and takeover.plan.changes == ()
+
+
+def test_a_host_that_nobody_looked_into_is_named_and_nothing_is_guessed(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
+    unseen = Unknown(unknown="PLAN_NEEDS_SSH: only Run Command reaches it")
+    with world(tmp_path, monkeypatch, ubuntu(log_files=unseen, units=unseen, listeners=unseen)) as account:
+        takeover = account.start(STAGE, mode="plan")
+        assert takeover.plan is not None and takeover.plan.changes == ()
+        assert [f.code for f in takeover.plan.findings if f.host].count("LOGS_NOT_PLANNED") == 1
+
+
+@pytest.mark.parametrize(
+    ("credentials", "beyond", "code"),
+    [
+        ("default host management", (), "LOGS_NO_ROLE"),
+        ("instance role", ("logs:PutLogEvents (by a service control policy)",), "LOGS_DENIED"),
+        ("instance role", ("s3:GetObject (by an explicit deny)",), None),
+    ],
+)
+def test_no_agent_is_installed_where_its_calls_are_refused(
+    account: World, credentials: Any, beyond: tuple[str, ...], code: str | None
+) -> None:
+    first, second = account.facts
+    role = RoleFacts(role_name="web", beyond=beyond)
+    verified = VerifyFacts(credentials=credentials, role_name="web", logs_allowed=False)
+    takeover = account.start(STAGE, mode="plan")
+    takeover.run.facts[StageName.verify] = {first: verified}
+    takeover.run.account_facts[StageName.verify] = VerifyAccount(roles={"web": role})
+    planned = takeover.plan_stage(StageName.logs)
+    assert [(bar.host, bar.code) for bar in planned.barred] == ([(first, code)] if code else [])
+    tagged = {change.target for change in planned.changes if change.target.startswith("i-")}
+    assert tagged == ({second} if code else {first, second})
