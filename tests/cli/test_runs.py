@@ -119,7 +119,8 @@ def _check_status(cli: Cli) -> None:
     assert shown["instance_id"] == cli.instances["sound"] and shown["facts"]
     # Not held: left alone, and no Prefect is needed for that.
     retried = cli.run("retry", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
-    assert retried.code == errors.EXIT_OK and json.loads(retried.out) == document
+    assert retried.code == errors.EXIT_OK
+    assert json.loads(retried.out) == {key: document[key] for key in ("account", "run", "hosts")}
     assert "i-0aaaaaaaaaaaaaaaa is not held" in retried.err
 
 
