@@ -7,7 +7,9 @@ read-only run cannot mutate, and each failure becomes one of a few errors a call
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import boto3
@@ -44,6 +46,11 @@ _BAD_CREDENTIALS = {
     "ExpiredTokenException",
     "SignatureDoesNotMatch",
 }
+# Calls that AWS takes no token for: sent again after an answer that was lost, they would make a second thing.
+UNREPEATABLE = {("ssm", "CreateAssociation")}
+# botocore sends these once; a throttled one was not taken and is tried again after these pauses.
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
+
 _THROTTLED = {
     "Throttling",
     "ThrottlingException",
@@ -84,7 +91,7 @@ class Aws:
         self.clock = clock
         self.read_only = read_only
         self.calls: list[CallRecord] = []
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, bool], Any] = {}
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self._identity: tuple[str, str] | None = None
@@ -165,11 +172,13 @@ class Aws:
                     code="READ_ONLY",
                 )
             self.before_mutation()
-        client = self._client(service, region)
+        once = (service, operation) in UNREPEATABLE
+        client = self._client(service, region, once=once)
         method = getattr(client, _snake(client, operation))
+        send = partial(method, **parameters)
         try:
-            # A mutation is never sent again from here: it may have been taken the first time.
-            answer = method(**parameters) if mutating else _once_more(lambda: method(**parameters))
+            # Where botocore sends a mutation again, AWS knows it by its token or it sets what is set already.
+            answer = _unhurried(send) if once else send() if mutating else _once_more(send)
         except Exception as error:
             self._record(service, operation, region, mutating, ok=False)
             raise _translated(error, service, operation, region) from error
@@ -214,16 +223,17 @@ class Aws:
         with self._lock:
             self.calls.append(record)
 
-    def _client(self, service: str, region: str) -> Any:
+    def _client(self, service: str, region: str, *, once: bool = False) -> Any:
+        retries = {"total_max_attempts": 1} if once else {"mode": "adaptive", "max_attempts": 6}
         with self._lock:
-            client = self._clients.get((service, region))
+            client = self._clients.get((service, region, once))
             if client is None:
                 try:
                     client = self._assumed_session().client(
                         service,
                         region_name=region,
                         config=BotoConfig(
-                            retries={"mode": "adaptive", "max_attempts": 6},
+                            retries=retries,
                             connect_timeout=10,
                             read_timeout=60,
                             max_pool_connections=32,
@@ -234,7 +244,7 @@ class Aws:
                     raise
                 except Exception as error:
                     raise _translated(error, service, "", region) from error
-                self._clients[(service, region)] = client
+                self._clients[(service, region, once)] = client
             return client
 
     def _base_session(self) -> boto3.Session:
@@ -330,6 +340,18 @@ def _once_more(send: Callable[[], Any]) -> Any:
         return send()
     except botocore.parsers.ResponseParserError:
         return send()
+
+
+def _unhurried(send: Callable[[], Any]) -> Any:
+    """Again only while AWS says that it was throttled, and so not done."""
+    for pause_s in _PAUSES_S:
+        try:
+            return send()
+        except botocore.exceptions.ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in _THROTTLED:
+                raise
+        time.sleep(pause_s)
+    return send()
 
 
 def _no_credentials(label: str) -> NoCredentials:

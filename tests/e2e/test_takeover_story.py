@@ -240,7 +240,7 @@ def test_in_custody_means_proof_of_effect(story: Story) -> None:
     status = ledger.status(story.info.account_id)
     for host in ledger.hosts(story.info.account_id):
         kinds = {(proof.stage, proof.kind) for proof in ledger.proofs(story.info.account_id, host)}
-        for stage in (StageName.repair, StageName.logs):
+        for stage in (StageName.repair, StageName.patch, StageName.backup, StageName.logs):
             if status[host][stage].verdict.value == "passed":
                 assert stage in {one for one, _ in kinds}, (host, kinds)
 
