@@ -35,8 +35,9 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
         points, jobs = _wait_for_points(run, region, ids)
         now = run.now()
         for instance_id in ids:
-            point = points if isinstance(points, Unknown) else points.get(instance_id, {})
-            columns = point_columns(point, now)
+            point = points if isinstance(points, Unknown) else points.get(instance_id)
+            # Where no recent one is, what the look said of older ones holds.
+            columns = {} if point is None else point_columns(point, now)
             if not isinstance(jobs, Unknown) and instance_id in jobs:
                 job = jobs[instance_id]
                 columns = {**columns, "job_state": job["state"], "job_message": job["message"]}
@@ -46,7 +47,7 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
 
 def _wait_for_points(run: Run, region: str, ids: Sequence[str]) -> Seen:
     def look() -> Seen:
-        return get_points(run, region), get_jobs(run, region)
+        return get_points(run, region, recent=True), get_jobs(run, region)
 
     def done(seen: Seen) -> bool:
         points, jobs = seen
@@ -69,7 +70,7 @@ def _age_h(run: Run, at: str) -> float:
 
 
 def _proof(run: Run, host: Host, columns: Mapping[str, Any]) -> tuple[Proof, ...]:
-    age, at = columns["recovery_point_age_h"], columns["recovery_point_at"]
+    age, at = columns.get("recovery_point_age_h"), columns.get("recovery_point_at")
     if not isinstance(age, float) or age > MAX_AGE_H or not isinstance(at, datetime):
         return ()
     if run.valid_proof(StageName.backup, "recovery_point", host.instance_id):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import moto.backup.urls as moto_urls
@@ -18,6 +19,7 @@ from lab.cloud.extensions.backup_state import BackupState, Job, Point, backup_st
 from lab.cloud.extensions.base import graft, page_of, request_of
 
 SELECTIONS_BY_TAG_LIMIT = 30
+Row = TypeVar("Row", Job, Point)
 
 
 def state_of(response: BackupResponse) -> BackupState:
@@ -48,6 +50,13 @@ def _paged(response: BackupResponse, key: str, rows: list[Any]) -> ActionResult:
     if token:
         answer["NextToken"] = token
     return ActionResult(answer)
+
+
+def _created_after(query: dict[str, str], rows: list[Row]) -> list[Row]:
+    if "createdAfter" not in query:
+        return rows
+    after = datetime.fromisoformat(query["createdAfter"])
+    return [row for row in rows if row.created > after]
 
 
 def _plan(state: BackupState, plan_id: str) -> Plan:
@@ -131,6 +140,7 @@ class BackupJobs(BackupResponse):
         for asked, ours in fields.items():
             if asked in query:
                 jobs = [job for job in jobs if getattr(job, ours) == query[asked]]
+        jobs = _created_after(query, jobs)
         return _paged(self, "BackupJobs", [_job_row(state, job) for job in jobs])
 
     def list_recovery_points_by_resource(self) -> ActionResult:
@@ -146,6 +156,7 @@ class BackupJobs(BackupResponse):
         for asked, ours in {"resourceArn": "resource_arn", "resourceType": "resource_type"}.items():
             if asked in query:
                 points = [point for point in points if getattr(point, ours) == query[asked]]
+        points = _created_after(query, points)
         return _paged(self, "RecoveryPoints", [_point_row(state, point) for point in points])
 
     def describe_recovery_point(self) -> ActionResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -191,6 +192,36 @@ def test_an_old_recovery_point_is_followed_by_a_new_job(account: World) -> None:
     assert takeover.plan is not None
     assert {c.kind for c in takeover.plan.changes} == {"backup.job"}
     takeover.end("Done")
+
+
+def test_a_vault_of_many_nights_is_not_paged_at_every_look(account: World, monkeypatch: Any) -> None:
+    account.take(STAGE)
+    state = backup_state(ACCOUNT, REGION)
+    nights = [
+        replace(point, arn=f"{point.arn}-{night}", created=point.created - timedelta(days=night))
+        for point in state.points.values()
+        for night in range(1, 600)
+    ]
+    monkeypatch.setattr(state, "points", state.points | {point.arn: point for point in nights})
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    takeover.end(takeover.outcome())
+    calls = [call.operation for call in takeover.run.aws.calls]
+    # Two looks at all of the vault, of two pages each, and one at the last hours.
+    assert calls.count("ListRecoveryPointsByBackupVault") == 2 + 2 + 1
+    assert set(statuses(takeover).values()) == {("passed", "")}
+
+
+def test_what_is_only_old_is_told_as_old_and_not_as_none(account: World, slow_jobs: Any) -> None:
+    slow_jobs()
+    account.take(STAGE)
+    for point in backup_state(ACCOUNT, REGION).points.values():
+        point.created -= timedelta(hours=40)
+    takeover = account.start(STAGE)
+    account.pass_through(takeover)  # nobody approves another job
+    takeover.end(takeover.outcome())
+    rows = takeover.run.facts[StageName.backup].values()
+    assert {(row.recovery_point, int(row.recovery_point_age_h)) for row in rows} == {(True, 40)}  # type: ignore[attr-defined]
 
 
 def test_members_of_scaling_groups_and_suspects_are_left_alone(tmp_path: Any, monkeypatch: Any) -> None:
