@@ -9,6 +9,9 @@ LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
 TEST_TOOLS := chromium fonts-dejavu-core busybox mksh openssh-server sudo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Where it is set, every process of a run would compile this project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test check lint unit bench ui lock clean
 
 help:
@@ -55,6 +58,7 @@ lock: $(VENV)/.installed
 
 clean:
 	@if [ -x $(BIN)/haltuun ]; then $(BIN)/haltuun lab down || true; $(BIN)/haltuun ui --stop || true; fi
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	@rm -rf $(VENV) .haltuun .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
 $(VENV)/bin/python:
