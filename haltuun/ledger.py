@@ -37,7 +37,7 @@ from haltuun.model import (
 
 # A killed process stops renewing: after this its lease can be taken by the next run.
 LEASE_S = 90
-SCHEMA = 1
+SCHEMA = 2
 
 _meta = sa.MetaData()
 
@@ -256,8 +256,9 @@ class Ledger:
             self._engine = sa.create_engine(url, pool_pre_ping=True)
             if url.startswith("sqlite:"):
                 sa.event.listen(self._engine, "connect", _sqlite_settings)
-            _meta.create_all(self._engine)
+            _schema.create(self._engine, checkfirst=True)
             self.id = self._identity()
+            _meta.create_all(self._engine)
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise HaltuunError(
                 f"the ledger cannot be opened: {_first_line(error)}.",
@@ -281,7 +282,7 @@ class Ledger:
             raise HaltuunError(
                 f"it was written by another version of Haltuun (schema {found.version}, here {SCHEMA}).",
                 subject=_without_password(self.url),
-                remedy="Use the Haltuun that wrote it, or another 'database_url'.",
+                remedy="Use the Haltuun that wrote it; or move it aside, or name another 'database_url'.",
                 code="LEDGER",
             )
         return str(found.id)

@@ -101,7 +101,7 @@ def test_a_ledger_that_cannot_be_opened_is_one_sentence_without_its_password(url
 
 def test_another_versions_ledger_is_refused(url, monkeypatch):
     Ledger(url).close()
-    monkeypatch.setattr(module, "SCHEMA", 2)
+    monkeypatch.setattr(module, "SCHEMA", module.SCHEMA + 1)
     with pytest.raises(HaltuunError, match="another version"):
         Ledger(url)
 
