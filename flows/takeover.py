@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -215,4 +216,7 @@ def who() -> str:
     # A self-hosted server knows one shared login: who clicked there is not known.
     if runtime.deployment.id:
         return "Prefect UI or schedule (the server's shared login)"
-    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container whose uid has no name
+        return f"uid {os.getuid()}"

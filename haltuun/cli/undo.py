@@ -64,8 +64,10 @@ def _print(console: Console, result: Mapping[str, Any], hosts: Mapping[str, Host
         groups.setdefault((step["status"], message), []).append(_change(step))
     names = names_of(hosts)
     table = Table(**GRID)
-    for title in ("", "stage", "change", "hosts"):
-        table.add_column(title, no_wrap=title in ("", "stage"), overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("change", overflow="fold", ratio=3)
+    table.add_column("hosts", overflow="fold", ratio=2)
     for (status, message), changes in sorted(groups.items(), key=lambda g: list(WORDS).index(g[0][0])):
         word, style = WORDS[status]
         for row in rows(changes, hosts):
