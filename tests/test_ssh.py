@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import paramiko
@@ -411,6 +412,47 @@ def test_a_server_that_knows_sha1_alone_is_entered_with_one_offer(ssh: SshConfig
         assert not any(key.startswith("ssh.refused") for key in book.entries)
         transport.close()
     servers[0].close()
+
+
+class _Dying(_Ancient):
+    """Lets somebody in once; the second time its connection dies while the key is looked at."""
+
+    def __init__(self, server: paramiko.Transport, *, dies: bool) -> None:
+        self._server, self._dies = server, dies
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        if self._dies:
+            self._server.sock.close()
+        return paramiko.AUTH_FAILED if self._dies else paramiko.AUTH_SUCCESSFUL
+
+
+def test_a_connection_that_breaks_while_logging_in_again_is_no_refusal(
+    ssh: SshConfig, tmp_path: Path
+) -> None:
+    host_key = paramiko.RSAKey.generate(2048)
+    servers: list[paramiko.Transport] = []
+
+    def serve(listener: socket.socket) -> None:
+        for dies in (False, True):
+            server = paramiko.Transport(listener.accept()[0])
+            server.add_server_key(host_key)
+            servers.append(server)
+            with suppress(paramiko.SSHException, EOFError, OSError):
+                server.start_server(server=_Dying(server, dies=dies))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        known = tmp_path / "dying"
+        known.write_text(f"[127.0.0.1]:{port} ssh-rsa {host_key.get_base64()}\n")
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        as_root = Endpoint("i-0123456789abcdef0", "dying", "127.0.0.1", port, ("root",))
+        transport = open_ssh(as_root, with_(ssh, known_hosts=known), Book(), "run-1")
+        with pytest.raises(ConnectionLost, match="while logging in"):
+            transport._again()
+        thread.join()
+    for server in servers:
+        server.close()
 
 
 def test_a_modern_server_is_no_legacy(sshd: Sshd, ssh: SshConfig) -> None:

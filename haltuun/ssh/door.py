@@ -83,6 +83,13 @@ class Door:
             connection.login = login
             tried.append(f"{login.user} with {login.name}")
             if not self._offer(connection):
+                if only is not None and not connection.client.is_active():
+                    # This login worked before, and paramiko calls an end of the connection a refusal, too.
+                    raise ConnectionLost(
+                        "the connection broke while logging in.",
+                        subject=self.endpoint.label,
+                        remedy="Retry; if it breaks again, see sshd's log and the host's load.",
+                    )
                 continue
             try:
                 accept(connection)
