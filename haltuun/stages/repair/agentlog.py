@@ -32,6 +32,11 @@ _CONNECTED = (
 _CLEARED = "Registration information has been removed from the instance."
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M)
 _ENDED = re.compile(r"^\[amazon-ssm-agent\] Bye\.")
+# What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
+_RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
+_DETAILED = ("DEBUG", "TRACE")
+# A failure that repeats drops to debug from the fourth time on (credentialrefresher.go:270-276).
+_OWN = ("[CredentialRefresher]", "EC2RoleProvider")
 
 
 class Entry(Frozen):
@@ -119,7 +124,8 @@ def covers_metadata(no_proxy: str) -> bool:
 
 
 def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
-    """Lines → entries; a line without a time continues the entry above it."""
+    """Lines → entries; a line without a time continues the entry above it. Evidence is recorded, so what may
+    hold people's words is left out, whole."""
     entries: list[Entry] = []
     for line in lines:
         match = _HEAD.match(line.text)
@@ -133,7 +139,12 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
             entries[-1] = last.model_copy(
                 update={"text": f"{last.text}\n{line.text}", "raw": f"{last.raw}\n{line.text}"}
             )
-    return entries
+    return [entry for entry in entries if not _relays(entry)]
+
+
+def _relays(entry: Entry) -> bool:
+    detailed = entry.level in _DETAILED and not entry.text.startswith(_OWN)
+    return detailed or _RELAYED.search(entry.text) is not None
 
 
 def read_log(lines: Sequence[LogLine]) -> AgentLog:

@@ -114,3 +114,9 @@ def test_a_proxy_is_to_blame_only_while_calls_fail(error: str) -> None:
     assert _codes(*failed, clock="23:00", proxy=proxy) == {"PROXY_CONFIGURED"}  # no channel: it may sleep
     assert _codes(UP, *failed, clock="23:00", proxy=proxy) == set()
     assert _codes(*failed, REFUSED, proxy=proxy) == {"ROLE_DENIED"}
+
+
+def test_a_refusal_that_has_become_a_debug_line_still_counts() -> None:
+    line = "2026-11-23 07:05:00.0000 {level} {by}Error: EC2RoleRequestError: no EC2 instance role found"
+    assert _codes(line.format(level="DEBUG", by="EC2RoleProvider ")) == {"ROLE_MISSING"}
+    assert _codes(line.format(level="DEBUG", by="[ssm-agent-worker] reply: ")) == set()

@@ -127,8 +127,17 @@ def test_credentials_that_were_not_shown_are_not_none() -> None:
 def test_the_ledger_keeps_the_evidence_and_not_the_agents_log(tmp_path: Path) -> None:
     canary = "hunter2-typed-in-a-session"
     output = (PROBES / "stale-refused.txt").read_text()
-    line = f"log=9000:2026-11-23 19:02:00.0000 DEBUG [ssm-session-worker] payload: {canary}\n"
-    seen = parse_agent(output.replace("\nend=", f"\n{line}end="))
+    # A cause's words beside the canary do not make evidence of it.
+    said = f"curl -u me:{canary} # dial tcp 10.0.0.1:443: i/o timeout, MachineFingerprintDoesNotMatch"
+    texts = (
+        f"DEBUG [ssm-agent-worker] [MessageService] [MGSInteractor] Sending reply: {said}",
+        f"TRACE [ssm-session-worker] [s-1] [DataBackend] {said}",
+        f"ERROR [ssm-document-worker] [c-1] command ended: {said}",
+        f"INFO [ssm-agent-worker] [MessageService] [MGSInteractor] Parsing AgentMessage 1, Payload: {said}",
+        f"DEBUG [ssm-session-worker] two lines:\nlog=9005:{said}",
+    )
+    lines = "".join(f"log={9000 + n}:2026-11-23 19:02:00.0000 {text}\n" for n, text in enumerate(texts))
+    seen = parse_agent(output.replace("\nend=", f"\n{lines}end="))
     found = diagnose(seen).causes
     assert canary in str(seen.log)
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
