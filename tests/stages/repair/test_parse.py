@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,9 @@ from haltuun.model import Host, StageName, Unknown
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, RepairFacts
 from haltuun.stages.repair.parse import parse_agent, parse_config
+from haltuun.stages.repair.probe import script
 from haltuun.stages.repair.state import UNKNOWN, state_of
+from tests.stages.fakehost import SHELLS, fake_host, metadata_service
 
 PROBES = Path(__file__).parents[2] / "cases" / "repair" / "probe"
 
@@ -150,3 +153,16 @@ def test_the_ledger_keeps_the_evidence_and_not_the_agents_log(tmp_path: Path) ->
     assert kept["agent"]["packages"]
     assert canary not in str(kept)
     assert canary.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_pythons_question_to_the_metadata_service_is_laid_in_no_file(shell: str, tmp_path: Path) -> None:
+    """Older shells keep a here-document in a temporary file: here python3 refuses any standard input."""
+    host = fake_host(tmp_path)
+    nothing = '[ "$(readlink /proc/self/fd/0)" = /dev/null ] || exit 3'
+    host.tool("python3", f'{nothing}\nexec {sys.executable} "$@"')
+    with metadata_service("i-0abc1234def567890", tokens="required") as address:
+        name, _, port = address.partition(":")
+        asked = script().replace('"169.254.169.254", 80', f'"{name}", {port}')
+        done = host.run(shell, f'{asked}\nlook_at_imds\necho "$IMDS_ACCOUNT $IMDS_REGION"')
+    assert (done.stdout, done.stderr) == ("111122223333 eu-central-1\n", "")
