@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -176,6 +177,7 @@ class Aws:
         client = self._client(service, region, once=once)
         method = getattr(client, _snake(client, operation))
         send = partial(method, **parameters)
+        asked = datetime.now(UTC)
         try:
             # Where botocore sends a mutation again, AWS knows it by its token or it sets what is set already.
             answer = _unhurried(send) if once else send() if mutating else _once_more(send)
@@ -184,7 +186,7 @@ class Aws:
             raise _translated(error, service, operation, region) from error
         self._record(service, operation, region, mutating, ok=True)
         meta = answer.get("ResponseMetadata", {})
-        self.clock.heard(meta.get("HTTPHeaders", {}).get("date"))
+        self.clock.heard(meta.get("HTTPHeaders", {}).get("date"), asked)
         return dict(answer)
 
     def pages(self, service: str, operation: str, key: str, region: str, **parameters: Any) -> list[Any]:
@@ -194,10 +196,12 @@ class Aws:
         if not client.can_paginate(name):
             return list(self.call(service, operation, region, **parameters).get(key) or ())
         items: list[Any] = []
+        asked = datetime.now(UTC)
         try:
             for page in client.get_paginator(name).paginate(**parameters):
                 self._record(service, operation, region, mutating=False, ok=True)
-                self.clock.heard(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"))
+                self.clock.heard(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"), asked)
+                asked = datetime.now(UTC)
                 items.extend(page.get(key) or ())
         except Exception as error:
             self._record(service, operation, region, mutating=False, ok=False)

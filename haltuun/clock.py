@@ -6,6 +6,8 @@ import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+RESOLUTION = timedelta(seconds=2)  # of the header, and of two clocks that are both set by NTP
+
 
 class Clock:
     """Wall time corrected by what AWS last said. Thread-safe."""
@@ -19,8 +21,11 @@ class Clock:
         with self._lock:
             return datetime.now(UTC) + self._offset
 
-    def heard(self, date_header: str | None) -> None:
-        """Take the `Date` header (RFC 9110, whole seconds) of an answer into account."""
+    def heard(self, date_header: str | None, asked: datetime) -> None:
+        """Take the `Date` header (RFC 9110, whole seconds) of an answer into account.
+
+        `asked` is this machine's time when the question went out: a slow answer is no difference of clocks.
+        """
         if not date_header:
             return
         try:
@@ -29,7 +34,7 @@ class Clock:
             return
         if said.tzinfo is None:
             said = said.replace(tzinfo=UTC)
-        offset = said - datetime.now(UTC)
+        now = datetime.now(UTC)
+        agrees = asked - RESOLUTION <= said <= now + RESOLUTION
         with self._lock:
-            # Below two seconds it is the header's resolution and the way, not a difference.
-            self._offset = offset if abs(offset) > timedelta(seconds=2) else timedelta(0)
+            self._offset = timedelta(0) if agrees else said - now

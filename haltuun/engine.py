@@ -360,7 +360,7 @@ class Takeover:
         if progress.stopped or not entered or not self.chosen(name):
             return outcomes
         for change in _ordered(progress.plan.changes):
-            if not _of_one_host(change) and (not change.hosts or entered & set(change.hosts)):
+            if not of_one_host(change) and (not change.hosts or entered & set(change.hosts)):
                 outcomes.append(self._perform(name, change))
         return outcomes
 
@@ -368,7 +368,7 @@ class Takeover:
         return tuple(
             change
             for change in _ordered(self.progress[name].plan.changes)
-            if self.chosen(name) and _of_one_host(change) and change.hosts == (instance_id,)
+            if self.chosen(name) and of_one_host(change) and change.hosts == (instance_id,)
         )
 
     def waves(self, name: StageName) -> Iterator[tuple[str, ...]]:
@@ -650,7 +650,7 @@ def _thing(change: Change) -> tuple[str, ...]:
     return (change.kind, change.region, change.target, *keys)
 
 
-def _of_one_host(change: Change) -> bool:
+def of_one_host(change: Change) -> bool:
     """Performed in the host's turn; all others once for the account, before the hosts."""
     return change.reach in (Reach.host, Reach.irreversible) and len(change.hosts) == 1
 

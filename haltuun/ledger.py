@@ -602,16 +602,22 @@ class Ledger:
         ]
 
     def worse(self, account: str) -> dict[tuple[str, StageName], HostEvent]:
-        """(instance id, stage) → the last time it was worse after a change, unless it passed since."""
+        """(instance id, stage) → the last time it was worse after a change, unless it passed since.
+
+        "Since" goes by the order of the runs, not by their clocks: a stage's gate comes after its changes.
+        """
+        order = {row.run: n for n, row in enumerate(self.runs(account))}
         passed = {
-            (row.host, row.stage): row.at
+            (row.host, row.stage): order[row.run]
             for row in self._select(
                 sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
             )
             if HostStatus.model_validate_json(row.body).verdict is Verdict.passed
         }
         newest = {(event.host, event.stage): event for event in self.host_events(account, "worse")}
-        return {key: event for key, event in newest.items() if key not in passed or passed[key] < event.at}
+        return {
+            key: event for key, event in newest.items() if key not in passed or passed[key] < order[event.run]
+        }
 
     # -- plans and approval ----------------------------------------------------------------------
 

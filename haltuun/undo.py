@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from haltuun.config import Config
 from haltuun.effects import effects
-from haltuun.engine import open_changes, open_run
+from haltuun.engine import of_one_host, open_changes, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
 from haltuun.model import Change, Host, HostStatus, StageName, Undo, Unknown, Verdict, canonical
@@ -212,7 +212,7 @@ class Undoing:
     def _own(self) -> dict[str, list[Step]]:
         own: dict[str, list[Step]] = {}
         for step in self.steps:
-            if len(step.change.hosts) == 1:
+            if of_one_host(step.change):
                 own.setdefault(step.change.hosts[0], []).append(step)
         return own
 
@@ -225,8 +225,8 @@ class Undoing:
         return self._act([step.change.id for step in self._own().get(instance_id, ())])
 
     def act_on_account(self) -> list[Step]:
-        """What concerns several hosts or none, once the hosts have gone back."""
-        return self._act([step.change.id for step in self.steps if len(step.change.hosts) != 1])
+        """What is not of one host alone, once the hosts have gone back."""
+        return self._act([step.change.id for step in self.steps if not of_one_host(step.change)])
 
     def _act(self, ids: Sequence[str]) -> list[Step]:
         acted = []

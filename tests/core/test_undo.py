@@ -168,6 +168,15 @@ def test_everything_goes_back_and_an_undo_of_the_undo_has_it_again_but_for_repai
     assert world.shared == "off"
 
 
+def test_what_is_of_the_account_goes_back_last_even_where_it_concerns_one_host(ledger: Ledger) -> None:
+    world = World()
+    world.sharing = NAMES[3:4]
+    outcome, steps = undo(world, ledger, taken_over(world, ledger))
+    assert (outcome, set(steps.values())) == ("Undone", {"done"})
+    assert world.calls[-1] == "shared"
+    assert (world.shared, set(world.switch.values())) == ("off", {"off"})
+
+
 def test_a_look_beforehand_changes_nothing_and_says_what_would_go_back(ledger: Ledger) -> None:
     world = World()
     of = taken_over(world, ledger)

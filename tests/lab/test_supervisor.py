@@ -210,6 +210,7 @@ def test_up_after_the_supervisor_was_killed_makes_a_new_lab(scenario: Path, tmp_
     name = f"{NAME}-u"
     before = api.up(scenario, out=tmp_path / "out", name=name)
     os.kill(int(Places.of(name).read_state()["pid"]), signal.SIGKILL)
+    wait_until(lambda: api.status(name)["state"] == "dead")
     after = api.up(scenario, out=tmp_path / "out", name=name)
     assert after.hosts["good"]["pid"] != before.hosts["good"]["pid"]
     assert ssh(after, "good", "hostname").stdout.strip() == "good"

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -187,7 +187,7 @@ def test_killed_on_the_host_it_goes_on(hosts: Hosts, at: str) -> None:
             for pid, inner in _session(hosts, name, session).items():
                 # Alone: its runner lives on and writes down that it was killed, as after want of memory.
                 if at != "script" or inner != session:
-                    os.kill(pid, signal.SIGKILL)
+                    _kill(pid)
 
         killer = threading.Thread(target=kill)
         killer.start()
@@ -198,6 +198,11 @@ def test_killed_on_the_host_it_goes_on(hosts: Hosts, at: str) -> None:
         b.undo(clear)
 
 
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it ended by itself since it was found
+        os.kill(pid, signal.SIGKILL)
+
+
 def _kill_once(hosts: Hosts, b: Bench, change: Change, when: Callable[[], bool]) -> None:
     """The change is begun, killed on the host, and not begun again: its run has died, too."""
     name = b.host.name
@@ -206,7 +211,7 @@ def _kill_once(hosts: Hosts, b: Bench, change: Change, when: Callable[[], bool])
     def kill() -> None:
         until(when)
         for pid in _session(hosts, name, os.readlink(job).split(":")[0]):
-            os.kill(pid, signal.SIGKILL)
+            _kill(pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
