@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -185,26 +186,17 @@ def _validate(
     bad = {i: result for i, result in bad.items() if result.raised}
     columns = {check.column: [rows[host].get(check.column) for host in hosts] for check in checks}
     frame = pandas.DataFrame({"host": list(hosts), **columns}, dtype=object)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    batch = (
-        context.data_sources.add_pandas("facts")
-        .add_dataframe_asset("stage")
-        .add_batch_definition_whole_dataframe("all")
-    )
-    suite = context.suites.add(gx.ExpectationSuite(name="stage"))
-    suite.add_expectation(gx.expectations.ExpectTableRowCountToEqual(value=promised))
+    batch = _facts_of_a_stage().get_batch({"dataframe": frame})
+    wanted: list[Any] = [gx.expectations.ExpectTableRowCountToEqual(value=promised)]
     for i, check in enumerate(checks):
         if i not in bad:
-            suite.add_expectation(_expectation(gx, check, i))
-            suite.add_expectation(
-                gx.expectations.ExpectColumnValuesToNotBeNull(
-                    column=check.column, meta={"check": i, "twin": True}
-                )
+            twin = {"check": i, "twin": True}
+            wanted += (
+                _expectation(gx, check, i),
+                gx.expectations.ExpectColumnValuesToNotBeNull(column=check.column, meta=twin),
             )
-    validation = gx.ValidationDefinition(name="stage", data=batch, suite=suite)
-    outcome = validation.run(
-        batch_parameters={"dataframe": frame},
+    outcome = batch.validate(
+        gx.ExpectationSuite(name="stage", expectations=wanted),
         result_format={
             "result_format": "COMPLETE",
             "unexpected_index_column_names": ["host"],
@@ -257,6 +249,20 @@ def _expectation(gx: Any, check: Check, index: int) -> Any:
     return e.ExpectColumnValuesToBeBetween(
         column=check.column, min_value=check.low, max_value=check.high, meta=meta
     )
+
+
+_LOCAL = threading.local()  # a data context is not made for several threads
+
+
+def _facts_of_a_stage() -> Any:
+    """What data frames are validated through; made once a thread, which costs as much as a gate."""
+    if not hasattr(_LOCAL, "definition"):
+        gx, _ = _libraries()
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+        asset = context.data_sources.add_pandas("facts").add_dataframe_asset("stage")
+        _LOCAL.definition = asset.add_batch_definition_whole_dataframe("all")
+    return _LOCAL.definition
 
 
 def _libraries() -> tuple[Any, Any]:
