@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from prefect import Flow, flow, get_run_logger, runtime, tags
-from prefect.client.orchestration import get_client
+from prefect import Flow, flow, get_run_logger, runtime
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -24,6 +23,7 @@ from haltuun.stages.order import STAGES
 from tasks import stages as work
 from tasks.gates import gate
 from tasks.publish import publish_plan, publish_standing, publish_summary
+from tasks.tagging import tag_flow_run
 
 # A stage makes at most this many task runs for hosts, so that the server loses none of them.
 TASK_RUNS_PER_STAGE = 500
@@ -63,24 +63,20 @@ def take_over_account(
     try:
         takeover.begin({"prefect_run": str(runtime.flow_run.id), "stages": stages, "hosts": hosts})
         say_opening(run, stages, hosts, plan_hash, approve_all)
-        tag_this_run(f"account:{run.account.label}", *(f"host:{host}" for host in hosts))
-        with tags(f"account:{run.account.label}"):
-            wide(look_and_plan, config)(run.id, run.account.label)
-            takeover.make_plan()
-            if mode == "apply":
-                takeover.reconcile()
-                takeover.approve(plan_hash, everything=approve_all, who=who())
-            publish_plan(takeover)
-            if mode == "apply":
-                for stage in takeover.sequence():
-                    with tags(f"stage:{stage.value}"):
-                        state = wide(run_stage, config)(
-                            run.id, run.account.label, stage.value, return_state=True
-                        )
-                    if not takeover.progress[stage].blocked:
-                        state.result()  # raises what the stage could not handle: a lost lease, a defect
-            outcome = takeover.outcome() if mode == "apply" else "Planned"
-            publish_summary(takeover, outcome)
+        tag_flow_run(run.account.label, hosts=hosts)
+        wide(look_and_plan, config)(run.id, run.account.label)
+        takeover.make_plan()
+        if mode == "apply":
+            takeover.reconcile()
+            takeover.approve(plan_hash, everything=approve_all, who=who())
+        publish_plan(takeover)
+        if mode == "apply":
+            for stage in takeover.sequence():
+                state = wide(run_stage, config)(run.id, run.account.label, stage.value, return_state=True)
+                if not takeover.progress[stage].blocked:
+                    state.result()  # raises what the stage could not handle: a lost lease, a defect
+        outcome = takeover.outcome() if mode == "apply" else "Planned"
+        publish_summary(takeover, outcome)
     except KeyboardInterrupt:
         outcome = "Stopped"
         raise
@@ -105,15 +101,15 @@ def take_over_account(
 def look_and_plan(run_id: str, account: str) -> None:
     """Look at everything, change nothing."""
     takeover = session(run_id)
+    tag_flow_run(account)
     for stage in takeover.stages:
-        with tags(f"stage:{stage.value}"):
-            work.look_account(run_id, stage)
-            if takeover.stages[stage].probe_host is not None:
-                finish(
-                    work.look_hosts.submit(run_id, stage, batch, label)
-                    for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
-                )
-            work.plan_stage(run_id, stage)
+        work.look_account(run_id, stage)
+        if takeover.stages[stage].probe_host is not None:
+            finish(
+                work.look_hosts.submit(run_id, stage, batch, label)
+                for batch, label in batches(takeover.hosts, tuple(takeover.hosts))
+            )
+        work.plan_stage(run_id, stage)
 
 
 @flow(
@@ -124,6 +120,7 @@ def look_and_plan(run_id: str, account: str) -> None:
 def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
     """Change, look again, prove, judge."""
     takeover, name = session(run_id), StageName(stage)
+    tag_flow_run(account, name)
     takeover.enter(name)
     work.apply_account(run_id, name)
     for wave in takeover.waves(name):
@@ -204,12 +201,6 @@ def say_opening(
         approve_all=approve_all,
     )
     get_run_logger().info(line)
-
-
-def tag_this_run(*wanted: str) -> None:
-    """On the flow run, where they are searched for; a worker's run has no caller to tag it."""
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *wanted}))
 
 
 def who() -> str:

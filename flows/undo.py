@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger, tags
+from prefect import flow, get_run_logger
 from prefect.states import Completed, State
 
-from flows.takeover import batches, finish, tag_this_run, who, wide
+from flows.takeover import batches, finish, who, wide
 from haltuun.config import find_config, load_config
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
@@ -15,6 +15,7 @@ from haltuun.stages.order import STAGES
 from haltuun.undo import Undoing, drop, keep, open_undo, session
 from tasks import undo as work
 from tasks.publish import publish_standing, publish_undo
+from tasks.tagging import tag_flow_run
 
 
 @flow(name="undo-run", flow_run_name="undo {run}", persist_result=False)
@@ -35,10 +36,9 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
     outcome = "Failed"
     try:
         undoing.begin(who())
-        tag_this_run(f"account:{label}")
+        tag_flow_run(label)
         get_run_logger().info("%d change(s) of run %s are in effect", len(undoing.steps), run)
-        with tags(f"account:{label}"):
-            wide(take_back if approve else look_at, config)(undoing.run.id, label)
+        wide(take_back if approve else look_at, config)(undoing.run.id, label)
         outcome = undoing.outcome()
         publish_undo(undoing, outcome)
     except KeyboardInterrupt:
@@ -54,6 +54,7 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
 @flow(name="look-at-undo", flow_run_name="look at undo {account}", persist_result=False)
 def look_at(undo: str, account: str) -> None:
     """Look at what would go back, change nothing."""
+    tag_flow_run(account)
     steps = [step.change.id for step in session(undo).steps]
     finish(work.preview.submit(undo, steps[start : start + 20]) for start in range(0, len(steps), 20))
 
@@ -61,6 +62,7 @@ def look_at(undo: str, account: str) -> None:
 @flow(name="take-back", flow_run_name="take back {account}", persist_result=False)
 def take_back(undo: str, account: str) -> None:
     """The hosts' own changes in waves, then the account's."""
+    tag_flow_run(account)
     undoing = session(undo)
     for wave in undoing.waves():
         finish(work.undo_hosts.submit(undo, batch, label) for batch, label in batches(undoing.hosts, wave))

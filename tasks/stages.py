@@ -15,28 +15,38 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, State
 
-from haltuun.engine import session
+from haltuun.engine import Takeover, session
 from haltuun.model import HostStatus, StageName, Verdict
+from tasks.tagging import tag_task_run
 
 LOOK = {"persist_result": False, "cache_policy": NO_CACHE}
+
+
+def about(run_id: str, stage: StageName, hosts: Sequence[str] = ()) -> Takeover:
+    """The run's takeover; the task run is tagged with what it is about."""
+    takeover = session(run_id)
+    tag_task_run(takeover.run.account.label, stage, hosts)
+    return takeover
+
 
 _SEVERITY = {Verdict.passed: logging.INFO, Verdict.excluded: logging.INFO, Verdict.waiting: logging.WARNING}
 
 
 @task(task_run_name="look {stage} account", **LOOK)
 def look_account(run_id: str, stage: StageName) -> None:
-    session(run_id).look_account(stage)
+    about(run_id, stage).look_account(stage)
 
 
 @task(task_run_name="look {stage} {label}", **LOOK)
 def look_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) -> None:
+    takeover = about(run_id, stage, hosts)
     for host in hosts:
-        session(run_id).look_host(stage, host)
+        takeover.look_host(stage, host)
 
 
 @task(task_run_name="plan {stage}", **LOOK)
 def plan_stage(run_id: str, stage: StageName) -> None:
-    takeover = session(run_id)
+    takeover = about(run_id, stage)
     takeover.settle(stage)
     plan = takeover.plan_stage(stage)
     logger = get_run_logger()
@@ -49,13 +59,13 @@ def plan_stage(run_id: str, stage: StageName) -> None:
 @task(task_run_name="change {stage} account", **LOOK)
 def apply_account(run_id: str, stage: StageName) -> None:
     logger = get_run_logger()
-    for outcome in session(run_id).apply_account(stage):
+    for outcome in about(run_id, stage).apply_account(stage):
         logger.info("%s: %s %s", outcome.status, outcome.change.summary, outcome.message)
 
 
 @task(task_run_name="work {stage} {label}", **LOOK)
 def work_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) -> None:
-    takeover, logger = session(run_id), get_run_logger()
+    takeover, logger = about(run_id, stage, hosts), get_run_logger()
     for host in hosts:
         for outcome in takeover.work_host(stage, host):
             logger.info("%s %s: %s %s", host, outcome.status, outcome.change.summary, outcome.message)
@@ -65,13 +75,13 @@ def work_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) 
 
 @task(task_run_name="prove {stage}", **LOOK)
 def prove(run_id: str, stage: StageName) -> None:
-    get_run_logger().info("%d new proof(s)", session(run_id).prove(stage))
+    get_run_logger().info("%d new proof(s)", about(run_id, stage).prove(stage))
 
 
 @task(task_run_name="{stage} {label}", **LOOK)
 def verdict(run_id: str, stage: StageName, hosts: Sequence[str], label: str) -> State[Any]:
     """Where people look for a host in the run history: red when it is held, with why and what to do."""
-    takeover, logger = session(run_id), get_run_logger()
+    takeover, logger = about(run_id, stage, hosts), get_run_logger()
     statuses = {host: takeover.progress[stage].statuses[host] for host in hosts}
     for host, status in statuses.items():
         logger.log(_SEVERITY.get(status.verdict, logging.ERROR), "%s", sentence(host, status))

@@ -8,24 +8,33 @@ from collections.abc import Sequence
 from prefect import task
 from prefect.logging import get_run_logger
 
-from haltuun.undo import SETTLED, Step, session
+from haltuun.undo import SETTLED, Step, Undoing, session
 from tasks.stages import LOOK
+from tasks.tagging import tag_task_run
 
 
 @task(task_run_name="look at what would go back", **LOOK)
 def preview(undo: str, changes: Sequence[str]) -> None:
-    session(undo).preview(changes)
+    about(undo).preview(changes)
 
 
 @task(task_run_name="undo {label}", **LOOK)
 def undo_hosts(undo: str, hosts: Sequence[str], label: str) -> None:
+    undoing = about(undo, hosts)
     for host in hosts:
-        _tell(session(undo).act_on_host(host))
+        _tell(undoing.act_on_host(host))
 
 
 @task(task_run_name="undo account", **LOOK)
 def undo_account(undo: str) -> None:
-    _tell(session(undo).act_on_account())
+    _tell(about(undo).act_on_account())
+
+
+def about(undo: str, hosts: Sequence[str] = ()) -> Undoing:
+    """The undo; the task run is tagged with what it is about."""
+    undoing = session(undo)
+    tag_task_run(undoing.run.account.label, hosts=hosts)
+    return undoing
 
 
 def _tell(steps: Sequence[Step]) -> None:

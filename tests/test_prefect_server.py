@@ -21,14 +21,16 @@ from tests.prefect_fixtures import PROJECT, PrefectServer
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
 
 MANY_TASKS = """
-from prefect import flow, tags, task
+from prefect import flow, task
 from prefect.futures import wait
 from prefect.runtime import flow_run
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
+from tasks.tagging import tag_task_run
 
 @task(task_run_name="host {number}", persist_result=False)
 def host(number):
+    tag_task_run("acme", hosts=[f"i-{number}"])
     return Failed(name="Held", message=f"host {number} is held") if number % 40 == 0 else number
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=10), persist_result=False)
@@ -37,8 +39,7 @@ def stage(count):
 
 @flow(persist_result=False)
 def run(count):
-    with tags("account:acme"):
-        stage(count)
+    stage(count)
     return str(flow_run.id)
 
 print(run(120))
@@ -150,7 +151,9 @@ def test_no_task_run_is_lost_and_each_has_ended(prefect_server: PrefectServer, t
     assert ended == {"Held": 3, "Completed": 118}
     held = [row for row in prefect_server.task_runs(flow_run_id) if row["state_name"] == "Held"]
     assert {row["state_type"] for row in held} == {"FAILED"}
-    assert {tuple(row["tags"]) for row in held} == {("account:acme",)}
+    assert sorted(row["tags"] for row in held) == [
+        ["account:acme", f"host:i-{number}"] for number in (0, 40, 80)
+    ]
 
 
 @pytest.mark.server

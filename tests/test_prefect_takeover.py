@@ -12,6 +12,7 @@ import pytest
 
 from lab import api
 from lab.screenshot import screenshot
+from tests.lab.calls import mutations, seen_calls
 from tests.prefect_fixtures import PrefectServer
 
 pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,12 +36,16 @@ STAGES = ("discover", "verify", "repair", "patch", "backup", "logs")
 
 @dataclass(frozen=True)
 class Takeover:
-    """Two runs of the deployment: the first asks, the second has the approval."""
+    """Two runs of the deployment: the first asks, the second has the approval.
+
+    `mutations` are the first's calls that change something.
+    """
 
     server: PrefectServer
     hosts: dict[str, dict[str, Any]]
     asked: dict[str, Any]
     approved: dict[str, Any]
+    mutations: list[str]
     worker_log: str
 
 
@@ -54,9 +59,11 @@ def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFac
         lab = api.up(scenario, out=folder / "lab", name=name)
         prefect_server.deploy_all()
         with prefect_server.worker(folder, lab.env) as log:
+            before = seen_calls(lab.endpoint_url)
             asked = _run(prefect_server, {"account": ALIAS})
+            changing = mutations(seen_calls(lab.endpoint_url) - before)
             approved = _run(prefect_server, {"account": ALIAS, "plan_hash": _plan_hash(asked)})
-        yield Takeover(prefect_server, lab.hosts, asked, approved, log.read_text())
+        yield Takeover(prefect_server, lab.hosts, asked, approved, changing, log.read_text())
     finally:
         api.down(name)
 
@@ -74,6 +81,9 @@ def _plan_hash(asked: dict[str, Any]) -> str:
 
 def test_what_concerns_more_than_one_host_waits_for_approval(takeover: Takeover) -> None:
     assert (takeover.asked["state_type"], takeover.asked["state_name"]) == ("COMPLETED", "AwaitingApproval")
+    # The role that both hosts share comes first, so nothing of a single host is done before it.
+    # The one command is the proof of the sound one: an echo.
+    assert takeover.mutations == ["ssm:SendCommand"]
 
 
 def test_an_approved_run_takes_every_host_through_every_stage(takeover: Takeover) -> None:
@@ -85,6 +95,8 @@ def test_an_approved_run_takes_every_host_through_every_stage(takeover: Takeover
                 stage,
                 host,
             )
+            tags = {f"account:{ALIAS}", f"stage:{stage}", f"host:{host['instance_id']}"}
+            assert [row for row in rows if tags <= set(row["tags"])], (stage, host)
     # Repaired, backed up and logged like the other; only its system's end of life stays, and is red.
     held = [(row["name"].split()[:2], row["state_name"]) for row in rows if row["state_type"] == "FAILED"]
     assert held == [(["patch", takeover.hosts["cloned"]["instance_id"]], "Held")], takeover.worker_log
@@ -104,6 +116,10 @@ def test_every_task_run_is_recorded_and_ended(takeover: Takeover, which: str) ->
     assert {row["state_type"] for row in family} <= {"COMPLETED", "FAILED"}
     for row in family:
         assert f"account:{ALIAS}" in row["tags"], row["name"]
+    # The run stands for its subflows in its own list of task runs.
+    subflows = {row["parent_task_run_id"] for row in family}
+    for row in rows:
+        assert row["id"] in subflows or f"account:{ALIAS}" in row["tags"], row["name"]
 
 
 def test_plan_gates_and_summary_are_artifacts_of_the_run(takeover: Takeover) -> None:

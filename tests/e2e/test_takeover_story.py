@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +21,13 @@ from typing import Any
 import boto3
 import pytest
 
-from haltuun.aws import READS
 from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_HELD, EXIT_OK
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
 from lab import api
 from lab.expectation import surprises
 from lab.scenario import load_scenario
+from tests.lab.calls import mutations, seen_calls
 from tests.prefect_fixtures import PrefectServer
 from tests.stages.account_state import account_state, differences
 
@@ -49,7 +48,7 @@ class Story:
     info: api.LabInfo
     server: PrefectServer
     runs: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
-    calls: dict[str, dict[str, int]] = field(default_factory=dict)
+    mutations: dict[str, list[str]] = field(default_factory=dict)
     trees: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     account: dict[str, str] = field(default_factory=dict)
@@ -57,23 +56,13 @@ class Story:
     killed_after: list[str] = field(default_factory=list)
 
     def haltuun(self, chapter: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        before = self.seen_calls()
+        before = seen_calls(self.info.endpoint_url)
         done = subprocess.run(
             [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=400
         )
-        after = self.seen_calls()
         self.runs[chapter] = done
-        self.calls[chapter] = {
-            call: n - before.get(call, 0) for call, n in after.items() if n > before.get(call, 0)
-        }
+        self.mutations[chapter] = mutations(seen_calls(self.info.endpoint_url) - before)
         return done
-
-    def seen_calls(self) -> dict[str, int]:
-        with urllib.request.urlopen(f"{self.info.endpoint_url}/lab/calls", timeout=10) as answer:
-            return dict(json.load(answer))
-
-    def mutations(self, chapter: str) -> list[str]:
-        return [call for call in self.calls[chapter] if not call.partition(":")[2].startswith(READS)]
 
     def files(self) -> dict[str, dict[str, str]]:
         """Host → path → checksum, as seen from outside the hosts."""
@@ -135,7 +124,6 @@ def story(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
         assert planned.returncode == EXIT_OK, planned.stderr
         told.plan = json.loads(planned.stdout)
         told.trees["planned"] = told.files()
-        told.haltuun("unapproved", "takeover", ACCOUNT, "--json")
         _killed_in_the_middle(told)
         told.haltuun("approved", "takeover", ACCOUNT, "--plan", told.plan["plan_hash"], "--json")
         told.haltuun("again", "takeover", ACCOUNT, "--json")
@@ -174,7 +162,7 @@ def changed(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]])
 
 def test_a_plan_changes_nothing_on_aws_and_on_no_host(story: Story) -> None:
     assert story.runs["plan"].returncode == EXIT_OK, story.runs["plan"].stderr
-    assert story.mutations("plan") == []
+    assert story.mutations["plan"] == []
     assert story.plan["changes"]
     assert changed(story.trees["before"], story.trees["planned"]) == []
 
@@ -184,22 +172,6 @@ def test_the_plan_says_of_each_change_what_a_person_needs(story: Story) -> None:
         assert change["summary"] and change["permissions"] is not None
         assert change["undo"] or change["no_undo"], change["summary"]
         assert change["reach"] in ("host", "shared", "account", "irreversible")
-
-
-def test_without_approval_only_single_hosts_are_changed_and_the_rest_waits(story: Story) -> None:
-    done = story.runs["unapproved"]
-    assert done.returncode == EXIT_AWAITS_APPROVAL, done.stderr
-    allowed = {
-        "ec2:CreateTags",
-        "ec2:AssociateIamInstanceProfile",
-        "ssm:SendCommand",
-        "ssm:StartAssociationsOnce",
-    }
-    assert set(story.mutations("unapproved")) <= allowed
-    ledger = story.ledger()
-    first = next(run.run for run in ledger.runs(story.info.account_id) if run.mode == "apply")
-    reaches = {event.change.reach.value for event in ledger.change_events(story.info.account_id, first)}
-    assert reaches <= {"host"}
 
 
 def test_killed_in_the_middle_the_next_run_brings_it_to_its_end(story: Story) -> None:
@@ -232,7 +204,7 @@ def test_every_change_of_the_killed_run_is_resolved(story: Story) -> None:
 
 def test_a_second_run_over_a_finished_account_mutates_nothing(story: Story) -> None:
     assert story.runs["again"].returncode == EXIT_HELD
-    assert story.mutations("again") == []
+    assert story.mutations["again"] == []
 
 
 def test_in_custody_means_proof_of_effect(story: Story) -> None:
@@ -285,7 +257,7 @@ def test_taken_back_the_account_and_its_hosts_are_as_they_were(story: Story) -> 
     before = story.registrations()
     looked = story.haltuun("look", "undo", runs[1], "--json")
     assert looked.returncode == EXIT_AWAITS_APPROVAL, looked.stderr
-    assert story.mutations("look") == []
+    assert story.mutations["look"] == []
     assert story.registrations() == before
     for run in runs:
         done = story.haltuun(f"undo {run}", "undo", run, "--yes")
