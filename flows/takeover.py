@@ -20,6 +20,7 @@ from haltuun.report.opening import get_caller, opening_line
 from haltuun.run import Run
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
+from haltuun.stopping import heed
 from tasks import stages as work
 from tasks.gates import gate
 from tasks.publish import publish_plan, publish_standing, publish_summary
@@ -72,6 +73,7 @@ def take_over_account(
         publish_plan(takeover)
         if mode == "apply":
             for stage in takeover.sequence():
+                heed()
                 state = wide(run_stage, config)(run.id, run.account.label, stage.value, return_state=True)
                 if not takeover.progress[stage].blocked:
                     state.result()  # raises what the stage could not handle: a lost lease, a defect
@@ -103,6 +105,7 @@ def look_and_plan(run_id: str, account: str) -> None:
     takeover = session(run_id)
     tag_flow_run(account)
     for stage in takeover.stages:
+        heed()
         work.look_account(run_id, stage)
         if takeover.stages[stage].probe_host is not None:
             finish(
@@ -124,6 +127,7 @@ def run_stage(run_id: str, account: str, stage: str) -> State[Any]:
     takeover.enter(name)
     work.apply_account(run_id, name)
     for wave in takeover.waves(name):
+        heed()
         busy = tuple(host for host in wave if takeover.has_work(name, host))
         finish(
             work.work_hosts.submit(run_id, name, batch, label)

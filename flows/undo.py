@@ -12,6 +12,7 @@ from haltuun.config import find_config, load_config
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
 from haltuun.stages.order import STAGES
+from haltuun.stopping import heed
 from haltuun.undo import Undoing, drop, keep, open_undo, session
 from tasks import undo as work
 from tasks.publish import publish_standing, publish_undo
@@ -65,6 +66,7 @@ def take_back(undo: str, account: str) -> None:
     tag_flow_run(account)
     undoing = session(undo)
     for wave in undoing.waves():
+        heed()
         finish(work.undo_hosts.submit(undo, batch, label) for batch, label in batches(undoing.hosts, wave))
     work.undo_account(undo)
 

@@ -279,6 +279,37 @@ def test_wrong_keys_are_refused_and_counted_over_the_run(sshd: Sshd, ssh: SshCon
     assert sshd.log.read_text().count("Failed publickey") == before
 
 
+# Who lists the user's keys ends the connection first, as often as `times` says.
+CUTS = """#!/bin/sh
+echo cut >>/var/lib/haltuun/cuts
+[ "$(wc -l </var/lib/haltuun/cuts)" -gt {times} ] || kill -9 $PPID
+cat /var/lib/haltuun/listed
+"""
+
+
+@pytest.mark.parametrize(("times", "refused"), [(1, False), (2, True)])
+def test_a_connection_that_breaks_during_the_offer_is_no_refusal_at_once(
+    tmp_path: Path, ssh: SshConfig, keys: Path, times: int, refused: bool
+) -> None:
+    command = "/var/lib/haltuun/list-keys"
+    sshd = Sshd(tmp_path / "cuts", [f"AuthorizedKeysCommand {command}", "AuthorizedKeysCommandUser root"])
+    (sshd.root / "listed").write_text((keys / "acme.pub").read_text())
+    (sshd.root / "list-keys").write_text(CUTS.format(times=times))
+    (sshd.root / "list-keys").chmod(0o700)
+    sshd.start()
+    ssh = with_(ssh, known_hosts=sshd.known_hosts(tmp_path / "known"), key_files=[keys / "acme.pem"])
+    book = Book()
+    try:
+        if refused:
+            with pytest.raises(AuthRefused, match=r"refused: ubuntu with acme\.pem"):
+                sshd.connect(ssh, "ubuntu", book=book)
+        else:
+            sshd.connect(ssh, "ubuntu", book=book).close()
+        assert int(book.entries.get("ssh.refused/run-1/i-0123456789abcdef0", 0)) == refused
+    finally:
+        sshd.stop()
+
+
 def test_what_worked_is_offered_first_next_time(sshd: Sshd, ssh: SshConfig, keys: Path) -> None:
     ssh = with_(ssh, key_files=[keys / "other.pem", keys / "acme.pem"])
     book = Book()
@@ -415,7 +446,7 @@ def test_a_server_that_knows_sha1_alone_is_entered_with_one_offer(ssh: SshConfig
 
 
 class _Dying(_Ancient):
-    """Lets somebody in once; the second time its connection dies while the key is looked at."""
+    """Lets somebody in once; later its connections die while the key is looked at."""
 
     def __init__(self, server: paramiko.Transport, *, dies: bool) -> None:
         self._server, self._dies = server, dies
@@ -433,7 +464,7 @@ def test_a_connection_that_breaks_while_logging_in_again_is_no_refusal(
     servers: list[paramiko.Transport] = []
 
     def serve(listener: socket.socket) -> None:
-        for dies in (False, True):
+        for dies in (False, True, True):
             server = paramiko.Transport(listener.accept()[0])
             server.add_server_key(host_key)
             servers.append(server)

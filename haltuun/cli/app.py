@@ -208,6 +208,21 @@ def undo(
 
 
 @app.command()
+def diagnose(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder, archive or log file of one host")],
+    as_json: JsonOption = False,
+) -> int:
+    """Say why a host's agent does not answer, from its files alone: no account, no host, no ledger.
+
+    PATH is laid out as on the host (var/log/amazon/ssm/, var/lib/amazon/ssm/, etc/amazon/ssm/,
+    root/.aws/; any of these), as a folder or a .tgz. An archive is read, never unpacked.
+    """
+    from haltuun.cli.diagnose import diagnose_files
+
+    return diagnose_files(path, as_json)
+
+
+@app.command()
 def ui(
     config: ConfigOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return")] = False,

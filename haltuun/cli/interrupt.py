@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from haltuun import stopping
+
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -27,6 +29,7 @@ def stoppable() -> Iterator[None]:
             # The lease of a dead process is free for the next run, and its journal says what was sent.
             os._exit(EXIT_INTERRUPTED)
         asked = True
+        stopping.ask()
         sys.stderr.write(
             "\nhaltuun: stopping when what is under way on a host has ended. Ctrl-C again leaves at once.\n"
         )
@@ -37,3 +40,4 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        stopping.forget()

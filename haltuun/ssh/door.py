@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,10 @@ class Door:
         furthest: Unreachable | None = None
         useless: set[str] = set()
         tried: list[str] = []
-        for login in [only] if only else self._logins():
+        offered = broken = False  # on this connection; on an earlier one, before it had an answer
+        logins = deque([only] if only else self._logins())
+        while logins:
+            login = logins.popleft()
             if login.user in useless:
                 continue
             if self._refused() >= self.ssh.max_attempts:
@@ -74,22 +78,31 @@ class Door:
                 connection.close()
                 connection = None
             if connection is None:
-                connection = self._knock(login)
+                connection, offered = self._knock(login), False
                 if not self._takes_keys(connection):
                     useless.add(login.user)
                     connection.close()
                     connection = None
                     continue
             connection.login = login
-            tried.append(f"{login.user} with {login.name}")
+            refused = self._refused()
             if not self._offer(connection):
+                # paramiko calls an end of the connection a refusal, too. sshd ends it as a refusal only
+                # after several offers, or again and again where one is enough for it (MaxAuthTries).
+                if not offered and not broken and not connection.client.is_active():
+                    broken = True
+                    self.memory.remember(self._refused_key, str(refused))
+                    logins.appendleft(login)
+                    continue
                 if only is not None and not connection.client.is_active():
-                    # This login worked before, and paramiko calls an end of the connection a refusal, too.
+                    # This login worked before.
                     raise ConnectionLost(
                         "the connection broke while logging in.",
                         subject=self.endpoint.label,
                         remedy="Retry; if it breaks again, see sshd's log and the host's load.",
                     )
+                offered = True
+                tried.append(f"{login.user} with {login.name}")
                 continue
             try:
                 accept(connection)

@@ -35,13 +35,20 @@ _ENDED = re.compile(r"^\[amazon-ssm-agent\] Bye\.")
 # What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
 _RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
 _DETAILED = ("DEBUG", "TRACE")
+# An error of the agent spans three or four lines, a stack trace some dozens.
+ENTRY_LINES = 100
 # A failure that repeats drops to debug from the fourth time on (credentialrefresher.go:270-276).
 _OWN = ("[CredentialRefresher]", "EC2RoleProvider")
 
 
 class Entry(Frozen):
-    """One log entry; `text` is without time and level, continuation lines joined by newlines."""
+    """One log entry; `text` is without time and level, continuation lines joined by newlines.
 
+    `place`: where it stands among all that were read, as a log may go on in a second file.
+    """
+
+    place: int
+    file: str
     line: int
     level: str
     text: str
@@ -49,7 +56,7 @@ class Entry(Frozen):
     raw: str
 
     def evidence(self) -> LogLine:
-        return LogLine(file=FILE, line=self.line, text=self.raw.replace("\n", " | "))
+        return LogLine(file=self.file, line=self.line, text=self.raw.replace("\n", " | "))
 
 
 class Start(Frozen):
@@ -85,7 +92,7 @@ class AgentLog(Frozen):
         """What was logged after the control channel came up: faults before that are over."""
         if self.connected is None:
             return self.entries
-        return tuple(entry for entry in self.entries if entry.line > self.connected.line)
+        return tuple(entry for entry in self.entries if entry.place > self.connected.place)
 
     @property
     def proxies(self) -> dict[str, tuple[str, Entry]]:
@@ -126,20 +133,34 @@ def covers_metadata(no_proxy: str) -> bool:
 def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     """Lines → entries; a line without a time continues the entry above it. Evidence is recorded, so what may
     hold people's words is left out, whole."""
-    entries: list[Entry] = []
-    for line in lines:
-        match = _HEAD.match(line.text)
-        if match:
-            at = datetime.strptime(match.group(1), "%Y-%m-%d %H:%M:%S")
-            entries.append(
-                Entry(line=line.line, level=match.group(2), text=match.group(3).strip(), at=at, raw=line.text)
-            )
-        elif entries:
-            last = entries[-1]
-            entries[-1] = last.model_copy(
-                update={"text": f"{last.text}\n{line.text}", "raw": f"{last.raw}\n{line.text}"}
-            )
+    blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
+    for place, line in enumerate(lines):
+        if head := _HEAD.match(line.text):
+            blocks.append((place, head, [line]))
+        elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
+            blocks[-1][2].append(line)
+    entries = [_entry(*block) for block in blocks]
     return [entry for entry in entries if not _relays(entry)]
+
+
+def _entry(place: int, head: re.Match[str], block: Sequence[LogLine]) -> Entry:
+    first, *more = block
+    return Entry(
+        place=place,
+        file=first.file,
+        line=first.line,
+        level=head.group(2),
+        text="\n".join((head.group(3).strip(), *(line.text for line in more))),
+        at=_time(head.group(1)),
+        raw="\n".join(line.text for line in block),
+    )
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # the 31st of a month that has none
+        return None
 
 
 def _relays(entry: Entry) -> bool:

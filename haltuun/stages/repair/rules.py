@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from haltuun.model import Unknown, is_false, is_true
-from haltuun.stages.repair.agentlog import METADATA_ADDRESS
+from haltuun.stages.repair.agentlog import METADATA_ADDRESS, Entry
 from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.situation import DEFAULT_ORDER, Situation, identity_taken, will_take_onprem
 
@@ -34,10 +34,18 @@ OVER = timedelta(hours=1)
 Find = Callable[[Situation], Sequence[LogLine]]
 
 
+# What the rules rest on: the agent's source at 2.0.633, 2.2.24 and 3.3.1142.
+EVERY = "agents 2.0 to 3.3.1142; later ones were not checked"
+OF_3 = "agents 3.0 to 3.3.1142, whose core and worker are two processes; later ones were not checked"
+
+
 @dataclass(frozen=True)
 class Rule:
+    """`versions`: the agents whose behaviour it rests on."""
+
     code: str
     find: Find
+    versions: str = EVERY
 
 
 # -- evidence -------------------------------------------------------------------------------------
@@ -47,19 +55,19 @@ def _file(path: str, text: str) -> LogLine:
     return LogLine(file=path, line=1, text=text)
 
 
-def _lines(pattern: str, *, without: str = "") -> Find:
-    """Open entries (continuation lines included) that match."""
+def _entries(s: Situation, pattern: str, without: str = "") -> list[Entry]:
+    """Open entries (continuation lines included) that match, the newest few."""
     wanted, unwanted = re.compile(pattern), re.compile(without) if without else None
+    hits = [
+        entry
+        for entry in s.open_entries
+        if wanted.search(entry.text) and not (unwanted and unwanted.search(entry.text))
+    ]
+    return hits[-EVIDENCE_LINES:]
 
-    def find(s: Situation) -> Sequence[LogLine]:
-        hits = [
-            entry.evidence()
-            for entry in s.open_entries
-            if wanted.search(entry.text) and not (unwanted and unwanted.search(entry.text))
-        ]
-        return hits[-EVIDENCE_LINES:]
 
-    return find
+def _lines(pattern: str, *, without: str = "") -> Find:
+    return lambda s: [entry.evidence() for entry in _entries(s, pattern, without)]
 
 
 def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
@@ -178,15 +186,15 @@ _ANSWERED = re.compile(
 
 def _failing_calls(s: Situation, pattern: str, *, without: str = "") -> Sequence[LogLine]:
     """Calls that failed, unless the log shows, or an open channel tells, that they get through again."""
-    failed = _lines(pattern, without=without)(s)
+    failed = _entries(s, pattern, without)
     if not failed or s.log is None:
         return ()
-    last, *later = [entry for entry in s.open_entries if entry.line >= failed[-1].line]
-    if any(_ANSWERED.search(entry.text) for entry in later):
+    last = failed[-1]
+    if any(_ANSWERED.search(entry.text) for entry in s.open_entries if entry.place > last.place):
         return ()
     clock, channel = s.agent.clock, s.log.connected
     old = last.at is not None and not isinstance(clock, Unknown) and clock - last.at > OVER
-    return () if channel is not None and old else failed
+    return () if channel is not None and old else [entry.evidence() for entry in failed]
 
 
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
@@ -240,10 +248,21 @@ def _agent_missing(s: Situation) -> Sequence[LogLine]:
 
 def _agent_old(s: Situation) -> Sequence[LogLine]:
     version = s.agent.version
-    if isinstance(version, Unknown) or not re.fullmatch(r"\d+(\.\d+)+", version):
-        return ()
-    old = tuple(int(part) for part in version.split(".")) < OLDEST_VERSION
-    return (_file("/usr/bin/amazon-ssm-agent", f"version {version}"),) if old else ()
+    if not isinstance(version, Unknown):
+        return (_file("/usr/bin/amazon-ssm-agent", f"version {version}"),) if _is_old(version) else ()
+    said = (
+        [(entry, match) for entry in s.log.entries if (match := _VERSION.search(entry.text))] if s.log else []
+    )
+    return (said[-1][0].evidence(),) if said and _is_old(said[-1][1].group(1)) else ()
+
+
+_VERSION = re.compile(r"amazon-ssm-agent - v?(\d+(?:\.\d+)+)")
+
+
+def _is_old(version: str) -> bool:
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})+", version):
+        return False
+    return tuple(int(part) for part in version.split(".")) < OLDEST_VERSION
 
 
 def _snap_and_deb(s: Situation) -> Sequence[LogLine]:
@@ -315,7 +334,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("HYBRID_GONE", _lines(r"InvalidInstanceId: Not existing InstanceId mi-")),
     Rule("HALF_REPAIRED", _half_repaired),
-    Rule("ORPHAN_WORKER", _orphan_worker),
+    Rule("ORPHAN_WORKER", _orphan_worker, OF_3),
     Rule("CREDENTIALS_SHADOWED", _credentials_shadowed),
     Rule("ROLE_MISSING", _lines(r"EC2RoleRequestError: no EC2 instance role found")),
     Rule("ROLE_DENIED", _role_denied),
@@ -339,8 +358,8 @@ RULES: tuple[Rule, ...] = (
     Rule("TLS_UNTRUSTED", _lines(r"x509: |tls: failed to verify certificate", without="proxyconnect")),
     Rule("ENDPOINT_OVERRIDE", _endpoint_override),
     Rule("REGION_PINNED", _region_pinned),
-    Rule("IDENTITY_ORDER_OVERRIDE", _order_override),
-    Rule("CUSTOM_IDENTITY", _custom_identity),
+    Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_3),
+    Rule("CUSTOM_IDENTITY", _custom_identity, OF_3),
     Rule("CONFIG_BROKEN", _config_broken),
     Rule("HIBERNATING", _hibernating),
     Rule("AGENT_MISSING", _agent_missing),
@@ -349,3 +368,5 @@ RULES: tuple[Rule, ...] = (
     Rule("SNAP_AND_DEB", _snap_and_deb),
     Rule("DISK_FULL", _disk_full),
 )
+
+VERSIONS = {rule.code: rule.versions for rule in RULES}

@@ -10,9 +10,10 @@ import pytest
 
 from haltuun.model import Unknown
 from haltuun.stages.repair.agentlog import FILE, covers_metadata
+from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
-from tests.stages.repair.hostfiles import read_agent
+from haltuun.stages.repair.offline import read_agent
 
 CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
 IDENTITY = {"OnPrem": "mi", "CustomIdentity": "mi", "EC2": "i", None: None}
@@ -21,7 +22,7 @@ IDENTITY = {"OnPrem": "mi", "CustomIdentity": "mi", "EC2": "i", None: None}
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
 def test_real_log(case: str) -> None:
     expected = json.loads((CASES / case / "expected.json").read_text())
-    found = diagnose(read_agent(CASES / case))
+    found = diagnose(read_agent(read_bundle(CASES / case)))
     codes = {cause.code for cause in found.causes}
     assert set(expected["must"]) <= codes
     assert not set(expected["never"]) & codes
@@ -31,7 +32,7 @@ def test_real_log(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["C1-register-clear", "D1-del-RegistrationKey", "L0-clean-ok", "H-mv-aside"])
 def test_a_host_that_came_up_has_no_cause(case: str) -> None:
-    found = diagnose(read_agent(CASES / case))
+    found = diagnose(read_agent(read_bundle(CASES / case)))
     assert found.causes == ()
     assert found.connected
 

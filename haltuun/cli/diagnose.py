@@ -1,0 +1,101 @@
+"""`haltuun diagnose`: a host's files → causes, without host, account or ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from haltuun.errors import EXIT_OK
+from haltuun.model import Severity, Unknown
+from haltuun.report.render import plain
+from haltuun.stages.repair.bundle import read_bundle
+from haltuun.stages.repair.diagnose import Diagnosis, diagnose
+from haltuun.stages.repair.facts import Agent
+from haltuun.stages.repair.offline import read_agent
+from haltuun.stages.repair.rules import VERSIONS
+from haltuun.stages.repair.wording import WORDING
+
+# What a folder or an archive can show of an agent.
+PARTS = ("log", "vault", "registration_file", "identity_config", "config", "credentials", "packages")
+STYLE = {Severity.critical: "bold red", Severity.high: "red", Severity.medium: "yellow", Severity.low: "dim"}
+
+
+def diagnose_files(path: Path, as_json: bool) -> int:
+    """Print what the files at `path` show.
+
+    Raises:
+        ConfigError: nothing is there to read, or the archive is hostile.
+    """
+    bundle = read_bundle(path)
+    agent = read_agent(bundle)
+    found = diagnose(agent)
+    if as_json:
+        print(json.dumps(document(agent, found), indent=2))
+    else:
+        _print(agent, found, bundle.unread)
+    return EXIT_OK
+
+
+def document(agent: Agent, found: Diagnosis) -> dict[str, Any]:
+    """The stable form of `diagnose --json`. `unknown`: part → why the files do not show it."""
+    return {
+        "identity": found.identity,
+        "instance_id": found.instance_id,
+        "connected": found.connected,
+        "findings": [
+            {
+                "code": cause.code,
+                "severity": WORDING[cause.code].severity.value,
+                "message": cause.message,
+                "remedy": cause.remedy,
+                "evidence": [line.model_dump() for line in cause.evidence],
+                "versions": VERSIONS[cause.code],
+            }
+            for cause in found.causes
+        ],
+        "unknown": _unknown(agent),
+    }
+
+
+def _unknown(agent: Agent) -> dict[str, str]:
+    parts = {name: getattr(agent, name) for name in PARTS}
+    return {name: value.unknown for name, value in parts.items() if isinstance(value, Unknown)}
+
+
+def _print(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_headline(agent, found))
+    for cause in found.causes:
+        severity = WORDING[cause.code].severity
+        console.print()
+        console.print(Text.assemble((cause.code, STYLE.get(severity, "")), f"  {severity.value}"))
+        console.print(Text(f"  {plain(cause.message)}"))
+        for line in cause.evidence:
+            console.print(Text(f"  {line.file}:{line.line}: {plain(line.text)}", style="dim"))
+        console.print(Text(f"  → {plain(cause.remedy)}"))
+        console.print(
+            Text(f"  docs/runbooks/{cause.code}.md · holds for {VERSIONS[cause.code]}", style="dim")
+        )
+    if not found.causes:
+        console.print("These files show no fault that still holds.")
+    for name, why in sorted(unread.items()):
+        console.print(Text(f"Not read: /{plain(name)}: {why}.", style="yellow"))
+    unknown = _unknown(agent)
+    if unknown:
+        console.print()
+        console.print(Text("Not shown by these files, so nothing is said about it:", style="dim"))
+        for why in sorted(set(unknown.values())):
+            console.print(Text(f"  {plain(why.partition(': ')[2])}", style="dim"))
+
+
+def _headline(agent: Agent, found: Diagnosis) -> Text:
+    if isinstance(agent.log, Unknown) and found.identity is None:
+        return Text("Identity: not shown by these files.", style="bold")
+    taken = found.identity or "none: the last start took no identity"
+    who = f" as {plain(found.instance_id)}" if found.instance_id else ""
+    channel = "" if found.identity is None else ", channel open" if found.connected else ", no open channel"
+    return Text(f"Identity: {taken}{who}{channel}.", style="bold")

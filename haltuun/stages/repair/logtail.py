@@ -1,0 +1,231 @@
+"""The part of a log of any size that can still matter: its newest starts, in bounded memory.
+
+What an agent's log says before its last start is over. So a log is read in blocks, and each start
+that comes up lets go of what is before the few last ones; where one start alone goes on for
+hundreds of megabytes, lines that no rule asks about are let go of, and of those that repeat all but
+the newest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from haltuun.stages.repair.agentlog import ENTRY_LINES
+from haltuun.stages.repair.facts import LogLine
+
+BLOCK = 1 << 20
+# A restart loop is one story, told by its last few starts.
+STARTS = 8
+# What is kept of a log as it stands, before lines are let go of.
+RAW_BYTES = 2 << 20
+# Of entries that say the same but for numbers, the newest are kept; and so many that differ.
+ALIKE, SHAPES = 4, 4000
+# The beginning of a start (proxies, identity) and the end of a log are kept whole.
+HEAD_LINES = 300
+TAIL_LINES = 200
+# A line without an end is cut here, and no longer than this one looks at it.
+LINE_BYTES = 64 << 10
+TEXT_BYTES = 4 << 10
+SHAPE_BYTES = 300
+
+_START_WORDS = (b"Proxy environment variables:", b"Starting Agent: amazon-ssm-agent")
+_FIRST_TIME = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.M)
+_WORDS = (
+    b"identity",
+    b"ontrol channel",
+    b"onnection channel",
+    b"websocket connection",
+    b"egistration",
+    b"roxy",
+    b"Bye.",
+    b"hibernate",
+    b"orphan",
+    b"Successfully connected",
+    b"enied",
+    b"Throttl",
+    b"xpired",
+    b"ailed",
+    b"rror",
+    b"imeout",
+    b"refused",
+    b"no such host",
+    b"x509",
+    b"no space left",
+    b"Mismatch",
+    b"DoesNotMatch",
+    b"Starting",
+)
+
+
+_LEVELS = (b" WARN ", b" ERROR ", b" CRITICAL ", b" FATAL ")
+_NUMBERS = re.compile(rb"[0-9a-f]*[0-9][0-9a-f]*")
+_Rows = list[tuple[int, bytes]]  # number in the file, text
+
+
+@dataclass
+class _Start:
+    """`head`: its first lines; `kept`: entries after it, by what they say; `raw`: the rest as it stands,
+    from line `raw_line` on."""
+
+    raw_line: int
+    raw: list[bytes] = field(default_factory=list)
+    raw_size: int = 0
+    head: _Rows = field(default_factory=list)
+    kept: dict[bytes, deque[_Rows]] = field(default_factory=dict)
+
+    def keep(self, entry: _Rows) -> None:
+        """One entry, its continuation lines included."""
+        shape = _NUMBERS.sub(b"#", entry[0][1][:SHAPE_BYTES])
+        alike = self.kept.pop(shape, None) or deque(maxlen=ALIKE)
+        alike.append(entry)
+        self.kept[shape] = alike  # as the newest
+        if len(self.kept) > SHAPES:
+            del self.kept[next(iter(self.kept))]
+
+    def rows(self) -> _Rows:
+        kept = sorted(row for alike in self.kept.values() for entry in alike for row in entry)
+        return [*self.head, *kept, *_rows(self.raw_line, b"".join(self.raw))]
+
+
+class LogTail:
+    """Fed with one log, oldest first; then `lines` are what to judge by."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.began_at = b""  # the first line's time, by which rotated files are put in order
+        self.has_start = False
+        self._line = 1
+        self._starts: deque[_Start] = deque([_Start(1)], maxlen=STARTS)
+
+    def feed(self, stream: BinaryIO) -> None:
+        """Raises OSError, EOFError or zlib.error where the stream breaks off; what was read counts."""
+        carry, cutting = b"", False
+        try:
+            while block := stream.read(BLOCK):
+                if cutting:
+                    end = block.find(b"\n")
+                    if end < 0:
+                        continue
+                    block, cutting = block[end:], False
+                block = carry + block if carry else block
+                end = block.rfind(b"\n") + 1
+                carry = block[end:]
+                if len(carry) > LINE_BYTES:
+                    carry, cutting = carry[:LINE_BYTES], True
+                if end:
+                    self._add(block[:end])
+        finally:
+            if carry:
+                self._add(carry)
+
+    def _add(self, text: bytes) -> None:
+        """Whole lines (the last may lack its newline)."""
+        if not self.began_at and (found := _FIRST_TIME.search(text)):
+            self.began_at = found.group()
+        begin = 0
+        for cut in self._cuts(text):
+            self._append(text[begin:cut])
+            self._starts.append(_Start(self._line))
+            self.has_start = True
+            begin = cut
+        self._append(text[begin:])
+
+    def _cuts(self, text: bytes) -> list[int]:
+        """Where lines begin that begin a start; only the last few can matter."""
+        found: list[int] = []
+        for word in _START_WORDS:
+            at = len(text)
+            for _ in range(STARTS):
+                at = text.rfind(word, 0, at)
+                if at < 0:
+                    break
+                found.append(text.rfind(b"\n", 0, at) + 1)
+        return sorted(set(found))[-STARTS:]
+
+    def _append(self, text: bytes) -> None:
+        if not text:
+            return
+        start = self._starts[-1]
+        start.raw.append(text)
+        start.raw_size += len(text)
+        self._line += text.count(b"\n")
+        if start.raw_size > RAW_BYTES:
+            self._thin(start)
+
+    def _thin(self, start: _Start) -> None:
+        """Of the raw text only its end stays raw; the entries before it are kept if they may matter."""
+        text = b"".join(start.raw)
+        end = len(text)
+        for _ in range(TAIL_LINES + 1):
+            end = max(0, text.rfind(b"\n", 0, end))
+        old, tail = text[: end + 1], text[end + 1 :]
+        line = start.raw_line
+        if len(start.head) < HEAD_LINES:
+            room = HEAD_LINES - len(start.head)
+            *head, old = old.split(b"\n", room)
+            start.head += [(number, row[:TEXT_BYTES]) for number, row in enumerate(head, line)]
+            line += len(head)
+        at = 0
+        for begin in _entries_that_matter(old):
+            line += old.count(b"\n", at, begin)
+            at = begin
+            start.keep(_entry(line, old, begin))
+        start.raw_line = line + old.count(b"\n", at)
+        start.raw, start.raw_size = [tail], len(tail)
+
+    def lines(self) -> tuple[LogLine, ...]:
+        """Those of the last starts, with their numbers in the file."""
+        return tuple(
+            LogLine(file=self.file, line=number, text=_text(row))
+            for start in self._starts
+            for number, row in start.rows()
+        )
+
+
+def _rows(first: int, text: bytes) -> _Rows:
+    rows = text.split(b"\n")
+    if not rows[-1]:
+        rows.pop()
+    return list(enumerate(rows, first))
+
+
+def _entries_that_matter(text: bytes) -> list[int]:
+    """Where they begin. Word by word over the whole text, which is ten times as fast as line by line."""
+    found: set[int] = set()
+    for word in (*_WORDS, *_LEVELS):
+        at = text.find(word)
+        while at >= 0:
+            found.add(_begin_of_entry(text, at))
+            at = text.find(word, text.find(b"\n", at)) if text.find(b"\n", at) >= 0 else -1
+    return sorted(found)
+
+
+def _begin_of_entry(text: bytes, at: int) -> int:
+    """Of the line at `at`, or of the line above it that it continues."""
+    begin = text.rfind(b"\n", 0, at) + 1
+    for _ in range(ENTRY_LINES):
+        if begin == 0 or text[begin : begin + 1].isdigit():
+            break
+        begin = text.rfind(b"\n", 0, begin - 1) + 1
+    return begin
+
+
+def _entry(line: int, text: bytes, begin: int) -> _Rows:
+    rows: _Rows = []
+    for number in range(line, line + ENTRY_LINES):
+        end = text.find(b"\n", begin)
+        end = len(text) if end < 0 else end
+        if rows and text[begin : begin + 1].isdigit():
+            break
+        rows.append((number, text[begin : min(end, begin + TEXT_BYTES)]))
+        begin = end + 1
+        if begin >= len(text):
+            break
+    return rows
+
+
+def _text(row: bytes) -> str:
+    return row[:TEXT_BYTES].decode("utf-8", "replace").replace("\0", "").rstrip("\r")

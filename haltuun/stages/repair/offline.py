@@ -1,0 +1,169 @@
+"""A host's files at hand → Agent, as the live probe sees it. Pure but for what the bundle has read.
+
+A file that is not there is unknown, not absent: whoever packed the files may have left it out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from haltuun.model import Unknown
+from haltuun.stages.repair import bundle as at
+from haltuun.stages.repair.agentlog import FILE as AGENT_LOG
+from haltuun.stages.repair.bundle import Bundle
+from haltuun.stages.repair.facts import Agent, AgentConfig, IdentityConfig, LogLine, RootCredentials, Vault
+from haltuun.stages.repair.parse import parse_config
+
+# As host.sh's redact does on the host.
+_SECRETS = (
+    (re.compile(r"([Pp][Rr][Oo][Xx][Yy][=:]\s*)([A-Za-z0-9]*://)?.*@"), r"\1\2***@"),
+    (re.compile(r'://[^\s"]*@'), "://***@"),
+    (re.compile(r'[^\s"=/:]*:[^/\s"][^\s"]*@'), "***@"),
+    (re.compile(r"(A[KS]IA)[0-9A-Z]{12,}"), r"\1***"),
+)
+
+
+def read_agent(bundle: Bundle) -> Agent:
+    """What the files tell; what they do not show is Unknown."""
+    return Agent(
+        packages=_packages(bundle),
+        vault=_vault(bundle),
+        registration_file=_registration(bundle),
+        hybrid_dirs=_hybrid_dirs(bundle),
+        identity_config=_identity_config(bundle),
+        config=_config(bundle),
+        credentials=_credentials(bundle),
+        log=_log(bundle),
+    )
+
+
+def redact(text: str) -> str:
+    for pattern, kept in _SECRETS:
+        text = pattern.sub(kept, text)
+    return text
+
+
+def _missing(bundle: Bundle, name: str) -> Unknown:
+    return Unknown(unknown=f"NOT_AT_HAND: /{name} {bundle.unread.get(name, 'is not among the files')}")
+
+
+def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
+    """The last start and what follows it: from the newest file, and those rotated before it until one
+    holds a start."""
+    if not bundle.logs:
+        return _missing(bundle, AGENT_LOG.lstrip("/"))
+    newest_first = sorted(
+        bundle.logs, key=lambda log: (log.file == AGENT_LOG, log.began_at, log.file), reverse=True
+    )
+    taken = []
+    for log in newest_first:
+        taken.append(log)
+        if log.has_start:
+            break
+    return tuple(
+        line.model_copy(update={"text": redact(line.text)}) for log in reversed(taken) for line in log.lines()
+    )
+
+
+def _json(bundle: Bundle, name: str) -> Mapping[str, Any] | Unknown:
+    """A file that the agent writes as one JSON object; keys in lower case, as Go reads them."""
+    if name not in bundle.small:
+        return _missing(bundle, name)
+    try:
+        data = json.loads(bundle.small[name].decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return Unknown(unknown=f"UNREADABLE: /{name} is no JSON")
+    if not isinstance(data, dict):
+        return Unknown(unknown=f"UNREADABLE: /{name} is no JSON object")
+    return {str(key).lower(): value for key, value in data.items()}
+
+
+def _word(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _vault(bundle: Bundle) -> Vault | Unknown:
+    """Key file and manifest both decide, so both must be at hand."""
+    manifest, key = _json(bundle, at.MANIFEST), _json(bundle, at.REGISTRATION_KEY)
+    if isinstance(key, Unknown) or isinstance(manifest, Unknown):
+        return key if isinstance(key, Unknown) else manifest  # type: ignore[return-value]
+    fingerprint = _json(bundle, at.FINGERPRINT)
+    threshold = None if isinstance(fingerprint, Unknown) else fingerprint.get("similaritythreshold")
+    return Vault(
+        manifest="registrationkey" in manifest,
+        key_file=True,
+        instance_id=_word(key, "instanceid"),
+        region=_word(key, "region"),
+        private_key=bool(_word(key, "privatekey")),
+        fingerprint_file=bundle.has(at.FINGERPRINT),
+        similarity_threshold=threshold if isinstance(threshold, int) else None,
+    )
+
+
+def _hybrid_dirs(bundle: Bundle) -> tuple[str, ...] | Unknown:
+    if not bundle.has(at.STATE):
+        return _missing(bundle, at.STATE)
+    below = (name.removeprefix(f"{at.STATE}/").split("/")[0] for name in bundle.names if at.STATE in name)
+    return tuple(sorted({name for name in below if re.fullmatch(r"mi-[0-9a-f]{8,}", name)}))
+
+
+def _registration(bundle: Bundle) -> bool | Unknown:
+    """Its absence says something only beside the folder of a registration."""
+    if bundle.has(at.REGISTRATION):
+        return True
+    dirs = _hybrid_dirs(bundle)
+    return False if not isinstance(dirs, Unknown) and dirs else _missing(bundle, at.REGISTRATION)
+
+
+def _identity_config(bundle: Bundle) -> IdentityConfig | Unknown:
+    data = _json(bundle, at.IDENTITY_CONFIG)
+    if isinstance(data, Unknown):
+        return data
+    return IdentityConfig(
+        identity_type=_word(data, "identitytype"),
+        instance_id=_word(data, "instanceid"),
+        credential_source=_word(data, "credentialsource"),
+        expires_at=_word(data, "credentialsexpiresat"),
+        share_file=_word(data, "sharefile"),
+    )
+
+
+def _config(bundle: Bundle) -> AgentConfig | Unknown:
+    if at.CONFIG not in bundle.small:
+        return _missing(bundle, at.CONFIG)
+    return parse_config(redact(bundle.small[at.CONFIG].decode("utf-8", "replace")))
+
+
+def _credentials(bundle: Bundle) -> RootCredentials | Unknown:
+    """Sections and the kind of [default]; never a key. As probe.sh reads it."""
+    if at.CREDENTIALS not in bundle.small:
+        return _missing(bundle, at.CREDENTIALS)
+    sections: list[str] = []
+    default: dict[str, str] = {}
+    for line in bundle.small[at.CREDENTIALS].decode("utf-8", "replace").splitlines():
+        if head := re.match(r"\s*\[\s*([^\]]*?)\s*\]", line):
+            sections.append(head.group(1))
+        elif sections and sections[-1] == "default" and "=" in line:
+            key, _, value = line.partition("=")
+            default[key.strip()] = value.strip()
+    temporary = default.get("aws_access_key_id", "").startswith("ASIA") or default.get("aws_session_token")
+    kind = "none" if "aws_access_key_id" not in default else "temporary" if temporary else "long-term"
+    return RootCredentials.model_validate(
+        {"present": True, "sections": tuple(sections), "default_kind": kind}
+    )
+
+
+def _packages(bundle: Bundle) -> dict[str, str] | Unknown:
+    """By dpkg's list alone: what is installed otherwise (rpm, snap) leaves no text file."""
+    if at.DPKG_STATUS not in bundle.small:
+        return _missing(bundle, at.DPKG_STATUS)
+    text = bundle.small[at.DPKG_STATUS].decode("utf-8", "replace")
+    found = re.search(r"^Package: amazon-ssm-agent\n(?:\S.*\n|[ \t].*\n)*", text, re.M)
+    if not found or not re.search(r"^Status: .* installed$", found.group(), re.M):
+        return Unknown(unknown="NOT_SHOWN: dpkg does not have the agent; rpm and snap leave no list at hand")
+    version = re.search(r"^Version: (\S+)$", found.group(), re.M)
+    return {"deb": version.group(1) if version else ""}

@@ -1,0 +1,30 @@
+"""A stop that was asked for is heeded until the run is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from haltuun import stopping
+from haltuun.cli.interrupt import stoppable
+
+
+class Swallows:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):  # the handler runs between two of these, and its exception ends here
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_strikes_a_finalizer_is_heeded_at_the_next_step() -> None:
+    with stoppable():
+        stopping.heed()
+        swallows: Swallows | None = Swallows()
+        assert swallows is not None
+        swallows = None
+        with pytest.raises(KeyboardInterrupt):
+            stopping.heed()
+    stopping.heed()

@@ -1,0 +1,261 @@
+"""A host's files as they really come: packed, cut, rotated, huge, somebody else's, or meant to hurt."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haltuun.errors import ConfigError
+from haltuun.model import Unknown
+from haltuun.stages.repair import bundle, logtail
+from haltuun.stages.repair.bundle import read_bundle
+from haltuun.stages.repair.diagnose import Diagnosis, diagnose
+from haltuun.stages.repair.logtail import LogTail
+from haltuun.stages.repair.offline import read_agent
+
+CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
+HALTUUN = str(Path(sys.executable).with_name("haltuun"))
+LOG = "var/log/amazon/ssm/amazon-ssm-agent.log"
+TIME = "2026-11-23 06:00:{:02d}.0000 "
+STALE = (
+    TIME.format(1) + "INFO Proxy environment variables:\n",
+    TIME.format(2) + "INFO Agent will take identity from OnPrem\n",
+    TIME.format(3) + "ERROR [CredentialRefresher] Retrieve credentials produced error:"
+    " MachineFingerprintDoesNotMatch: \n",
+)
+CHATTER = TIME.format(9) + "INFO [ssm-agent-worker] [HealthCheck] HealthCheck reporting agent health.\n"
+
+
+def found(path: Path) -> Diagnosis:
+    return diagnose(read_agent(read_bundle(path)))
+
+
+def codes(path: Path) -> set[str]:
+    return {cause.code for cause in found(path).causes}
+
+
+def pack(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def laid_out(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("around", ["", "web-01/", "./", "bundle/web-01/"])
+def test_an_archive_says_what_its_folder_says(tmp_path: Path, around: str) -> None:
+    case = CASES / "A1-del-mi-and-registration"
+    files = {around + str(f.relative_to(case)): f.read_bytes() for f in case.rglob("*") if f.is_file()}
+    assert found(pack(tmp_path / "host.tgz", files)) == found(case)
+
+
+def test_a_log_alone_is_enough(tmp_path: Path) -> None:
+    text = "".join(STALE).encode()
+    (tmp_path / "amazon-ssm-agent.log").write_bytes(text)
+    (tmp_path / "packed").write_bytes(gzip.compress(text))
+    wanted = {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
+    assert codes(tmp_path) == codes(tmp_path / "amazon-ssm-agent.log") == codes(tmp_path / "packed") == wanted
+
+
+def test_what_was_rotated_away_is_read_where_the_newest_log_holds_no_start(tmp_path: Path) -> None:
+    goes_on = (
+        TIME.format(30) + "INFO [ssm-agent-worker] [MessageService] [MGSInteractor] Set up control channel"
+    )
+    host = laid_out(
+        tmp_path,
+        {
+            f"{LOG}.2.gz": gzip.compress("".join(STALE).encode()),
+            f"{LOG}.1": (TIME.format(0) + "INFO Proxy environment variables:\n").encode(),
+            LOG: f"{goes_on} Set up control channel successfully\n".encode(),
+        },
+    )
+    diagnosis = found(host)
+    assert (diagnosis.identity, diagnosis.connected) == ("OnPrem", True)
+    (stale,) = [cause for cause in diagnosis.causes if cause.code == "STALE_HYBRID"]
+    assert [(line.file, line.line) for line in stale.evidence] == [(f"/{LOG}.2.gz", 2)]
+    assert "FINGERPRINT_MISMATCH" not in codes(host)  # over since the channel came up, a file later
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 37))
+def test_a_broken_gzip_counts_as_far_as_it_goes(tmp_path: Path, cut: int) -> None:
+    packed = gzip.compress("".join(STALE).encode() * 50, mtime=0)
+    host = laid_out(tmp_path, {f"{LOG}.1.gz": packed[: max(10, len(packed) - cut)], LOG: CHATTER.encode()})
+    read = read_bundle(host)
+    assert (f"{LOG}.1.gz" in read.unread) == (cut > 0)
+    diagnose(read_agent(read))
+
+
+def _link(name: str, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/shadow"
+    return member
+
+
+HOSTILE: dict[str, Callable[[], tarfile.TarInfo]] = {
+    "leads out": lambda: tarfile.TarInfo(f"../../{LOG}"),
+    "leads out of": lambda: tarfile.TarInfo(f"/{LOG}"),
+    "is a link": lambda: _link(LOG, tarfile.SYMTYPE),
+    "link": lambda: _link(LOG, tarfile.LNKTYPE),
+    "is a device": lambda: _link(LOG, tarfile.BLKTYPE),
+    "device or a pipe": lambda: _link(LOG, tarfile.FIFOTYPE),
+}
+
+
+@pytest.mark.parametrize("why", HOSTILE)
+def test_a_hostile_archive_is_refused_whole(tmp_path: Path, why: str) -> None:
+    path = tmp_path / "host.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(HOSTILE[why]())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=why):
+        read_bundle(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "RATIO_FROM", 1 << 20)
+    with pytest.raises(ConfigError, match="unpacks to more than 400 times"):
+        read_bundle(pack(tmp_path / "zeros.tgz", {LOG: bytes(8 << 20)}))
+    claims = tarfile.TarInfo(LOG)
+    claims.size = 1 << 50
+    (tmp_path / "claims.tar").write_bytes(claims.tobuf() + bytes(1024))
+    with pytest.raises(ConfigError, match="more than 50000 files or 4 GiB"):
+        read_bundle(tmp_path / "claims.tar")
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 40
+    (tmp_path / "header.tgz").write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+    with pytest.raises(ConfigError, match="claims more than 64 MiB"):
+        read_bundle(tmp_path / "header.tgz")
+
+
+def test_what_is_no_bundle_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "noise").write_bytes(os.urandom(4096))
+    whole = pack(tmp_path / "whole.tgz", {LOG: os.urandom(1 << 16)}).read_bytes()
+    (tmp_path / "half.tgz").write_bytes(whole[: len(whole) // 2])
+    os.mkfifo(tmp_path / "pipe")
+    laid_out(tmp_path / "two", {f"web-01/{LOG}": b"", f"web-02/{LOG}": b""})
+    for name, words in {
+        "nowhere": "does not exist",
+        "empty": "holds no file of an SSM agent",
+        "noise": "holds no file of an SSM agent",
+        "half.tgz": "is no whole archive",
+        "pipe": "neither a file nor a folder",
+        "two": r"files of 2 hosts \(web-01, web-02\)",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            read_bundle(tmp_path / name)
+
+
+def test_links_and_pipes_of_a_folder_are_named_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("".join(STALE))
+    host = laid_out(tmp_path / "host", {"etc/amazon/ssm/amazon-ssm-agent.json": b"{}"})
+    (host / "var/log/amazon/ssm").mkdir(parents=True)
+    (host / LOG).symlink_to(tmp_path / "secret")
+    os.mkfifo(host / f"{LOG}.1")
+    read = read_bundle(host)
+    assert read.unread == {LOG: "a link that leads out of the folder", f"{LOG}.1": "not a plain file"}
+    assert isinstance(read_agent(read).log, Unknown)
+
+
+def test_what_a_vault_s_files_show_and_when_they_do_not(tmp_path: Path) -> None:
+    key = {"instanceID": "mi-0123456789abcdef0", "region": "cn-north-1", "privateKey": "MII"}
+    state = "var/lib/amazon/ssm"
+    files = {
+        f"{state}/Vault/Store/RegistrationKey": json.dumps(key).encode(),
+        "root/.aws/credentials": b"[default]\naws_access_key_id = ASIAABCDEFGHIJKLMNOP\n",
+    }
+    assert codes(laid_out(tmp_path / "a", files)) == set()  # a manifest may have been deleted
+    files[f"{state}/Vault/Manifest"] = b'{"RegistrationKey": "x"}'
+    host = laid_out(tmp_path / "b", files)
+    assert codes(host) == {"STALE_HYBRID", "CREDENTIALS_SHADOWED"}
+    said = str(found(host))
+    assert "MII" not in said and "ABCDEFGHIJKLMNOP" not in said
+
+
+def test_a_start_that_goes_on_for_ever_is_thinned_and_says_the_same() -> None:
+    refusal = STALE[2] + "\tstatus code: 400\n"
+    text = "".join(STALE) + CHATTER * 60_000 + refusal + CHATTER * 60_000
+    tail = LogTail("/log")
+    tail.feed(io.BytesIO(text.encode()))
+    lines = tail.lines()
+    assert len(lines) < 40_000
+    numbers = {line.text: line.line for line in lines}
+    assert numbers[STALE[0].rstrip("\n")] == 1
+    assert numbers["\tstatus code: 400"] == 3 + 60_000 + 2
+    assert lines[-1].line == text.count("\n")
+    rows = text.splitlines()
+    assert all(rows[line.line - 1] == line.text for line in lines)
+
+
+def test_one_line_without_an_end_is_cut() -> None:
+    tail = LogTail("/log")
+    tail.feed(io.BytesIO(STALE[0].encode() + b"x" * (9 << 20) + b"\n" + STALE[1].encode()))
+    _, long, last = tail.lines()
+    assert (len(long.text), last.line) == (logtail.TEXT_BYTES, 3)
+    assert "OnPrem" in last.text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from((*STALE, CHATTER)), st.text(max_size=30)), max_size=40))
+def test_whatever_a_log_holds_the_tail_of_it_says_what_all_of_it_says(parts: list[str]) -> None:
+    text = "".join(parts).encode("utf-8", "surrogatepass")
+    whole, pieces = LogTail("/log"), LogTail("/log")
+    whole.feed(io.BytesIO(text))
+    pieces.feed(_Drips(text))
+    assert whole.lines() == pieces.lines()
+    assert whole.has_start == (b"Proxy environment variables:" in text)
+
+
+class _Drips(io.BytesIO):
+    """Gives seven bytes at a time, as a pipe may."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(7)
+
+
+@pytest.mark.parametrize("case", ["L0-clean-ok", "B1-clone-hw-changed"])
+def test_the_command_prints_one_document_and_needs_nothing_else(case: str, tmp_path: Path) -> None:
+    expected = json.loads((CASES / case / "expected.json").read_text())
+    done = subprocess.run(
+        [HALTUUN, "diagnose", str(CASES / case), "--json"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert set(expected["must"]) <= {finding["code"] for finding in document["findings"]}
+    assert document["instance_id"].startswith(expected["identity"])
+    assert list(tmp_path.iterdir()) == []
+    for finding in document["findings"]:
+        assert finding["evidence"] and finding["versions"].startswith("agents ")
+
+
+def test_a_refusal_is_told_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "host.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(_link("var/\x1b[31mlog", tarfile.SYMTYPE))
+    done = subprocess.run([HALTUUN, "diagnose", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "is a link" in done.stderr and "\x1b" not in done.stderr
