@@ -17,18 +17,27 @@ from haltuun.stages.repair.facts import Identity, LogLine
 FILE = "/var/log/amazon/ssm/amazon-ssm-agent.log"
 METADATA_ADDRESS = "169.254.169.254"
 
-_HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
+# The journal puts its own words before those of the agent.
+_HEAD = re.compile(
+    r"^(?:\S.{0,80}\bamazon-ssm-agent[\w.-]*\[\d+\]: )?"
+    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)",
+    re.S,
+)
 _STARTS = re.compile(r"^Proxy environment variables:|^(\[instanceID=\S+\] )?Starting Agent: amazon-ssm-agent")
 _CHECKS = "Checking if agent identity"
 _TAKES = re.compile(r"^Agent will take identity from (\w+)")
 # Agents before 3.0 name the instance in every line and the identity nowhere.
 _OLD_IDENTITY = re.compile(r"\[instanceID=((mi|i)-[0-9a-f]+)\]")
-_CONNECTED = (
+_CHANNEL = (
     "Set up control channel successfully",
-    "SSM Connection channel status is set to",
+    "SSM Connection channel status is set to ssmmessages",
     # A channel that broke and was opened again says only this (websocketutil: OpenConnection).
     "Successfully opened websocket connection to",
 )
+# Online without Session Manager: what ssmmessages refused still holds (controlchannel.go:267-281).
+_FALLBACK = "SSM Connection channel status is set to ec2messages"
+# Polled until the channel is up; from then on it does not matter (ssmconnectionchannel.go:62-74).
+_POLLING = ("ec2messages.", "[MDSInteractor]")
 _CLEARED = "Registration information has been removed from the instance."
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M)
 _ENDED = re.compile(r"^\[amazon-ssm-agent\] Bye\.")
@@ -84,15 +93,26 @@ class AgentLog(Frozen):
     identity: Identity | None  # None: took none, or the log holds no start
     took: Entry | None
     entries: tuple[Entry, ...]
-    connected: Entry | None
+    channel: Entry | None  # the newest word of an open control channel (ssmmessages)
+    connected: Entry | None  # of that, or of messages polled in its place (ec2messages)
     cleared_after_start: Entry | None
     ended: bool  # the core said goodbye: it was stopped
 
     def since_connected(self) -> tuple[Entry, ...]:
-        """What was logged after the control channel came up: faults before that are over."""
-        if self.connected is None:
-            return self.entries
-        return tuple(entry for entry in self.entries if entry.place > self.connected.place)
+        """What was logged after it came online: faults before that are over."""
+        after = _after(self.entries, self.connected)
+        if self.channel is None or self.channel is not self.connected:
+            return after
+        return tuple(entry for entry in after if not any(word in entry.text for word in _POLLING))
+
+    def since_channel(self) -> tuple[Entry, ...]:
+        """What was logged after the control channel came up."""
+        return _after(self.entries, self.channel)
+
+    @property
+    def newest(self) -> datetime | None:
+        """When the last entry was written."""
+        return next((entry.at for entry in reversed(self.entries) if entry.at), None)
 
     @property
     def proxies(self) -> dict[str, tuple[str, Entry]]:
@@ -114,6 +134,10 @@ class AgentLog(Frozen):
             return None
         spared, _ = proxies.get("no_proxy", ("", None))
         return None if covers_metadata(spared) else proxies["http_proxy"][1]
+
+
+def _after(entries: tuple[Entry, ...], mark: Entry | None) -> tuple[Entry, ...]:
+    return entries if mark is None else tuple(entry for entry in entries if entry.place > mark.place)
 
 
 def covers_metadata(no_proxy: str) -> bool:
@@ -173,7 +197,8 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     entries = read_entries(lines)
     starts = _starts(entries)
     if not starts:
-        return _summary(has_start=False, identity=_old_identity(entries), entries=tuple(entries), took=None)
+        old = _old_entry(entries)
+        return _summary(has_start=False, identity=_old_identity(entries), entries=tuple(entries), took=old)
     last = starts[-1]
     story = list(last.entries)
     if last.took is None and not _old_identity(last.entries):
@@ -182,13 +207,16 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
                 break
             story = [*start.entries, *story]
     identity = _identity_of(last)
-    return _summary(has_start=True, identity=identity, entries=tuple(story), took=last.took)
+    took = last.took or _old_entry(last.entries)
+    return _summary(has_start=True, identity=identity, entries=tuple(story), took=took)
 
 
 def _summary(
     *, has_start: bool, identity: Identity | None, entries: tuple[Entry, ...], took: Entry | None
 ) -> AgentLog:
-    connected = [entry for entry in entries if any(text in entry.text for text in _CONNECTED)]
+    channel = [entry for entry in entries if any(text in entry.text for text in _CHANNEL)]
+    fallback = [entry for entry in entries if _FALLBACK in entry.text]
+    connected = max((*channel[-1:], *fallback[-1:]), key=lambda entry: entry.place, default=None)
     ended = [entry for entry in entries if _ENDED.match(entry.text)]
     cleared = [entry for entry in entries if _CLEARED in entry.text]
     return AgentLog(
@@ -196,7 +224,8 @@ def _summary(
         identity=identity,
         took=took,
         entries=entries,
-        connected=connected[-1] if connected and not ended else None,
+        channel=channel[-1] if channel and not ended else None,
+        connected=None if ended else connected,
         cleared_after_start=cleared[-1] if cleared else None,
         ended=bool(ended),
     )
@@ -223,8 +252,16 @@ def _identity_of(start: Start) -> Identity | None:
 
 
 def _old_identity(entries: Sequence[Entry]) -> Identity | None:
+    entry = _old_entry(entries)
+    match = _OLD_IDENTITY.search(entry.text) if entry else None
+    if match is None:
+        return None
+    return "OnPrem" if match.group(2) == "mi" else "EC2"
+
+
+def _old_entry(entries: Sequence[Entry]) -> Entry | None:
+    """The newest that names the instance as agents before 3.0 do in every line."""
     for entry in reversed(entries):
-        match = _OLD_IDENTITY.search(entry.text)
-        if match and "core manager stop" not in entry.text:
-            return "OnPrem" if match.group(2) == "mi" else "EC2"
+        if _OLD_IDENTITY.search(entry.text) and "core manager stop" not in entry.text:
+            return entry
     return None

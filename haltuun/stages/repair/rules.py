@@ -55,19 +55,33 @@ def _file(path: str, text: str) -> LogLine:
     return LogLine(file=path, line=1, text=text)
 
 
-def _entries(s: Situation, pattern: str, without: str = "") -> list[Entry]:
-    """Open entries (continuation lines included) that match, the newest few."""
+def _entries(entries: Sequence[Entry], pattern: str, without: str = "") -> list[Entry]:
+    """Those (continuation lines included) that match, the newest few."""
     wanted, unwanted = re.compile(pattern), re.compile(without) if without else None
     hits = [
         entry
-        for entry in s.open_entries
+        for entry in entries
         if wanted.search(entry.text) and not (unwanted and unwanted.search(entry.text))
     ]
     return hits[-EVIDENCE_LINES:]
 
 
+def _still(s: Situation, hits: Sequence[Entry]) -> Sequence[LogLine]:
+    """Nothing where the agent is online and has not said it again for long: it reports every 5 minutes."""
+    online = s.log is not None and s.log.connected is not None
+    at = hits[-1].at if hits else None
+    old = at is not None and s.now is not None and s.now - at > OVER
+    return () if online and old else [entry.evidence() for entry in hits]
+
+
 def _lines(pattern: str, *, without: str = "") -> Find:
-    return lambda s: [entry.evidence() for entry in _entries(s, pattern, without)]
+    """What the log says since the agent came online."""
+    return lambda s: _still(s, _entries(s.open_entries, pattern, without))
+
+
+def _channel_lines(pattern: str, *, without: str = "") -> Find:
+    """What it says since the control channel came up: polling in its place is no remedy."""
+    return lambda s: _still(s, _entries(s.log.since_channel() if s.log else (), pattern, without))
 
 
 def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
@@ -157,7 +171,10 @@ def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:
 
 
 def _imds(s: Situation) -> Sequence[LogLine]:
-    return _lines(r"Failed to get instance info from IMDS|failed to get IMDSv2 token")(s)
+    return _lines(
+        r"Failed to get instance info from IMDS|failed to get IMDSv2 token"
+        r"|Data from vault is empty.*\n?.*169\.254"  # agents 2.x
+    )(s)
 
 
 def _imds_unreachable(s: Situation) -> Sequence[LogLine]:
@@ -184,32 +201,33 @@ _ANSWERED = re.compile(
 )
 
 
-def _failing_calls(s: Situation, pattern: str, *, without: str = "") -> Sequence[LogLine]:
-    """Calls that failed, unless the log shows, or an open channel tells, that they get through again."""
-    failed = _entries(s, pattern, without)
-    if not failed or s.log is None:
-        return ()
-    last = failed[-1]
-    if any(_ANSWERED.search(entry.text) for entry in s.open_entries if entry.place > last.place):
-        return ()
-    clock, channel = s.agent.clock, s.log.connected
-    old = last.at is not None and not isinstance(clock, Unknown) and clock - last.at > OVER
-    return () if channel is not None and old else [entry.evidence() for entry in failed]
+def _failing_calls(pattern: str, *, without: str = "") -> Find:
+    """Calls that failed, unless the log shows that they get through again."""
+
+    def find(s: Situation) -> Sequence[LogLine]:
+        failed = _entries(s.open_entries, pattern, without)
+        if failed and any(
+            _ANSWERED.search(entry.text) for entry in s.open_entries if entry.place > failed[-1].place
+        ):
+            return ()
+        return _still(s, failed)
+
+    return find
 
 
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
-    direct = _failing_calls(s, "proxyconnect")
+    direct = _failing_calls("proxyconnect")(s)
     if direct:
         return direct
     proxies = s.log.proxies if s.log is not None else {}
     if "https_proxy" not in proxies:
         return ()
-    failing = _failing_calls(s, _CALLS, without=_METADATA)
+    failing = _failing_calls(_CALLS, without=_METADATA)(s)
     return (proxies["https_proxy"][1].evidence(), *failing) if failing else ()
 
 
 def _egress_blocked(s: Situation) -> Sequence[LogLine]:
-    timeouts = _lines(
+    timeouts = _failing_calls(
         r"dial tcp [0-9a-f.:\[\]]+: i/o timeout|https://\S+ .*(Client\.Timeout exceeded|deadline exceeded)",
         without=rf"proxyconnect|dial tcp: lookup|{_METADATA}|{_MESSAGES}",
     )(s)
@@ -227,7 +245,7 @@ def _silent_registration(s: Situation) -> Sequence[LogLine]:
 
 
 def _role_denied(s: Situation) -> Sequence[LogLine]:
-    return _lines(r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: ssm:")(s)
+    return _lines(r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: (ssm|ec2messages):")(s)
 
 
 def _agent_stopped(s: Situation) -> Sequence[LogLine]:
@@ -338,24 +356,35 @@ RULES: tuple[Rule, ...] = (
     Rule("CREDENTIALS_SHADOWED", _credentials_shadowed),
     Rule("ROLE_MISSING", _lines(r"EC2RoleRequestError: no EC2 instance role found")),
     Rule("ROLE_DENIED", _role_denied),
-    Rule("THROTTLED", _lines(r"ThrottlingException|Rate exceeded")),
+    Rule("THROTTLED", _lines(r"ThrottlingException|Rate exceeded|due to throttling")),
     Rule("TOKEN_EXPIRED", _lines(r"ExpiredToken(Exception)?\b|security token included in .* is expired")),
     Rule("CLOCK_SKEW", _lines(r"Signature expired:|Signature not yet current|RequestTimeTooSkewed")),
     Rule(
         "MESSAGES_DENIED",
-        _lines(r"createControlChannel request failed: unexpected response from the service <AccessDenied"),
+        _channel_lines(
+            r"hannel request failed: unexpected response from the service"
+            r" <(AccessDenied|.*Unauthorized request)"
+            r"|is not authorized to perform: ssmmessages:"
+        ),
     ),
-    Rule("MESSAGES_UNREACHABLE", _lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}")),
+    Rule(
+        "MESSAGES_UNREACHABLE",
+        _channel_lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}"),
+    ),
     Rule("IMDS_UNREACHABLE", _imds_unreachable),
     Rule("PROXY_INTERCEPTS_IMDS", _proxy_intercepts_imds),
     Rule("PROXY_CONFIGURED", _proxy_configured),
-    Rule("DNS_FAILS", _lines(r"dial tcp: lookup |no such host", without=rf"proxyconnect|{_METADATA}")),
+    Rule(
+        "DNS_FAILS", _failing_calls(r"dial tcp: lookup |no such host", without=rf"proxyconnect|{_METADATA}")
+    ),
     Rule("EGRESS_BLOCKED", _egress_blocked),
     Rule(
         "ENDPOINT_REFUSED",
-        _lines(r"dial tcp [0-9a-f.:\[\]]+: connect: connection refused", without=_NOT_THESE),
+        _failing_calls(r"dial tcp [0-9a-f.:\[\]]+: connect: connection refused", without=_NOT_THESE),
     ),
-    Rule("TLS_UNTRUSTED", _lines(r"x509: |tls: failed to verify certificate", without="proxyconnect")),
+    Rule(
+        "TLS_UNTRUSTED", _failing_calls(r"x509: |tls: failed to verify certificate", without="proxyconnect")
+    ),
     Rule("ENDPOINT_OVERRIDE", _endpoint_override),
     Rule("REGION_PINNED", _region_pinned),
     Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_3),

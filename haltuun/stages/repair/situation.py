@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from haltuun.model import Unknown
 from haltuun.stages.repair.agentlog import AgentLog, Entry, read_log
@@ -22,6 +23,13 @@ class Situation:
     @property
     def open_entries(self) -> tuple[Entry, ...]:
         return self.log.since_connected() if self.log else ()
+
+    @property
+    def now(self) -> datetime | None:
+        """The host's clock; of files alone, when the agent last wrote."""
+        if not isinstance(self.agent.clock, Unknown):
+            return self.agent.clock
+        return self.log.newest if self.log else None
 
 
 def situation_of(agent: Agent) -> Situation:

@@ -11,7 +11,7 @@ import pytest
 from haltuun.model import Unknown
 from haltuun.stages.repair.agentlog import FILE, covers_metadata
 from haltuun.stages.repair.bundle import read_bundle
-from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.offline import read_agent
 
@@ -121,3 +121,75 @@ def test_a_refusal_that_has_become_a_debug_line_still_counts() -> None:
     line = "2026-11-23 07:05:00.0000 {level} {by}Error: EC2RoleRequestError: no EC2 instance role found"
     assert _codes(line.format(level="DEBUG", by="EC2RoleProvider ")) == {"ROLE_MISSING"}
     assert _codes(line.format(level="DEBUG", by="[ssm-agent-worker] reply: ")) == set()
+
+
+MGS = "2026-11-23 06:00:{:02d}.0000 ERROR [ssm-agent-worker] [MessageService] [MGSInteractor] "
+CHANNEL_DENIED = (
+    MGS.format(8) + "Failed to get controlchannel token, error: CreateControlChannel failed with error:"
+    " createControlChannel request failed: unexpected response from the service <AccessDeniedException>"
+    "<Message>User: arn:aws:sts::111122223333:assumed-role/r/i-0abc1234def567890 is not authorized</Message>"
+)
+POLLS = CHANNEL + "SSM Connection channel status is set to ec2messages"
+POLLING_FAILS = (
+    "2026-11-23 06:02:00.0000 ERROR [ssm-agent-worker] [MessageService] [MDSInteractor] error when calling"
+    " AWS APIs. error details - GetMessages Error: RequestError: send request failed",
+    'caused by: Post "https://ec2messages.cn-north-1.amazonaws.com.cn/": dial tcp 10.0.0.9:443: i/o timeout',
+)
+# Agents 2.x: one process, the instance's id in every line.
+OLD_HYBRID = (
+    "2019-02-11 04:05:12 INFO [instanceID=mi-0123456789abcdef0] Starting Agent: amazon-ssm-agent - v2.2.24.0",
+    "2019-02-11 04:05:12 INFO [instanceID=mi-0123456789abcdef0] OS: linux, Arch: amd64",
+)
+OLD_IMDS = (
+    "2021-01-29 09:29:40 ERROR error fetching the instanceID, Failed to fetch instance ID."
+    " Data from vault is empty. RequestError: send request failed",
+    "caused by: Get http://169.254.169.254/latest/meta-data/instance-id: net/http: request canceled while"
+    " waiting for connection (Client.Timeout exceeded while awaiting headers)",
+)
+THROTTLED = (
+    "2026-11-23 06:30:00.0000 ERROR [ssm-agent-worker] [HealthCheck] error when calling AWS APIs."
+    " error details - UpdateInstanceInformation Error: ThrottlingException: Rate exceeded"
+)
+CHATTER = "2026-11-23 09:00:00.0000 INFO [ssm-agent-worker] [HealthCheck] HealthCheck reporting agent health."
+
+
+def _offline(*lines: str) -> Diagnosis:
+    texts = [line.format(proxy="") if line in START else line for line in lines]
+    return diagnose(
+        Agent(log=tuple(LogLine(file=FILE, line=n, text=text) for n, text in enumerate(texts, 1)))
+    )
+
+
+def _found(*lines: str) -> set[str]:
+    return {cause.code for cause in _offline(*lines).causes}
+
+
+def test_polling_in_place_of_a_refused_channel_is_online_and_the_refusal_stays() -> None:
+    found = _offline(*START, CHANNEL_DENIED, POLLS)
+    assert (found.connected, {cause.code for cause in found.causes}) == (True, {"MESSAGES_DENIED"})
+    assert _found(*START, CHANNEL_DENIED, POLLS, REOPENED) == set()
+
+
+def test_polling_matters_only_where_there_is_no_channel() -> None:
+    assert _found(*START, UP, *POLLING_FAILS) == set()
+    assert _found(*START, *POLLING_FAILS) == {"EGRESS_BLOCKED"}
+    assert _found(*START, CHANNEL_DENIED, POLLS, *POLLING_FAILS) == {"MESSAGES_DENIED", "EGRESS_BLOCKED"}
+
+
+def test_what_was_said_long_ago_beside_an_open_channel_is_over_without_a_clock_too() -> None:
+    assert _found(*START, UP, THROTTLED) == {"THROTTLED"}
+    assert _found(*START, UP, THROTTLED, CHATTER) == set()
+    assert _found(*START, THROTTLED, CHATTER) == {"THROTTLED"}
+
+
+def test_agents_of_one_process() -> None:
+    found = _offline(*OLD_HYBRID)
+    assert found.identity == "OnPrem"
+    assert {cause.code for cause in found.causes} == {"STALE_HYBRID", "AGENT_OLD"}
+    assert _found(*OLD_IMDS) == {"IMDS_UNREACHABLE"}
+
+
+def test_the_journal_s_words_before_the_agents_do_not_hide_them() -> None:
+    journal = "2025-08-14T10:53:16-04:00 host amazon-ssm-agent.amazon-ssm-agent[346444]: "
+    plain = (*START, REFUSED)
+    assert _found(*(journal + line for line in plain)) == _found(*plain) == {"ROLE_DENIED"}
