@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import boto3
 
@@ -21,15 +23,15 @@ from haltuun.gates import Check, Row, evaluate, evaluate_plainly
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
 from haltuun.stages.discover.facts import DiscoverFacts
-from haltuun.stages.repair.agentlog import FILE
+from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import diagnose
-from haltuun.stages.repair.facts import Agent, LogLine
+from haltuun.stages.repair.offline import read_agent
 from lab.cloud.server import CloudServer
 
 ACCOUNT, REGION = "111122223333", "eu-central-1"
 ROWS = 1000
 CALLS = 50
-LOG_BYTES = 1_000_000
+LOG_BYTES = 200_000_000
 
 
 def gate() -> Figure:
@@ -163,24 +165,52 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def agent_log() -> Figure:
-    """A megabyte of an agent that starts, takes the stale identity, is refused, and starts again."""
-    lines = [LogLine(file=FILE, line=n, text=text) for n, text in enumerate(_log_lines(), 1)]
-    size = sum(len(line.text) + 1 for line in lines)
-    head = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
+    """One start that goes on for 200 MB, every third line of which is a fault: the hardest log there is."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "amazon-ssm-agent.log")
+        size = _write_log(path)
+        peak = _peak_mb(path)
 
-    def peer() -> list[str]:
-        return [line.text for line in lines if (found := head.match(line.text)) and "identity" in found[3]]
+        def peer() -> int:
+            with path.open("rb") as log:
+                return sum(b"identity" in line for line in log)
 
-    agent = Agent(log=tuple(lines))
-    return compare(
-        "diagnosis of an agent's log",
-        lambda: diagnose(agent),
-        "loop with one pattern",
-        peer,
-        rounds=5,
-        amount=size / 1e6,
-        unit="MB",
+        return compare(
+            f"diagnosis of a log ({peak:.0f} MB of memory)",
+            lambda: diagnose(read_agent(read_bundle(path))),
+            "loop over its lines",
+            peer,
+            rounds=3,
+            amount=size / 1e6,
+            unit="MB",
+        )
+
+
+# Of the process itself: what a parent is told of its child includes the moment before its start.
+_DIAGNOSE = """
+import re, sys
+from pathlib import Path
+from haltuun.cli.diagnose import diagnose_files
+diagnose_files(Path(sys.argv[1]), as_json=True)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""
+
+
+def _peak_mb(path: Path) -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", _DIAGNOSE, str(path)], capture_output=True, text=True, check=True
     )
+    return int(done.stderr) / 1024
+
+
+def _write_log(path: Path) -> int:
+    """The size in bytes."""
+    story = "\n".join(_log_lines()) + "\n"
+    with path.open("w") as log:
+        log.write(story.split("\n", 1)[0] + "\n")
+        while log.tell() < LOG_BYTES:
+            log.write(story.replace("Proxy environment variables:", "No second start:"))
+        return log.tell()
 
 
 def _log_lines() -> list[str]:
@@ -197,7 +227,7 @@ def _log_lines() -> list[str]:
     )
     lines: list[str] = []
     size = 0
-    while size < LOG_BYTES:
+    while size < 1_000_000:
         second = len(lines) // len(said) % 60
         for text in said:
             lines.append(text if text[0] == "\t" else f"2026-11-02 04:17:{second:02d}.1234 {text}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import BinaryIO
 
 from haltuun.stages.repair.agentlog import ENTRY_LINES
@@ -29,7 +30,8 @@ TAIL_LINES = 200
 # A line without an end is cut here, and no longer than this one looks at it.
 LINE_BYTES = 64 << 10
 TEXT_BYTES = 4 << 10
-SHAPE_BYTES = 300
+# By these, behind the time, entries are alike or not.
+TIME_BYTES, SHAPE_BYTES = 25, 200
 
 _START_WORDS = (b"Proxy environment variables:", b"Starting Agent: amazon-ssm-agent")
 _FIRST_TIME = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.M)
@@ -78,7 +80,7 @@ class _Start:
 
     def keep(self, entry: _Rows) -> None:
         """One entry, its continuation lines included."""
-        shape = _NUMBERS.sub(b"#", entry[0][1][:SHAPE_BYTES])
+        shape = _shape(entry[0][1][TIME_BYTES : TIME_BYTES + SHAPE_BYTES])
         alike = self.kept.pop(shape, None) or deque(maxlen=ALIKE)
         alike.append(entry)
         self.kept[shape] = alike  # as the newest
@@ -192,6 +194,11 @@ def _rows(first: int, text: bytes) -> _Rows:
     return list(enumerate(rows, first))
 
 
+@lru_cache(maxsize=SHAPES)
+def _shape(text: bytes) -> bytes:
+    return _NUMBERS.sub(b"#", text)
+
+
 def _entries_that_matter(text: bytes) -> list[int]:
     """Where they begin. Word by word over the whole text, which is ten times as fast as line by line."""
     found: set[int] = set()
@@ -199,7 +206,8 @@ def _entries_that_matter(text: bytes) -> list[int]:
         at = text.find(word)
         while at >= 0:
             found.add(_begin_of_entry(text, at))
-            at = text.find(word, text.find(b"\n", at)) if text.find(b"\n", at) >= 0 else -1
+            end = text.find(b"\n", at)
+            at = text.find(word, end) if end >= 0 else -1
     return sorted(found)
 
 
