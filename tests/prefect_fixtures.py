@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,8 +48,16 @@ class PrefectServer:
         return self._ask(urllib.request.Request(f"{self.url}/{path}", json.dumps(body).encode(), headers))
 
     def _ask(self, request: urllib.request.Request) -> Any:
-        with server.opener(self.url).open(request, timeout=30) as answer:
-            return json.load(answer)
+        for _ in range(20):
+            try:
+                with server.opener(self.url).open(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                # SQLite refuses a write beside another: Prefect's own client tries again, too.
+                if error.code != 503:
+                    raise
+                time.sleep(0.5)
+        raise AssertionError(f"the server stays busy: {request.full_url}")
 
     def deployment(self, name: str) -> dict[str, Any]:
         """By its name, which all deployments here share with their flow."""

@@ -249,7 +249,14 @@ def test_the_next_run_knows_how_it_was_before_a_killed_one(
         clear = only(b.plan().changes, "agent.clear")
         saved = hosts.file(name, f"/var/lib/haltuun/saved/{clear.id}")
         shutil.rmtree(saved, ignore_errors=True)
-        _kill_once(hosts, b, clear, (saved / "files").exists)
+        # It stands still between what it saved and what it is to change, until it is killed.
+        sums = hosts.file(name, "/usr/local/bin/sha256sum")
+        sums.write_text("#!/bin/sh\n[ $# -gt 0 ] || exec /usr/bin/sha256sum\nexec sleep 600\n")
+        sums.chmod(0o755)
+        try:
+            _kill_once(hosts, b, clear, (saved / "files").exists)
+        finally:
+            sums.unlink()
         assert b.look().running is False
     with bench(hosts, name) as b:
         clear = only(b.plan().changes, "agent.clear")
