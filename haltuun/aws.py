@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import boto3
@@ -253,7 +253,7 @@ class Aws:
 
     def _base_session(self) -> boto3.Session:
         try:
-            return boto3.Session(profile_name=self.account.profile)
+            return boto3.Session(botocore_session=_new_session(self.account.profile))
         except botocore.exceptions.ProfileNotFound as error:
             raise NoCredentials(
                 f"there is no AWS profile '{self.account.profile}'.",
@@ -269,7 +269,6 @@ class Aws:
 
     def _assume(self, base: boto3.Session, role_arn: str) -> boto3.Session:
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
-        from botocore.session import get_session
 
         source = base.get_credentials()
         if source is None:
@@ -287,7 +286,7 @@ class Aws:
             role_arn,
             extra_args=extra,
         )
-        botocore_session = get_session()
+        botocore_session = _new_session()
         # Refreshed by itself: a takeover outlives the hour of an assumed role.
         botocore_session._credentials = DeferredRefreshableCredentials(
             method="assume-role", refresh_using=fetcher.fetch_credentials
@@ -295,11 +294,23 @@ class Aws:
         return boto3.Session(botocore_session=botocore_session, region_name=region)
 
 
+def _new_session(profile: str | None = None) -> botocore.session.Session:
+    session = botocore.session.Session(profile=profile)
+    session.register_component("data_loader", _service_models())
+    return session
+
+
+@cache
+def _service_models() -> Any:
+    """botocore's descriptions of the services, parsed once a process: EC2's alone takes half a second."""
+    return botocore.session.Session().get_component("data_loader")
+
+
 def first_region(role_arn: str | None) -> str:
     """Where to ask first when nobody says: a region of the partition that the role's ARN names (botocore's
     partitions.json; credentials of one partition are refused in the others)."""
     partition = (role_arn or "arn:aws").split(":")[1]
-    session = botocore.session.get_session()
+    session = _new_session()
     regions: list[str] = session.get_available_regions("ec2", partition_name=partition)
     return "us-east-1" if "us-east-1" in regions or not regions else sorted(regions)[0]
 
