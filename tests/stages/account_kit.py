@@ -23,10 +23,11 @@ from haltuun import engine
 from haltuun.config import AccountConfig, Config, PolicyConfig
 from haltuun.ledger import Ledger
 from haltuun.model import Facts, Frozen, Host, StageName, StagePlan
+from haltuun.stages import polling
 from haltuun.stages.base import Stage, no_proof
 from haltuun.stages.discover.facts import DiscoverFacts, LogFile
 from haltuun.undo import Undoing, open_undo
-from lab.cloud.extensions import apply_extensions
+from lab.cloud.extensions import apply_extensions, backup_state
 from lab.cloud.extensions.ssm_associations import tick
 from lab.cloud.state import ssm_state
 from tests.stages.account_state import account_state
@@ -182,6 +183,10 @@ def world(
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", str(managed_policies).lower())
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    # Here a job takes a moment, so looks follow each other as fast.
+    monkeypatch.setattr(backup_state, "RUNNING_AFTER_S", 0.1)
+    monkeypatch.setattr(backup_state, "COMPLETED_AFTER_S", 0.3)
+    monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.05)
     apply_extensions()
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with mock_aws(), ExitStack() as servers:
