@@ -297,6 +297,7 @@ class Aws:
 def _new_session(profile: str | None = None) -> botocore.session.Session:
     session = botocore.session.Session(profile=profile)
     session.register_component("data_loader", _service_models())
+    session.get_scoped_config()  # raises ProfileNotFound here, not at the first call
     return session
 
 

@@ -13,6 +13,7 @@ from haltuun.clock import Clock
 from haltuun.config import AccountConfig, Config
 from haltuun.errors import Unreachable
 from haltuun.model import Facts, Frozen, Host, Proof, StageName
+from haltuun.sharing import SharedReads
 from haltuun.transport import Transport
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Run:
     fence: int = 0  # the lease's number; a host refuses a lower one than it has seen
     facts: dict[StageName, Mapping[str, Facts]] = field(default_factory=dict)
     account_facts: dict[StageName, Frozen] = field(default_factory=dict)
+    shared: SharedReads = field(default_factory=SharedReads)
     _failed: dict[str, Unreachable] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

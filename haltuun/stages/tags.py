@@ -43,15 +43,20 @@ def ids_by_region(hosts: Sequence[Host]) -> dict[str, list[str]]:
     return ids
 
 
-def _read(run: Run, region: str, ids: Sequence[str], keys: Sequence[str] = ()) -> InstanceTags:
+def _read(run: Run, region: str, ids: Sequence[str]) -> InstanceTags:
     tags: InstanceTags = {instance_id: {} for instance_id in ids}
     for some in chunks(ids, _FILTER_VALUES):
-        filters = [{"Name": "resource-id", "Values": list(some)}]
-        if keys:
-            filters.append({"Name": "key", "Values": list(keys)})
-        for tag in run.aws.pages("ec2", "DescribeTags", "Tags", region, Filters=filters):
-            tags.setdefault(tag["ResourceId"], {})[tag["Key"]] = tag.get("Value", "")
+        tags.update(_tags(run, region, {"resource-id": list(some)}))
     return tags
+
+
+def _tags(run: Run, region: str, filters: Mapping[str, list[str]]) -> InstanceTags:
+    """Those that match, of the instances that have one."""
+    found: InstanceTags = {}
+    given = [{"Name": name, "Values": values} for name, values in filters.items()]
+    for tag in run.aws.pages("ec2", "DescribeTags", "Tags", region, Filters=given):
+        found.setdefault(tag["ResourceId"], {})[tag["Key"]] = tag.get("Value", "")
+    return found
 
 
 def tag_change(
@@ -91,12 +96,17 @@ def tag_change(
 
 
 def look_tag(run: Run, change: Change) -> Json | Unknown:
-    """The present values of the tags that the change names."""
+    """The present values of the tags that the change names; one read serves all hosts of the region."""
     keys = sorted(change.after)
-    seen = run.aws.ask(lambda: _read(run, change.region, [change.target], keys))
+    wanted = {"resource-type": ["instance"], "key": keys}
+
+    def read() -> InstanceTags | Unknown:
+        return run.aws.ask(lambda: _tags(run, change.region, wanted))
+
+    seen = run.shared.get(_shared_key(change), change.target, read)
     if isinstance(seen, Unknown):
         return seen
-    tags = seen[change.target]
+    tags = seen.get(change.target, {})
     return {key: tags.get(key) for key in keys}
 
 
@@ -104,11 +114,18 @@ def apply_tag(run: Run, change: Change) -> Json:
     wanted: Mapping[str, str | None] = change.after
     put = [{"Key": key, "Value": value} for key, value in wanted.items() if value is not None]
     drop = [{"Key": key} for key, value in wanted.items() if value is None]
-    if put:
-        run.aws.call("ec2", "CreateTags", change.region, Resources=[change.target], Tags=put)
-    if drop:
-        run.aws.call("ec2", "DeleteTags", change.region, Resources=[change.target], Tags=drop)
+    try:
+        if put:
+            run.aws.call("ec2", "CreateTags", change.region, Resources=[change.target], Tags=put)
+        if drop:
+            run.aws.call("ec2", "DeleteTags", change.region, Resources=[change.target], Tags=drop)
+    finally:  # also where the answer never came
+        run.shared.changed(_shared_key(change), change.target)
     return None
+
+
+def _shared_key(change: Change) -> tuple[str, ...]:
+    return ("tags", change.region, *sorted(change.after))
 
 
 TAG = Kind(name=KIND, look=look_tag, apply=apply_tag)

@@ -8,6 +8,8 @@ from typing import Any
 from haltuun.errors import AwsError, HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
+from haltuun.sharing import FRESH_S
+from haltuun.stages import polling
 from haltuun.stages.backup.names import (
     COMPLETION_WINDOW_MINUTES,
     MAX_AGE_H,
@@ -39,23 +41,35 @@ def _age_h(run: Run, at: str) -> float:
 
 def look_job(run: Run, change: Change) -> Json | Unknown:
     """ "started" when a job runs or a recent recovery point is there: then none is to be started."""
-    arn = _arn(run, change)
-    points = get_points(run, change.region, arn)
+    points = _points(run, change)
     if isinstance(points, Unknown):
         return points
-    point = points.get(change.target)
-    if point and _age_h(run, point["at"]) <= MAX_AGE_H:
+    if _recent(run, points.get(change.target)):
         return STARTED
-    jobs = get_jobs(run, change.region, arn)
+    jobs = _jobs(run, change)
     if isinstance(jobs, Unknown):
         return jobs
     job = jobs.get(change.target)
     return STARTED if job and job["state"] in RUNNING else None
 
 
+def _points(run: Run, change: Change, fresh_s: float = FRESH_S) -> dict[str, Json] | Unknown:
+    """The recent ones of the region's hosts, read once for all of them."""
+    key = ("points", change.region)
+    return run.shared.get(
+        key, change.target, lambda: get_points(run, change.region, recent=True), fresh_s=fresh_s
+    )
+
+
+def _jobs(run: Run, change: Change, fresh_s: float = FRESH_S) -> dict[str, Json] | Unknown:
+    return run.shared.get(
+        ("jobs", change.region), change.target, lambda: get_jobs(run, change.region), fresh_s=fresh_s
+    )
+
+
 def apply_job(run: Run, change: Change) -> Json:
     arn = _arn(run, change)
-    jobs = get_jobs(run, change.region, arn)
+    jobs = _jobs(run, change)
     failed = 0 if isinstance(jobs, Unknown) else jobs.get(change.target, {}).get("failed", 0)
     # The same token within a day starts no second job; one that failed must not be answered again.
     token = f"haltuun-{change.target}-{run.now():%Y%m%d}-{failed}"
@@ -79,6 +93,8 @@ def apply_job(run: Run, change: Change) -> Json:
             return error
 
     answer = poll(attempt, lambda seen: not is_role_unsettled(seen), ROLE_SETTLES_S)
+    for kind in ("points", "jobs"):
+        run.shared.changed((kind, change.region), change.target)
     if isinstance(answer, AwsError):
         raise answer
     return {"job_id": answer["BackupJobId"]}
@@ -99,12 +115,13 @@ def apply_arm(run: Run, change: Change) -> Json:
     Where any host's job has run longer than a turn waits, this one will not be quicker: then nothing is
     waited for, and two hundred hosts cost one wait and not two hundred.
     """
-    arn = _arn(run, change)
+    # Hosts that wait side by side look together.
+    fresh_s = polling.FIRST_WAIT_S
 
     def look() -> tuple[Json | Unknown, Json | Unknown]:
-        points = get_points(run, change.region, arn)
+        points = _points(run, change, fresh_s)
         point = points if isinstance(points, Unknown) else points.get(change.target)
-        return point, get_jobs(run, change.region)
+        return point, _jobs(run, change, fresh_s)
 
     def done(seen: tuple[Json | Unknown, Json | Unknown]) -> bool:
         point, jobs = seen

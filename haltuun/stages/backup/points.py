@@ -23,13 +23,11 @@ def _text(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
-def get_points(
-    run: Run, region: str, instance_arn: str | None = None, *, recent: bool = False
-) -> dict[str, Json] | Unknown:
+def get_points(run: Run, region: str, *, recent: bool = False) -> dict[str, Json] | Unknown:
     """Instance id → its newest whole recovery point: {"arn", "at"}. `recent`: of the last hours alone, for
     a vault keeps one a night of each host.
     """
-    narrowed: dict[str, Any] = {"ByResourceArn": instance_arn} if instance_arn else {"ByResourceType": "EC2"}
+    narrowed: dict[str, Any] = {"ByResourceType": "EC2"}
     if recent:
         narrowed["ByCreatedAfter"] = run.now() - timedelta(hours=MAX_AGE_H)
 
@@ -51,9 +49,8 @@ def get_points(
     return run.aws.ask(question)
 
 
-def get_jobs(run: Run, region: str, instance_arn: str | None = None) -> dict[str, Json] | Unknown:
+def get_jobs(run: Run, region: str) -> dict[str, Json] | Unknown:
     """Instance id → its newest job of the last hours: {"id", "at", "state", "message", "failed"}."""
-    narrowed = {"ByResourceArn": instance_arn} if instance_arn else {}
 
     def question() -> dict[str, Json]:
         newest: dict[str, Json] = {}
@@ -65,7 +62,6 @@ def get_jobs(run: Run, region: str, instance_arn: str | None = None) -> dict[str
             region,
             ByBackupVaultName=VAULT,
             ByCreatedAfter=run.now() - timedelta(hours=MAX_AGE_H),
-            **narrowed,
         ):
             instance_id = _instance_of(str(job.get("ResourceArn")))
             if job.get("State") not in RUNNING | {"COMPLETED"}:
