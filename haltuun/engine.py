@@ -6,6 +6,7 @@ to the ledger before they return.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import uuid
@@ -230,9 +231,15 @@ class Takeover:
             raw = progress.host_raw.get(instance_id, missing)
             try:
                 facts[instance_id] = stage.parse_host(view, host, progress.raw, raw)
-            except Exception:
-                # Left out of the table: the gate finds it missing and says so.
+            except Exception as error:
                 log.exception("parsing %s in %s", instance_id, name.value)
+                unread = Unknown(
+                    unknown=f"INTERNAL: {type(error).__name__} while reading what it said; see the log."
+                )
+                # Where it is not the host's answer either, it is left out of the table: the gate finds it
+                # missing and says so.
+                with contextlib.suppress(Exception):
+                    facts[instance_id] = stage.parse_host(view, host, progress.raw, unread)
         self.run.facts[name] = facts
 
     def _judge(self, name: StageName, phase: str) -> tuple[Finding, ...]:

@@ -173,7 +173,7 @@ def start(
     run = engine.open_run(config, "acme", mode, lambda run, host: None, ledger=ledger)
     takeover = engine.Takeover(
         run,
-        make_stages(world, more.pop("barred", None)),
+        more.pop("stages", None) or make_stages(world, more.pop("barred", None)),
         lister=lambda run: [Host(account=ACCOUNT, region="r", instance_id=i) for i in world.hosts],
         **more,
     )
@@ -703,3 +703,26 @@ def test_an_approval_keeps_who_when_how_and_what_was_shown(ledger):
     assert (all_of_it.who, all_of_it.plan_run) == ("you", "") and "--yes" in all_of_it.how
     assert all_of_it.changes == unseen.plan.changes
     assert [a.run for a in ledger.approvals(ACCOUNT)] == [takeover.run.id, unseen.run.id]
+
+
+def test_what_one_host_says_and_nobody_can_read_is_its_own_matter(ledger):
+    world = World()
+    discover, repair = make_stages(world)
+
+    def parse(view: Any, host: Host, raw: Any, said: Any) -> SwitchFacts:
+        if said == "gibberish":
+            raise ZeroDivisionError
+        return SwitchFacts(on=said if isinstance(said, Unknown) else True)
+
+    def probe(run: Any, host: Host, view: Any) -> str:
+        return "gibberish" if host.instance_id == NAMES[2] else "fine"
+
+    stages = (discover, replace(repair, probe_host=probe, parse_host=parse, plan=lambda view: StagePlan()))
+    takeover = start(world, ledger, stages=stages)
+    for host in takeover.hosts:
+        takeover.look_host(StageName.repair, host)
+    takeover.settle(StageName.repair)
+    go(takeover)
+    statuses = takeover.progress[StageName.repair].statuses
+    assert statuses[NAMES[2]].verdict is Verdict.unknown
+    assert {statuses[name].verdict for name in NAMES if name != NAMES[2]} == {Verdict.passed}

@@ -6,6 +6,7 @@ which the script did not say `done` is unknown, with the reason that it gave.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import TypeVar
@@ -60,9 +61,10 @@ class Lines:
 
 def number(text: str | None, otherwise: Unknown) -> float | Unknown:
     try:
-        return float(text or "")
+        value = float(text or "")
     except ValueError:
         return otherwise
+    return value if math.isfinite(value) else otherwise
 
 
 def pairs(rows: Sequence[tuple[str, ...]]) -> dict[str, str]:

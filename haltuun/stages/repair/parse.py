@@ -186,6 +186,8 @@ def parse_config(text: str) -> AgentConfig:
     """amazon-ssm-agent.json; keys are matched without case, as Go does."""
     try:
         data = json.loads(text)
+    except RecursionError:
+        return AgentConfig(state="broken", problem="not valid JSON: too deep")
     except ValueError as error:
         return AgentConfig(state="broken", problem=f"not valid JSON: {error}")
     if not isinstance(data, dict):

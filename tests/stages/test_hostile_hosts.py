@@ -1,0 +1,135 @@
+"""Hosts say whatever they like: what cannot be read is unknown, and nobody's neighbours notice."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import haltuun.stages
+from haltuun.config import AccountConfig, Config
+from haltuun.model import Host
+from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.discover.parse_inside import parse_inside as parse_discovered
+from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.parse import parse_agent, parse_config
+from haltuun.stages.verify.facts import VerifyFacts
+from haltuun.stages.verify.parse_host import parse_inside as parse_verified
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+HOST = Host(account="111122223333", region="eu-central-1", instance_id="i-0abc1234def567890", name="web-01")
+KEY = re.compile(r'(?:(?:first|rows|number|whole|_one|_yes|_number)\((?:lines, )?|lines\[)"([^"]+)"')
+SOURCES = Path(haltuun.stages.__file__).parent
+PROBES = Path(__file__).parents[1] / "cases" / "repair" / "probe"
+
+# What a host may print instead of a value: numbers that are none, escapes, markup, very long, nothing.
+ODD = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        (
+            *(
+                "",
+                "nan",
+                "inf",
+                "-1e999",
+                "1e400",
+                "9" * 5000,
+                "²",
+                "0x10",
+                "1.2.3.4:99999",
+                "::",
+                "yes",
+                "ok",
+            ),
+            *("\x1b[2J", "\x00", "\ufffd", "<script>", "[red]", "=cmd()", "../../x", "[" * 5000, '{"a":'),
+        )
+    ),
+)
+
+
+def keys_of(*packages: str) -> list[str]:
+    """The words by which a stage's parsers find a line, from their source."""
+    found: set[str] = set()
+    for package in packages:
+        for source in (SOURCES / package).glob("parse*.py"):
+            found.update(
+                re.findall(
+                    r'(?:first|rows|number|whole|_one|_yes|_number)\((?:lines, )?"([^"]+)"',
+                    source.read_text(),
+                )
+            )
+            found.update(re.findall(r'lines\["([^"]+)"\]', source.read_text()))
+    assert len(found) > 5, packages
+    return sorted(found)
+
+
+def printed(keys: list[str], between: str) -> st.SearchStrategy[str]:
+    line = st.builds(
+        lambda key, fields: key + between + between.join(fields),
+        st.one_of(st.sampled_from(keys), ODD),
+        st.lists(ODD, min_size=1, max_size=5),
+    )
+    return st.lists(line, max_size=30).map("\n".join)
+
+
+def view() -> View:
+    account = AccountConfig(id=HOST.account, alias="acme")
+    return View(
+        account=account,
+        config=Config(accounts=[account]),
+        account_id=HOST.account,
+        partition="aws",
+        now=NOW,
+        run_id="r",
+        hosts={HOST.instance_id: HOST},
+        entering=(),
+        facts={},
+        account_facts={},
+    )
+
+
+def raw(text: str) -> dict[str, Any]:
+    return {"stdout": text, "way": "ssh", "asked_at": NOW.timestamp(), "answered_at": NOW.timestamp() + 1}
+
+
+@settings(max_examples=60)
+@given(printed(keys_of("discover"), "\t"))
+def test_discover_reads_anything(text: str) -> None:
+    heads = "probe\t1\nimds.instance-id\t" + HOST.instance_id + "\ndone\tlisteners\ndone\tlogs\n"
+    facts = DiscoverFacts(observed_at=NOW, **parse_discovered(HOST, HOST.account, {}, raw(heads + text)))
+    json.loads(facts.model_dump_json())
+    json.dumps(facts.row(), allow_nan=False)
+
+
+@settings(max_examples=60)
+@given(printed(keys_of("verify"), "\t"))
+def test_verify_reads_anything(text: str) -> None:
+    columns = parse_verified(view(), HOST, None, raw("verify\t1\n" + text))
+    facts = VerifyFacts(observed_at=NOW, **columns)
+    json.loads(facts.model_dump_json())
+    json.dumps(facts.row(), allow_nan=False)
+
+
+@settings(max_examples=60)
+@given(printed(keys_of("repair"), "="), st.sampled_from(sorted(PROBES.glob("*.txt"))))
+def test_repair_reads_anything_or_says_that_it_cannot(text: str, probe: Path) -> None:
+    lines = probe.read_text().splitlines()
+    whole = "\n".join([*lines[:-1], text, lines[-1]])
+    try:
+        agent = parse_agent(whole)
+    except ValueError:
+        return
+    json.loads(agent.model_dump_json())
+    assert all(cause.evidence for cause in diagnose(agent).causes)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"identity":' * 20_000, "\x00", "[]", "7"])
+def test_a_configuration_that_is_no_object_is_broken(text: str) -> None:
+    assert parse_config(text).state == "broken"
