@@ -42,6 +42,7 @@ SMALL = {
 }
 _ROOTS = (LOGS, STATE, "etc/amazon/ssm", "root/.aws", DPKG_STATUS)
 _LOG_NAME = PurePosixPath(AGENT_LOG).name
+ERRORS_LOG = "errors.log"  # the same entries, those from WARN or ERROR up
 # How far below PATH a host's root is looked for: bundles have the host's name around it.
 DEPTH = 2
 
@@ -104,7 +105,7 @@ def wanted(name: str) -> bool:
 
 def _is_log(name: str) -> bool:
     folder, _, base = name.rpartition("/")
-    return folder == LOGS and base.startswith(_LOG_NAME)
+    return folder == LOGS and base.startswith((_LOG_NAME, ERRORS_LOG))
 
 
 class Measured:
@@ -179,7 +180,8 @@ def _read_folder(path: Path) -> Bundle:
     bundle = Bundle()
     root = _root_of(path)
     if root is None:
-        for folder, mark in ((LOGS, _LOG_NAME), (STATE, "Vault"), (STATE, "runtimeconfig")):
+        marks = ((LOGS, _LOG_NAME), (LOGS, ERRORS_LOG), (STATE, "Vault"), (STATE, "runtimeconfig"))
+        for folder, mark in marks:
             if (path / mark).exists():
                 _walk(bundle, path, path, folder)
                 break

@@ -52,11 +52,12 @@ def _missing(bundle: Bundle, name: str) -> Unknown:
 
 def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
     """The last start and what follows it: from the newest file, and those rotated before it until one
-    holds a start."""
+    holds a start. Where there is none of these, what the agent logged as errors."""
     if not bundle.logs:
         return _missing(bundle, AGENT_LOG.lstrip("/"))
+    whole = [log for log in bundle.logs if log.file.startswith(AGENT_LOG)]
     newest_first = sorted(
-        bundle.logs, key=lambda log: (log.file == AGENT_LOG, log.began_at, log.file), reverse=True
+        whole or bundle.logs, key=lambda log: (log.file == AGENT_LOG, log.began_at, log.file), reverse=True
     )
     taken = []
     for log in newest_first:
