@@ -132,8 +132,9 @@ def _browser(size: tuple[int, int], deadline: float) -> Iterator[_Page]:
         window = f"--window-size={size[0]},{size[1]}"
         process = subprocess.Popen(
             [program, *FLAGS, f"--user-data-dir={profile}", window, "about:blank"],
-            # Its own home: Chromium writes fonts' and certificates' caches there.
-            env={**os.environ, "HOME": profile},
+            # Its own home: Chromium writes fonts' and certificates' caches there. What it makes in the
+            # folder for temporary files it leaves behind when it is ended.
+            env={**os.environ, "HOME": profile, "TMPDIR": profile},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
