@@ -508,15 +508,10 @@ class Ledger:
             ],
         )
 
-    def status(self, account: str, without: Collection[str] = ()) -> dict[str, dict[StageName, HostStatus]]:
-        """Instance id → stage → the newest verdict; `since` is when it became what it is.
-
-        `without` these runs: as it was before them.
-        """
+    def status(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
+        """Instance id → stage → the newest verdict; `since` is when it became what it is."""
         rows = self._select(
-            sa.select(_verdicts)
-            .where(_verdicts.c.account == account, _verdicts.c.run.notin_(without))
-            .order_by(_verdicts.c.seq)
+            sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
         )
         table: dict[str, dict[StageName, HostStatus]] = {}
         for row in rows:
@@ -525,8 +520,25 @@ class Ledger:
             same = old is not None and (old.verdict, old.reason) == (new.verdict, new.reason)
             since = old.since if old is not None and same else row.at
             table[row.host][stage] = new.model_copy(update={"since": since})
-        gone = {host for host, row in self._newest_hosts(account, without).items() if not row.there}
+        gone = {host for host, row in self._newest_hosts(account).items() if not row.there}
         return {host: stages for host, stages in table.items() if host not in gone}
+
+    def status_before(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
+        """Instance id → stage → the verdict of the run before the one that judged this host last."""
+        rows = self._select(
+            sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
+        )
+        newest: dict[tuple[str, str], sa.Row[Any]] = {}
+        before: dict[tuple[str, str], sa.Row[Any]] = {}
+        for row in rows:
+            last = newest.get((row.host, row.stage))
+            if last is not None and last.run != row.run:
+                before[row.host, row.stage] = last
+            newest[row.host, row.stage] = row
+        table: dict[str, dict[StageName, HostStatus]] = {}
+        for (host, stage), row in before.items():
+            table.setdefault(host, {})[StageName(stage)] = HostStatus.model_validate_json(row.body)
+        return table
 
     def judgements(self, account: str) -> dict[tuple[str, StageName], Judgement]:
         """(instance id, stage) → the newest verdict and its run."""

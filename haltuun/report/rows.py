@@ -16,7 +16,8 @@ Findings = Sequence[tuple[StageName, Finding]]
 
 @dataclass(frozen=True)
 class Rows:
-    """The ledger's rows; `*_before` are as they were before the last run that applied."""
+    """The ledger's rows; `*_before` are as they were before the last run that applied, `status_before`
+    before the last run that judged the host."""
 
     account: str
     hosts: Mapping[str, Host]
@@ -48,7 +49,7 @@ def read(ledger: Ledger, account: str) -> Rows:
         hosts=ledger.hosts(account),
         hosts_before=ledger.hosts(account, recent),
         status=ledger.status(account),
-        status_before=ledger.status(account, recent),
+        status_before=ledger.status_before(account),
         findings=ledger.findings(account),
         findings_before=ledger.findings(account, recent),
         runs=runs,

@@ -88,12 +88,14 @@ def test_what_got_worse_and_what_is_new_since_the_run_before(ledger: Ledger) -> 
         (SUSPECT, StageName.discover, Verdict.held, "SUSPECT"),
     }
     assert {(one.host, one.code) for one in standing.appeared} == {(NEW, ""), (SUSPECT, "SUSPECT")}
-    # A third run that finds the same has nothing new to tell.
+    # A third run that looks at one host and finds the same has nothing new to tell of it; what got worse
+    # elsewhere stays to be told.
     verdicts = {FULL: HostStatus(verdict=Verdict.held, reason="DISK_FULL")}
     ledger.start_run(ACCOUNT, "third", {"mode": "apply"}, NOW)
     ledger.judged(ACCOUNT, "third", StageName.repair, verdicts, NOW)
     again = look(ledger)
-    assert (again.compared_with, again.worse, again.appeared) == (LAST, (), ())
+    assert (again.compared_with, again.appeared) == (LAST, ())
+    assert {one.host for one in again.worse} == {FULLER, UNSURE, PATIENT, SUSPECT}
 
 
 def test_the_age_is_that_of_the_oldest_of_the_newest_looks(ledger: Ledger) -> None:
