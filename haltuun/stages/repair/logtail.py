@@ -22,8 +22,8 @@ BLOCK = 1 << 20
 STARTS = 8
 # What is kept of a log as it stands, before lines are let go of.
 RAW_BYTES = 2 << 20
-# Of entries that say the same but for numbers, the newest are kept; and so many that differ.
-ALIKE, SHAPES = 4, 4000
+# Of entries that say the same but for numbers, the newest are kept; and so many that differ, in so much.
+ALIKE, SHAPES, KEPT_BYTES = 4, 4000, 8 << 20
 # The beginning of a start (proxies, identity) and the end of a log are kept whole.
 HEAD_LINES = 300
 TAIL_LINES = 200
@@ -60,8 +60,6 @@ _WORDS = (
     b"DoesNotMatch",
     b"Starting",
 )
-
-
 _LEVELS = (b" WARN ", b" ERROR ", b" CRITICAL ", b" FATAL ")
 _NUMBERS = re.compile(rb"[0-9a-f]*[0-9][0-9a-f]*")
 _Rows = list[tuple[int, bytes]]  # number in the file, text
@@ -77,15 +75,20 @@ class _Start:
     raw_size: int = 0
     head: _Rows = field(default_factory=list)
     kept: dict[bytes, deque[_Rows]] = field(default_factory=dict)
+    kept_size: int = 0
 
     def keep(self, entry: _Rows) -> None:
         """One entry, its continuation lines included."""
         shape = _shape(entry[0][1][TIME_BYTES : TIME_BYTES + SHAPE_BYTES])
-        alike = self.kept.pop(shape, None) or deque(maxlen=ALIKE)
+        alike = self.kept.pop(shape, None) or deque()
         alike.append(entry)
+        self.kept_size += _size(entry)
+        if len(alike) > ALIKE:
+            self.kept_size -= _size(alike.popleft())
         self.kept[shape] = alike  # as the newest
-        if len(self.kept) > SHAPES:
-            del self.kept[next(iter(self.kept))]
+        while len(self.kept) > SHAPES or (self.kept_size > KEPT_BYTES and len(self.kept) > 1):
+            oldest = self.kept.pop(next(iter(self.kept)))
+            self.kept_size -= sum(map(_size, oldest))
 
     def rows(self) -> _Rows:
         kept = sorted(row for alike in self.kept.values() for entry in alike for row in entry)
@@ -163,7 +166,10 @@ class LogTail:
         end = len(text)
         for _ in range(TAIL_LINES + 1):
             end = max(0, text.rfind(b"\n", 0, end))
-        old, tail = text[: end + 1], text[end + 1 :]
+        cut = end + 1 if end else 0  # 0: its lines are so long that there are fewer
+        old, tail = text[:cut], text[cut:]
+        if len(tail) > RAW_BYTES // 2:
+            tail = b"\n".join(row[:TEXT_BYTES] for row in tail.split(b"\n"))
         line = start.raw_line
         if len(start.head) < HEAD_LINES:
             room = HEAD_LINES - len(start.head)
@@ -185,6 +191,10 @@ class LogTail:
             for start in self._starts
             for number, row in start.rows()
         )
+
+
+def _size(entry: _Rows) -> int:
+    return sum(len(row) for _, row in entry)
 
 
 def _rows(first: int, text: bytes) -> _Rows:

@@ -222,6 +222,21 @@ def test_one_line_without_an_end_is_cut() -> None:
     assert "OnPrem" in last.text
 
 
+@pytest.mark.parametrize("words", [b"error", b"nothing of note"])
+def test_long_lines_and_long_entries_stay_within_bounds(words: bytes) -> None:
+    heads = [TIME.format(n % 60).encode() + words for n in range(300)]
+    long = b"".join(head + b"%06d" % n + b"y" * 50_000 + b"\n" for n, head in enumerate(heads))
+    more = (b"z" * 3000 + b"\n") * 99
+    many = b"".join(head + b"abcdefgh"[n % 8 :] * n + b"\n" + more for n, head in enumerate(heads[:100]))
+    tail = LogTail("/log")
+    tail.feed(io.BytesIO(STALE[0].encode() + long + many))
+    lines = tail.lines()
+    assert lines[0].text == STALE[0].rstrip("\n")
+    assert lines[-1].line == 1 + 300 + 100 * 100
+    assert all(line.text[0] in "2z" for line in lines)
+    assert sum(len(line.text) for line in lines) < 2 * (logtail.KEPT_BYTES + logtail.RAW_BYTES)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from((*STALE, CHATTER)), st.text(max_size=30)), max_size=40))
 def test_whatever_a_log_holds_the_tail_of_it_says_what_all_of_it_says(parts: list[str]) -> None:
