@@ -152,7 +152,23 @@ def _orphan_worker(s: Situation) -> Sequence[LogLine]:
         orphans = [p for p in workers if oldest is None or (p.started and p.started < oldest)]
         if orphans:
             return [_file(f"/proc/{p.pid}/comm", f"{p.comm}, without its core") for p in orphans]
-    return _lines("Found orphan ssm-agent-worker process")(s)
+    return _lines("Found orphan ssm-agent-worker process")(s) or _speaks_before_its_start(s)
+
+
+_NO_CREDENTIALS = "[CredentialRefresher] Retrieve credentials produced error"
+
+
+def _speaks_before_its_start(s: Situation) -> Sequence[LogLine]:
+    """A new core ends what a killed one left only once it has credentials (core/app/agent.go:91-97); until
+    then the old worker goes on under the old identity."""
+    if s.log is None or not s.log.has_start or s.log.took is None or s.log.connected is not None:
+        return ()
+    since = [entry for entry in s.log.entries if entry.place > s.log.took.place]
+    waits = any(_NO_CREDENTIALS in entry.text for entry in since)
+    if not waits or any("ssm-agent-worker - v" in entry.text for entry in since):
+        return ()
+    spoken = [entry for entry in since if entry.text.startswith("[ssm-agent-worker]")]
+    return [entry.evidence() for entry in spoken[-EVIDENCE_LINES:]]
 
 
 def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:
@@ -245,7 +261,10 @@ def _silent_registration(s: Situation) -> Sequence[LogLine]:
 
 
 def _role_denied(s: Situation) -> Sequence[LogLine]:
-    return _lines(r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: (ssm|ec2messages):")(s)
+    return _lines(
+        r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: (ssm|ec2messages):"
+        r"|AssumeRoleUnauthorizedAccess"  # the role does not trust EC2
+    )(s)
 
 
 def _agent_stopped(s: Situation) -> Sequence[LogLine]:

@@ -193,3 +193,23 @@ def test_the_journal_s_words_before_the_agents_do_not_hide_them() -> None:
     journal = "2025-08-14T10:53:16-04:00 host amazon-ssm-agent.amazon-ssm-agent[346444]: "
     plain = (*START, REFUSED)
     assert _found(*(journal + line for line in plain)) == _found(*plain) == {"ROLE_DENIED"}
+
+
+def test_a_worker_that_speaks_before_the_new_core_has_started_one_is_an_orphan() -> None:
+    health = (
+        "2026-11-23 06:04:00.0000 INFO [ssm-agent-worker] [HealthCheck] HealthCheck reporting agent health."
+    )
+    begins = "2026-11-23 06:03:00.0000 INFO [ssm-agent-worker] ssm-agent-worker - v3.3.1142.0"
+    waits = "2026-11-23 06:02:00.0000 ERROR [CredentialRefresher] Retrieve credentials produced error: none"
+    assert _found(*START, REFUSED, waits, health) == {"ROLE_DENIED", "ORPHAN_WORKER"}
+    assert _found(*START, REFUSED, waits, begins, health) == {"ROLE_DENIED"}
+    assert _found(*START, REFUSED, waits) == {"ROLE_DENIED"}
+    assert _found(*START, begins, UP, health) == set()
+
+
+def test_a_role_that_does_not_trust_ec2_is_denied_and_not_missing() -> None:
+    line = (
+        "2026-11-23 06:01:00.0000 WARN EC2RoleProvider Failed to connect to Systems Manager with instance"
+        " profile role credentials. Err: AssumeRoleUnauthorizedAccess: EC2 cannot assume the role app"
+    )
+    assert _found(*START, line) == {"ROLE_DENIED"}
