@@ -210,8 +210,16 @@ def _kill_once(hosts: Hosts, b: Bench, change: Change, when: Callable[[], bool])
 
     def kill() -> None:
         until(when)
-        for pid in _session(hosts, name, os.readlink(job).split(":")[0]):
-            _kill(pid)
+        session = os.readlink(job).split(":")[0]
+
+        def is_dead() -> bool:
+            """Also who was begun while the others were killed."""
+            alive = _session(hosts, name, session)
+            for pid in alive:
+                _kill(pid)
+            return not alive
+
+        until(is_dead)
 
     killer = threading.Thread(target=kill)
     killer.start()
