@@ -12,6 +12,7 @@ from rich.table import Table
 from bench.figures import FIGURES
 from bench.host import ssh_probe
 from bench.measure import Figure
+from bench.scale import Sample, scale, scale_table
 from haltuun.errors import HaltuunError
 from lab.errors import LabError
 
@@ -34,6 +35,11 @@ def main() -> int:
     else:
         console.print("ssh_probe was left out: its lab needs root.")
     console.print(table(figures))
+    samples: list[Sample] = []
+    for sample in scale():
+        samples.append(sample)
+        console.print(f"[dim]{sample.hosts:,} hosts in {sample.seconds:.0f} s", highlight=False)
+    console.print(scale_table(samples))
     console.print(f"{time.monotonic() - began:.0f} s on {os.cpu_count()} CPUs, medians of rounds in turns.")
     return 0
 

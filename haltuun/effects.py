@@ -20,6 +20,7 @@ def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], Take
     now: dict[str, ChangeEvent] = {}
     taken_back: dict[str, tuple[ChangeEvent, str]] = {}
     made_by: dict[str, str] = {}
+    inverses: dict[str, list[str]] = {}  # change id → the changes that took it back
     for event in events:
         change = event.change
         if event.event == "intended":
@@ -29,13 +30,16 @@ def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], Take
         if event.event != "confirmed":
             continue
         undone = now.pop(change.undoes, None) if change.undoes else None
-        for other in [i for i, one in now.items() if one.change.undoes == change.id]:
-            del now[other]  # it was taken back, and is there again
+        for other in inverses.pop(change.id, ()):
+            if other in now and now[other].change.undoes == change.id:
+                del now[other]  # it was taken back, and is there again
         if undone is not None and undone.change.undoes in taken_back:
             original, _ = taken_back.pop(undone.change.undoes)
             now[original.change_id] = original
             continue
         if undone is not None:
             taken_back[undone.change_id] = (undone, event.run)
+        if change.undoes:
+            inverses.setdefault(change.undoes, []).append(change.id)
         now[change.id] = event.model_copy(update={"run": made_by.get(change.id, event.run)})
     return now, list(taken_back.values())

@@ -59,6 +59,8 @@ class Progress:
     raw: Json = None
     host_raw: dict[str, Json | Unknown] = field(default_factory=dict)
     plan: StagePlan = field(default_factory=StagePlan)
+    ordered: tuple[Change, ...] = ()  # the plan's changes, what others need first
+    of_host: dict[str, tuple[Change, ...]] = field(default_factory=dict)  # those performed in its turn
     findings: tuple[Finding, ...] = ()
     expected: tuple[str, ...] = ()
     entered: tuple[str, ...] = ()
@@ -258,10 +260,14 @@ class Takeover:
     def plan_stage(self, name: StageName) -> StagePlan:
         """Plan for the hosts that would come this far if all earlier changes were made."""
         stage, progress = self.stages[name], self.progress[name]
-        entering = [
-            host for host in self.hosts if all(host in self.progress[need].expected for need in stage.needs)
-        ]
+        expected = [set(self.progress[need].expected) for need in stage.needs]
+        entering = [host for host in self.hosts if all(host in some for some in expected)]
         progress.plan = stage.plan(self.view(name, entering))
+        progress.ordered = _ordered(progress.plan.changes)
+        progress.of_host = {}
+        for change in filter(of_one_host, progress.ordered):
+            (host,) = change.hosts
+            progress.of_host[host] = (*progress.of_host.get(host, ()), change)
         barred = {b.host for b in progress.plan.barred}
         progress.expected = tuple(host for host in entering if host not in barred)
         return progress.plan
@@ -309,9 +315,7 @@ class Takeover:
             old = moved.get(_thing(fresh))
             if old is not None and fresh.id not in self.approved and self.needs_approval(fresh):
                 self.stale.append(fresh.id)
-                self.performer.journal(
-                    fresh, "stale", f"approved as {old.id}; what that was planned on has moved"
-                )
+                self.run.journal(fresh, "stale", f"approved as {old.id}; what that was planned on has moved")
 
     def needs_approval(self, change: Change) -> bool:
         return change.reach in self.run.config.policy.approve
@@ -347,7 +351,8 @@ class Takeover:
                 for need in stage.needs
             )
         )
-        barred = [b for b in progress.plan.barred if b.host in progress.entered]
+        entered = set(progress.entered)
+        barred = [b for b in progress.plan.barred if b.host in entered]
         held = [b for b in barred if b.verdict is Verdict.held and b.code != SWITCHED_OFF]
         running = len(progress.entered) - sum(b.code == SWITCHED_OFF for b in barred)
         limit = self.run.config.policy.max_held_percent
@@ -366,17 +371,13 @@ class Takeover:
         outcomes: list[Outcome] = []
         if progress.stopped or not entered or not self.chosen(name):
             return outcomes
-        for change in _ordered(progress.plan.changes):
+        for change in progress.ordered:
             if not of_one_host(change) and (not change.hosts or entered & set(change.hosts)):
                 outcomes.append(self._perform(name, change))
         return outcomes
 
     def host_changes(self, name: StageName, instance_id: str) -> tuple[Change, ...]:
-        return tuple(
-            change
-            for change in _ordered(self.progress[name].plan.changes)
-            if self.chosen(name) and of_one_host(change) and change.hosts == (instance_id,)
-        )
+        return self.progress[name].of_host.get(instance_id, ()) if self.chosen(name) else ()
 
     def waves(self, name: StageName) -> Iterator[tuple[str, ...]]:
         """The entered hosts in the order in which to work on them: canaries first where hosts change.
@@ -440,12 +441,16 @@ class Takeover:
 
     def relook(self, name: StageName) -> tuple[str, ...]:
         """The entered hosts whose facts an earlier change of this run may have moved."""
-        touched: set[str] = set()
-        for stage in self.stages:
-            touched |= self.progress[stage].touched
+        return tuple(host for host in self.progress[name].entered if self.was_touched(name, host))
+
+    def was_touched(self, name: StageName, host: str) -> bool:
+        """True when a change of this stage, or of one before it, may have moved the host's facts."""
+        for stage, progress in self.progress.items():
+            if host in progress.touched:
+                return True
             if stage is name:
                 break
-        return tuple(host for host in self.progress[name].entered if host in touched)
+        return False
 
     def account_moved(self, name: StageName) -> bool:
         """True when a change was made since the account's side of this stage was looked at."""
@@ -508,17 +513,18 @@ class Takeover:
         stage, progress, run = self.stages[name], self.progress[name], self.run
         self.performer.check_lease()  # a run that lost it must not write over the verdicts of the next one
         barred = {b.host: b for b in progress.plan.barred}
-        excluded = [h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded]
+        excluded = {h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded}
         judged = [h for h in progress.entered if h not in excluded]
         rows = {host: facts.row() for host, facts in run.facts.get(name, {}).items()}
         progress.gate = evaluate(judged, rows, stage.checks)
         progress.blocked = progress.blocked or progress.gate.blocked
+        ended = _by_host(progress.outcomes.values(), self.hosts)
         statuses = {}
         for host in self.hosts:
             if host in excluded:
                 statuses[host] = _from_barred(barred[host])
             elif host in progress.gate.verdicts:
-                statuses[host] = self._status(name, host, barred.get(host))
+                statuses[host] = self._status(name, host, barred.get(host), ended[host])
             else:
                 statuses[host] = self._not_entered(stage, host)
         now = run.now()
@@ -526,7 +532,10 @@ class Takeover:
         run.ledger.judged(run.account.id, run.id, name, progress.statuses, now)
         return progress.statuses
 
-    def _status(self, name: StageName, host: str, barred: Barred | None) -> HostStatus:
+    def _status(
+        self, name: StageName, host: str, barred: Barred | None, mine: Sequence[Outcome]
+    ) -> HostStatus:
+        """`mine` are the outcomes of the changes that concern the host, in order."""
         progress = self.progress[name]
         assert progress.gate is not None
         verdict = progress.gate.verdicts[host]
@@ -534,7 +543,6 @@ class Takeover:
             return HostStatus(verdict=Verdict.passed)
         if barred is not None:
             return _from_barred(barred)
-        mine = [o for o in progress.outcomes.values() if not o.change.hosts or host in o.change.hosts]
         waits = [o for o in mine if o.status == "approval"]
         if waits:
             named = "; ".join(f"{o.change.id} {o.change.summary}" for o in waits[:3])
@@ -605,7 +613,7 @@ class Takeover:
 
     def has_work(self, name: StageName, host: str) -> bool:
         """True when the host is changed in this stage, or must be looked at again."""
-        return bool(self.host_changes(name, host)) or host in self.relook(name)
+        return bool(self.host_changes(name, host)) or self.was_touched(name, host)
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -657,6 +665,16 @@ def _thing(change: Change) -> tuple[str, ...]:
     return (change.kind, change.region, change.target, *keys)
 
 
+def _by_host(outcomes: Iterable[Outcome], hosts: Iterable[str]) -> dict[str, list[Outcome]]:
+    """A change that names no host concerns all."""
+    found: dict[str, list[Outcome]] = {host: [] for host in hosts}
+    for outcome in outcomes:
+        for host in outcome.change.hosts or found:
+            if host in found:
+                found[host].append(outcome)
+    return found
+
+
 def of_one_host(change: Change) -> bool:
     """Performed in the host's turn; all others once for the account, before the hosts."""
     return change.reach in (Reach.host, Reach.irreversible) and len(change.hosts) == 1
@@ -672,7 +690,7 @@ def _from_barred(barred: Barred) -> HostStatus:
     )
 
 
-def _ordered(changes: Sequence[Change]) -> list[Change]:
+def _ordered(changes: Sequence[Change]) -> tuple[Change, ...]:
     """Dependencies first; otherwise as the stage gave them."""
     by_id = {change.id: change for change in changes}
     done: dict[str, Change] = {}
@@ -687,7 +705,7 @@ def _ordered(changes: Sequence[Change]) -> list[Change]:
 
     for change in changes:
         put(change, ())
-    return list(done.values())
+    return tuple(done.values())
 
 
 def open_changes(events: Sequence[ChangeEvent]) -> list[Change]:

@@ -720,15 +720,20 @@ class Ledger:
         if run is not None:
             query = query.where(_changes.c.run == run)
         events = []
+        known: dict[str, tuple[Json, Change]] = {}  # the events of one change nearly always carry the same
         for row in self._select(query):
             body = json.loads(row.body)
+            said, change = known.get(row.change, (None, None))
+            if change is None or said != body["change"]:
+                change = Change.model_validate(body["change"])
+                known[row.change] = (body["change"], change)
             events.append(
                 ChangeEvent(
                     run=row.run,
                     change_id=row.change,
                     event=row.event,
                     at=row.at,
-                    change=Change.model_validate(body["change"]),
+                    change=change,
                     note=body["note"],
                 )
             )

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -194,10 +195,15 @@ class Change(Frozen):
     detail: Json = None
     monthly_cost: Cost | Unknown | None = None  # None: it causes none by itself
 
-    @property
+    @cached_property
     def id(self) -> str:
         decided = [self.kind, self.region, self.target, self.before, self.after, self.reach.value]
         return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("id", None)  # what was cached is the original's
+        return copied
 
     def public(self) -> dict[str, Json]:
         """The stable face of `plan --json`."""

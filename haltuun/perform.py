@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from haltuun.errors import HaltuunError, LeaseLost
 from haltuun.ledger import Lease
-from haltuun.model import Change, Json, StageName, Unknown, canonical
+from haltuun.model import Change, StageName, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.base import Kind, Stage
 
@@ -104,7 +104,7 @@ class Performer:
                 remedy="See the run's log and report it.",
                 code="INTERNAL",
             )
-            self.journal(change, "unknown", str(wrapped))
+            self.run.journal(change, "unknown", str(wrapped))
             outcome = Outcome(change, "failed", str(wrapped), wrapped)
         if outcome.status in ("done", "not_taken", "failed"):
             for host in change.hosts:
@@ -123,7 +123,7 @@ class Performer:
         if canonical(seen) == canonical(change.after):
             return Outcome(change, "already")
         if canonical(seen) != canonical(change.before):
-            self.journal(change, "stale", {"seen": seen})
+            self.run.journal(change, "stale", {"seen": seen})
             error = HaltuunError(
                 f"what '{change.summary}' was planned on has moved.",
                 subject=change.target,
@@ -132,22 +132,22 @@ class Performer:
             )
             return Outcome(change, "stale", str(error), error)
         self.check_lease()
-        self.journal(change, "intended")
-        self.journal(change, "sent")
+        self.run.journal(change, "intended")
+        self.run.journal(change, "sent")
         try:
             note = kind.apply(self.run, change)
         except HaltuunError as error:
             if isinstance(error, LeaseLost):
-                self.journal(change, "failed", str(error))
+                self.run.journal(change, "failed", str(error))
                 raise
             if not error.answered and self.resolve(change) == "confirmed":
                 return Outcome(change, "done")
             if not error.answered:
                 return Outcome(change, "failed", str(error), error)
             status = "not_taken" if error.code == "NOT_TAKEN" else "failed"
-            self.journal(change, status, str(error))
+            self.run.journal(change, status, str(error))
             return Outcome(change, status, str(error), error)
-        self.journal(change, "confirmed", note)
+        self.run.journal(change, "confirmed", note)
         return Outcome(change, "done")
 
     def resolve(self, change: Change) -> str:
@@ -162,9 +162,5 @@ class Performer:
             event = "confirmed"
         else:
             event = "not_done"
-        self.journal(change, event, "found by looking")
+        self.run.journal(change, event, "found by looking")
         return event
-
-    def journal(self, change: Change, event: str, note: Json = None) -> None:
-        run = self.run
-        run.ledger.journal(run.id, run.account.id, change, event, run.now(), note)

@@ -12,7 +12,7 @@ from haltuun.aws import Aws
 from haltuun.clock import Clock
 from haltuun.config import AccountConfig, Config
 from haltuun.errors import Unreachable
-from haltuun.model import Facts, Frozen, Host, Proof, StageName
+from haltuun.model import Change, Facts, Frozen, Host, Json, Proof, StageName
 from haltuun.sharing import SharedReads
 from haltuun.transport import Transport
 
@@ -40,6 +40,7 @@ class Run:
     account_facts: dict[StageName, Frozen] = field(default_factory=dict)
     shared: SharedReads = field(default_factory=SharedReads)
     _failed: dict[str, Unreachable] = field(default_factory=dict)
+    _did: dict[str, dict[tuple[StageName, str, str], datetime]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, host: Host) -> Transport:
@@ -66,6 +67,19 @@ class Run:
         """Something changed that may make the host reachable: try again."""
         with self._lock:
             self._failed.pop(instance_id, None)
+
+    def journal(self, change: Change, event: str, note: Json = None) -> None:
+        """Into the ledger; `did` knows of it, too."""
+        at = self.now()
+        self.ledger.journal(self.id, self.account.id, change, event, at, note)
+        with self._lock:
+            for host in change.hosts:
+                self._did.setdefault(host, {})[change.stage, change.kind, event] = at
+
+    def did(self, instance_id: str) -> dict[tuple[StageName, str, str], datetime]:
+        """(stage, kind, event) → when this run last journaled that of a change for the host."""
+        with self._lock:
+            return dict(self._did.get(instance_id, {}))
 
     def valid_proof(self, stage: StageName, kind: str, instance_id: str) -> Proof | None:
         """The newest proof of this kind that is still valid at the account's time."""

@@ -6,15 +6,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from haltuun.model import Unknown
 
 T = TypeVar("T")
 
-# A look before a change may be as old as this: less than what AWS itself takes until all its
-# readers see a change.
-FRESH_S = 5.0
+# A look before a change may be as old as this: less than what AWS itself may take until all its
+# readers see a change (EC2: "some minutes", its API guide on eventual consistency).
+FRESH_S = 20.0
 
 
 class SharedReads:
@@ -24,6 +24,7 @@ class SharedReads:
     def __init__(self) -> None:
         self._answers: dict[Hashable, tuple[float, object]] = {}
         self._changed: dict[tuple[Hashable, str], float] = {}
+        self._amended: defaultdict[Hashable, list[tuple[float, Callable[[Any], Any]]]] = defaultdict(list)
         self._lock = threading.Lock()
         self._reading: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
 
@@ -40,10 +41,23 @@ class SharedReads:
             if known_at > changed_at and began - known_at <= fresh_s:
                 return cast(T, answer)
             fresh = read()
-            if not isinstance(fresh, Unknown):
-                with self._lock:
-                    self._answers[key] = (began, fresh)
+            if isinstance(fresh, Unknown):
+                return fresh
+            with self._lock:
+                self._amended[key] = [(at, change) for at, change in self._amended[key] if at >= began]
+                for _, change in self._amended[key]:
+                    fresh = change(fresh)
+                self._answers[key] = (began, fresh)
             return fresh
+
+    def amend(self, key: Hashable, change: Callable[[T], T]) -> None:
+        """AWS's answer to a change tells what there is now: it goes into every answer to `key` whose reading
+        began before this, so that none has to be read anew."""
+        with self._lock:
+            self._amended[key].append((time.monotonic(), change))
+            if key in self._answers:
+                known_at, answer = self._answers[key]
+                self._answers[key] = known_at, change(cast(T, answer))
 
     def changed(self, key: Hashable, target: str) -> None:
         """This run has changed what `key` asks of the target: answers that began before say nothing of it."""

@@ -69,7 +69,7 @@ def work_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) 
     for host in hosts:
         for outcome in takeover.work_host(stage, host):
             logger.info("%s %s: %s %s", host, outcome.status, outcome.change.summary, outcome.message)
-        if host in takeover.relook(stage):
+        if takeover.was_touched(stage, host):
             takeover.look_host(stage, host)
 
 

@@ -100,6 +100,14 @@ def running(state_dir: Path) -> str | None:
     return server.url if server else None
 
 
+def process_of(state_dir: Path) -> int:
+    """The pid of the server of this state folder; it runs."""
+    server = _running(_home(state_dir))
+    if server is None:
+        raise ServerFailed("no Prefect server runs here.", subject=str(state_dir), remedy="Start it.")
+    return server.pid
+
+
 def connect(state_dir: Path) -> str:
     """The API URL to run against: PREFECT_API_URL where it is set, else the embedded server, started.
 

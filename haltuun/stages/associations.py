@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from haltuun.model import Change, Json, Unknown
+from haltuun.model import Change, Json, StageName, Unknown
 from haltuun.run import Run
+from haltuun.stages import polling
 from haltuun.stages.base import Kind
 from haltuun.stages.commands import ending, send
 from haltuun.stages.own import Own, as_value, first_own, get_own, get_ssm_tags, is_ours
@@ -18,6 +21,10 @@ from haltuun.stages.tags import managed_tags
 KIND = "ssm.association"
 PERMISSIONS = ("ssm:CreateAssociation", "ssm:UpdateAssociation", "ssm:AddTagsToResource")
 PATIENCE_S = 60.0
+# An execution that is no older is left to come to its end before its targets are read.
+_YOUNG = timedelta(seconds=20)
+# Clocks differ, and an association that was made right before may have run already.
+BEFORE = timedelta(minutes=10)
 FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled", "Skipped"})
 
 
@@ -114,7 +121,60 @@ def apply_association(run: Run, change: Change) -> Json:
 ASSOCIATION = Kind(name=KIND, look=look_association, apply=apply_association)
 
 
-def get_status(run: Run, region: str, instance_id: str, name: str) -> dict[str, Any] | Unknown | None:
+Status = Mapping[str, Any]  # "Status" and "DetailedStatus"
+
+
+def get_statuses(run: Run, region: str, name: str) -> dict[str, Status] | Unknown:
+    """Instance id → how our association of that name ended there, by its executions since this run began:
+    a few calls for all its targets, where DescribeInstanceAssociationsStatus is one for each.
+    """
+    forever = float("inf")
+    since = run.shared.get("associations since", "", run.now, fresh_s=forever) - BEFORE
+    own = run.shared.get(
+        ("association", region, name), "", lambda: get_association(run, region, name), fresh_s=forever
+    )
+    if isinstance(own, Unknown) or own.state != "ours":
+        return own if isinstance(own, Unknown) else {}
+
+    def question() -> dict[str, Status]:
+        executions = run.aws.pages(
+            "ssm",
+            "DescribeAssociationExecutions",
+            "AssociationExecutions",
+            region,
+            AssociationId=own.id,
+            Filters=[
+                {"Key": "CreatedTime", "Value": f"{since:%Y-%m-%dT%H:%M:%S.000Z}", "Type": "GREATER_THAN"}
+            ],
+        )
+        found: dict[str, Status] = {}
+        for execution in sorted(executions, key=lambda row: row["CreatedTime"]):
+            if execution.get("Status") in FINAL or run.now() - execution["CreatedTime"] > _YOUNG:
+                for target in _targets(run, region, own.id, execution):
+                    found[target["ResourceId"]] = target
+        return found
+
+    key = ("association statuses", region, name)
+    return run.shared.get(key, "", lambda: run.aws.ask(question), fresh_s=polling.FIRST_WAIT_S)
+
+
+def _targets(run: Run, region: str, association_id: str, execution: Status) -> list[dict[str, Any]]:
+    """Of one execution; one that has ended is read once."""
+    read = partial(
+        run.aws.pages,
+        "ssm",
+        "DescribeAssociationExecutionTargets",
+        "AssociationExecutionTargets",
+        region,
+        AssociationId=association_id,
+        ExecutionId=execution["ExecutionId"],
+    )
+    if execution.get("Status") not in FINAL:
+        return list(read())
+    return run.shared.get(("execution", region, execution["ExecutionId"]), "", read, fresh_s=float("inf"))
+
+
+def get_status(run: Run, region: str, instance_id: str, name: str) -> Status | Unknown | None:
     """How the named association last ended on the host: its InstanceAssociationStatusInfo, or None."""
 
     def question() -> dict[str, Any] | None:
@@ -176,13 +236,24 @@ def await_success(run: Run, region: str, names: Mapping[str, str], deadline_s: f
     return {watch.instance_id: watch.reason for watch in watches}
 
 
+def _is_new(run: Run, watch: _Watch) -> bool:
+    """Whether this run made the host a target: then nothing has ended there before."""
+    did = run.did(watch.instance_id)
+    return any(stage is StageName.logs and event == "confirmed" for stage, _, event in did)
+
+
 def _is_stuck(run: Run, region: str, watch: _Watch, waited_s: float) -> bool:
     """Take in how it stands on the host; True when the document has to be sent to it."""
     if watch.command is not None:
         watch.over, why = ending(run, region, watch.command, watch.instance_id)
         watch.reason = why if watch.over else "it runs"
         return False
-    status = get_status(run, region, watch.instance_id, watch.name)
+    statuses = get_statuses(run, region, watch.name)
+    status: Status | Unknown | None = None
+    if not isinstance(statuses, Unknown):
+        status = statuses.get(watch.instance_id)
+    if status is None and (isinstance(statuses, Unknown) or waited_s > PATIENCE_S or not _is_new(run, watch)):
+        status = get_status(run, region, watch.instance_id, watch.name)
     if isinstance(status, Unknown):
         watch.reason = status.unknown
         return False

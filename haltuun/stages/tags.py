@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from haltuun.aws import chunks
 from haltuun.model import Change, Cost, Host, Json, Reach, StageName, Undo, Unknown
@@ -119,9 +120,16 @@ def apply_tag(run: Run, change: Change) -> Json:
             run.aws.call("ec2", "CreateTags", change.region, Resources=[change.target], Tags=put)
         if drop:
             run.aws.call("ec2", "DeleteTags", change.region, Resources=[change.target], Tags=drop)
-    finally:  # also where the answer never came
+    except BaseException:  # nobody knows what there is now
         run.shared.changed(_shared_key(change), change.target)
+        raise
+    run.shared.amend(_shared_key(change), partial(_with_tags, change.target, wanted))
     return None
+
+
+def _with_tags(instance_id: str, wanted: Mapping[str, str | None], seen: InstanceTags) -> InstanceTags:
+    tags = {**seen.get(instance_id, {}), **wanted}
+    return {**seen, instance_id: {key: value for key, value in tags.items() if value is not None}}
 
 
 def _shared_key(change: Change) -> tuple[str, ...]:

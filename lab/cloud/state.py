@@ -228,8 +228,8 @@ class SsmState:
         if node_id.startswith("mi-"):
             found = self.backend.list_tags_for_resource("ManagedInstance", node_id)
             return dict(found)
-        backend = ec2_backends[self.account_id][self.region]
-        return {tag["key"]: tag["value"] for tag in backend.describe_tags({"resource-id": [node_id]})}
+        # Not describe_tags, which goes through all tags of the account for each node.
+        return dict(ec2_backends[self.account_id][self.region].tags.get(node_id, {}))
 
     def instance_state(self, node_id: str) -> str | None:
         """running, stopped, …; None when EC2 does not know the id (any more)."""

@@ -14,7 +14,8 @@ from moto.ssm.models import ssm_backends
 
 from lab.cloud import clock, hostfacts
 from lab.cloud.calls import Call
-from lab.cloud.extensions import backup, ssm_associations, wanted_ids
+from lab.cloud.crowd import add_crowd, give_profile
+from lab.cloud.extensions import backup, backup_state, ssm_associations, wanted_ids
 from lab.cloud.state import SsmState, ssm_state
 
 if TYPE_CHECKING:
@@ -105,6 +106,22 @@ class Steering:
     def post_instances(self, given: dict[str, Any]) -> dict[str, Any]:
         """{"region"} → what the host services need to know of every instance."""
         return hostfacts.all_facts(self.cloud.account_id, str(given["region"]))
+
+    def post_crowd(self, given: dict[str, Any]) -> dict[str, Any]:
+        """{"region", "ids", …} with fields of Node: nodes that are Online and obey without a machine."""
+        known = {key: value for key, value in given.items() if key not in ("region", "ids")}
+        add_crowd(self._state(given), given["ids"], **known)
+        return {"nodes": len(given["ids"])}
+
+    def post_profile(self, given: dict[str, Any]) -> dict[str, Any]:
+        """{"region", "ids", "profile"}: all of them have it."""
+        give_profile(self._state(given), given["ids"], str(given["profile"]))
+        return {}
+
+    def post_backup(self, given: dict[str, Any]) -> dict[str, Any]:
+        """{"completed_after_s"}: how long a backup job takes; real ones take minutes."""
+        backup_state.COMPLETED_AFTER_S = float(given["completed_after_s"])
+        return {}
 
     def post_credentials(self, given: dict[str, Any]) -> dict[str, Any]:
         """{"region", "id", "role_arn"|null} → temporary credentials as IMDS gives them."""

@@ -44,3 +44,21 @@ def test_unknown_is_asked_again() -> None:
     answers = iter((Unknown(unknown="THROTTLED: later"), 5))
     assert isinstance(shared.get("jobs", "i-0", lambda: next(answers)), Unknown)
     assert shared.get("jobs", "i-0", lambda: next(answers)) == 5
+
+
+def test_what_aws_answered_to_a_change_needs_no_reading() -> None:
+    shared = SharedReads()
+    assert shared.get("jobs", "i-0", lambda: {"i-1": "RUNNING"}) == {"i-1": "RUNNING"}
+    shared.amend("jobs", lambda jobs: {**jobs, "i-0": "CREATED"})
+    assert shared.get("jobs", "i-0", dict) == {"i-1": "RUNNING", "i-0": "CREATED"}
+
+
+def test_a_reading_that_began_before_a_change_is_amended_too() -> None:
+    shared = SharedReads()
+
+    def read() -> dict[str, str]:
+        shared.amend("jobs", lambda jobs: {**jobs, "i-0": "CREATED"})  # a neighbour's, meanwhile
+        return {}
+
+    assert shared.get("jobs", "i-1", read) == {"i-0": "CREATED"}
+    assert shared.get("jobs", "i-1", dict, fresh_s=-1.0) == {}, "what is read after it knows by itself"

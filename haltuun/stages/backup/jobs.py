@@ -8,7 +8,6 @@ from typing import Any
 from haltuun.errors import AwsError, HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
-from haltuun.sharing import FRESH_S
 from haltuun.stages import polling
 from haltuun.stages.backup.names import (
     COMPLETION_WINDOW_MINUTES,
@@ -18,7 +17,7 @@ from haltuun.stages.backup.names import (
     instance_arn,
     role_arn,
 )
-from haltuun.stages.backup.points import RUNNING, get_jobs, get_points
+from haltuun.stages.backup.points import RUNNING, job_started, share_jobs, share_points
 from haltuun.stages.base import Kind
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, apply_tag, look_tag
@@ -41,35 +40,21 @@ def _age_h(run: Run, at: str) -> float:
 
 def look_job(run: Run, change: Change) -> Json | Unknown:
     """ "started" when a job runs or a recent recovery point is there: then none is to be started."""
-    points = _points(run, change)
+    points = share_points(run, change.region, change.target)
     if isinstance(points, Unknown):
         return points
     if _recent(run, points.get(change.target)):
         return STARTED
-    jobs = _jobs(run, change)
+    jobs = share_jobs(run, change.region, change.target)
     if isinstance(jobs, Unknown):
         return jobs
     job = jobs.get(change.target)
     return STARTED if job and job["state"] in RUNNING else None
 
 
-def _points(run: Run, change: Change, fresh_s: float = FRESH_S) -> dict[str, Json] | Unknown:
-    """The recent ones of the region's hosts, read once for all of them."""
-    key = ("points", change.region)
-    return run.shared.get(
-        key, change.target, lambda: get_points(run, change.region, recent=True), fresh_s=fresh_s
-    )
-
-
-def _jobs(run: Run, change: Change, fresh_s: float = FRESH_S) -> dict[str, Json] | Unknown:
-    return run.shared.get(
-        ("jobs", change.region), change.target, lambda: get_jobs(run, change.region), fresh_s=fresh_s
-    )
-
-
 def apply_job(run: Run, change: Change) -> Json:
     arn = _arn(run, change)
-    jobs = _jobs(run, change)
+    jobs = share_jobs(run, change.region, change.target)
     failed = 0 if isinstance(jobs, Unknown) else jobs.get(change.target, {}).get("failed", 0)
     # The same token within a day starts no second job; one that failed must not be answered again.
     token = f"haltuun-{change.target}-{run.now():%Y%m%d}-{failed}"
@@ -93,10 +78,10 @@ def apply_job(run: Run, change: Change) -> Json:
             return error
 
     answer = poll(attempt, lambda seen: not is_role_unsettled(seen), ROLE_SETTLES_S)
-    for kind in ("points", "jobs"):
-        run.shared.changed((kind, change.region), change.target)
     if isinstance(answer, AwsError):
+        job_started(run, change.region, change.target, None)
         raise answer
+    job_started(run, change.region, change.target, answer)
     return {"job_id": answer["BackupJobId"]}
 
 
@@ -119,9 +104,9 @@ def apply_arm(run: Run, change: Change) -> Json:
     fresh_s = polling.FIRST_WAIT_S
 
     def look() -> tuple[Json | Unknown, Json | Unknown]:
-        points = _points(run, change, fresh_s)
+        points = share_points(run, change.region, change.target, fresh_s)
         point = points if isinstance(points, Unknown) else points.get(change.target)
-        return point, _jobs(run, change, fresh_s)
+        return point, share_jobs(run, change.region, change.target, fresh_s)
 
     def done(seen: tuple[Json | Unknown, Json | Unknown]) -> bool:
         point, jobs = seen

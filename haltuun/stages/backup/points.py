@@ -8,6 +8,7 @@ from typing import Any
 
 from haltuun.model import Json, Unknown
 from haltuun.run import Run
+from haltuun.sharing import FRESH_S
 from haltuun.stages.backup.names import MAX_AGE_H, VAULT
 
 RUNNING = frozenset({"CREATED", "PENDING", "RUNNING"})
@@ -21,6 +22,42 @@ def _instance_of(arn: str) -> str:
 
 def _text(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def share_points(run: Run, region: str, target: str, fresh_s: float = FRESH_S) -> dict[str, Json] | Unknown:
+    """`get_points`, the recent ones, read once for all hosts that ask."""
+    return run.shared.get(
+        ("points", region), target, lambda: get_points(run, region, recent=True), fresh_s=fresh_s
+    )
+
+
+def share_jobs(run: Run, region: str, target: str, fresh_s: float = FRESH_S) -> dict[str, Json] | Unknown:
+    """`get_jobs`, read once for all hosts that ask."""
+    return run.shared.get(_jobs_key(region), target, lambda: get_jobs(run, region), fresh_s=fresh_s)
+
+
+def job_started(run: Run, region: str, instance_id: str, answer: Mapping[str, Any] | None) -> None:
+    """What StartBackupJob answered (None: nobody knows) goes into what is shared."""
+    if answer is None:
+        run.shared.changed(_jobs_key(region), instance_id)
+        return
+    job = {
+        "id": answer["BackupJobId"],
+        "at": _text(answer.get("CreationDate") or run.now()),
+        "state": "CREATED",
+        "message": "",
+        "failed": 0,
+    }
+
+    def put(jobs: dict[str, Json]) -> dict[str, Json]:
+        before = jobs.get(instance_id)
+        return {**jobs, instance_id: {**job, "failed": before["failed"] if before else 0}}
+
+    run.shared.amend(_jobs_key(region), put)
+
+
+def _jobs_key(region: str) -> tuple[str, str]:
+    return ("jobs", region)
 
 
 def get_points(run: Run, region: str, *, recent: bool = False) -> dict[str, Json] | Unknown:

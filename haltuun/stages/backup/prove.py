@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from haltuun.model import Host, Json, Proof, StageName, Unknown
 from haltuun.run import Run
+from haltuun.stages import polling
 from haltuun.stages.backup.jobs import is_running
 from haltuun.stages.backup.kinds import get_vault
 from haltuun.stages.backup.names import MAX_AGE_H
 from haltuun.stages.backup.parse import point_columns
-from haltuun.stages.backup.points import get_jobs, get_points
+from haltuun.stages.backup.points import share_jobs, share_points
 from haltuun.stages.base import Proven, View
 from haltuun.stages.own import Own
 from haltuun.stages.polling import poll
@@ -29,7 +31,7 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
     proven: dict[str, Proven] = {}
     by_id = {host.instance_id: host for host in hosts}
     for region, ids in ids_by_region(hosts).items():
-        vault = get_vault(run, region)
+        vault = run.shared.get(("vault", region), "", partial(get_vault, run, region))
         if isinstance(vault, Own) and vault.state != "ours":
             continue  # no vault, no recovery points: what the look said of these hosts holds
         points, jobs = _wait_for_points(run, region, ids)
@@ -46,8 +48,10 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
 
 
 def _wait_for_points(run: Run, region: str, ids: Sequence[str]) -> Seen:
+    # The batches of one stage look at the same vault, one right after the other.
     def look() -> Seen:
-        return get_points(run, region, recent=True), get_jobs(run, region)
+        fresh_s = polling.FIRST_WAIT_S
+        return share_points(run, region, "", fresh_s), share_jobs(run, region, "", fresh_s)
 
     def done(seen: Seen) -> bool:
         points, jobs = seen

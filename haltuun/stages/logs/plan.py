@@ -48,6 +48,13 @@ INSTALL_VALUE = association_value(
 )
 
 # What taking the tag off does not undo.
+# How the agent's installation is watched on the host, and sent to it once more.
+_WATCHED = (
+    "ssm:DescribeAssociationExecutionTargets",
+    "ssm:DescribeAssociationExecutions",
+    "ssm:DescribeInstanceAssociationsStatus",
+    "ssm:SendCommand",
+)
 _STAYS = (
     "The tag goes back; the agent stays installed and keeps the configuration until another is given to it,"
     " or it is stopped by hand (amazon-cloudwatch-agent-ctl -a stop)."
@@ -384,7 +391,7 @@ def _plan_tags(
             kind=CONFIGURE.name,
             no_undo=_STAYS,
             depends_on=needs,
-            permissions=("ssm:DescribeInstanceAssociationsStatus", "ssm:SendCommand"),
+            permissions=_WATCHED,
             monthly_cost=cost,
         )
     )

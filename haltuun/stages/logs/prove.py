@@ -32,13 +32,12 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
     """Write a marker line where no proof is valid any more, and wait for all of them together."""
     proven: dict[str, Proven] = {}
     wanted: dict[str, Wanted] = {}
-    moved = _last_moved(run)
     for host in hosts:
         row = view.facts.get(StageName.logs, {}).get(host.instance_id)
         if not (isinstance(row, LogsFacts) and isinstance(row.wanted, Wanted) and is_true(row.configured)):
             continue
         valid = run.valid_proof(StageName.logs, "marker", host.instance_id)
-        if valid and _still_proves(valid, row.wanted, moved.get(host.instance_id)):
+        if valid and _still_proves(valid, row.wanted, _last_moved(run, host.instance_id)):
             proven[host.instance_id] = Proven({"marker_found": True, "marker_at": valid.observed_at})
         else:
             wanted[host.instance_id] = row.wanted
@@ -48,13 +47,11 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
     return proven
 
 
-def _last_moved(run: Run) -> dict[str, datetime]:
-    """Instance id → when this run last changed something that its lines depend on."""
-    moved: dict[str, datetime] = {}
-    for event in run.ledger.change_events(run.account.id, run.id):
-        if event.event == "confirmed" and event.change.stage in _MOVES:
-            moved.update(dict.fromkeys(event.change.hosts, event.at))
-    return moved
+def _last_moved(run: Run, instance_id: str) -> datetime | None:
+    """When this run last changed something that the host's lines depend on."""
+    did = run.did(instance_id).items()
+    moved = (at for (stage, _, event), at in did if stage in _MOVES and event == "confirmed")
+    return max(moved, default=None)
 
 
 def _still_proves(proof: Proof, config: Wanted, moved: datetime | None) -> bool:
@@ -105,6 +102,7 @@ def _online(run: Run, region: str, ids: Sequence[str]) -> set[str] | Unknown:
                 "InstanceInformationList",
                 region,
                 Filters=[{"Key": "InstanceIds", "Values": list(some)}],
+                MaxResults=BATCH,
             )
             online.update(n["InstanceId"] for n in nodes if n.get("PingStatus") == "Online")
         return online & set(ids)

@@ -131,10 +131,9 @@ def echo(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, 
     """One command to all Online hosts that have no valid proof; nothing is sent in a read-only run."""
     echoes: dict[str, Echo] = {}
     unproven: list[Host] = []
-    changed = _last_changed(run)
     for host in hosts:
         proof = run.valid_proof(StageName.repair, ECHO, host.instance_id)
-        at = changed.get(host.instance_id)
+        at = _last_changed(run, host.instance_id)
         if proof is not None and (at is None or proof.observed_at > at):
             echoes[host.instance_id] = (True, None)
         else:
@@ -150,15 +149,12 @@ def echo(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, 
     return echoes
 
 
-def _last_changed(run: Run) -> dict[str, datetime]:
-    """When this run last touched each host's agent: an echo of before says nothing of it."""
-    events = run.ledger.change_events(run.account.id, run.id)
-    return {
-        host: event.at
-        for event in events
-        if event.change.stage is StageName.repair and event.event in _MOVED
-        for host in event.change.hosts
-    }
+def _last_changed(run: Run, instance_id: str) -> datetime | None:
+    """When this run last touched the host's agent: an echo of before says nothing of it."""
+    did = run.did(instance_id).items()
+    return max(
+        (at for (stage, _, event), at in did if stage is StageName.repair and event in _MOVED), default=None
+    )
 
 
 def _is_windows(view: View, host: Host) -> bool:

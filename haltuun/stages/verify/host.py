@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from haltuun.model import Host, Json, Unknown, is_true
+from haltuun.model import Host, Json, StageName, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.base import View
 from haltuun.stages.discover.host import no_way_in, standing_of
 from haltuun.stages.discover.lines import script
 from haltuun.stages.verify.needs import host_name, required_services
 from haltuun.stages.verify.parse_account import agent_version, discovered, role_of, verified
+from haltuun.stages.verify.plan import ASSOCIATE
 
 PROBE_TIMEOUT_S = 150.0
 # What the account has, but has not come to the host yet, is waited for so long: a rule takes a moment,
@@ -66,9 +67,4 @@ def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
 
 def _just_attached(run: Run, host: Host) -> bool:
     """Whether this run gave the host its profile: the account was looked at before that."""
-    return any(
-        event.event == "confirmed"
-        and event.change.kind == "ec2.instance_profile.associate"
-        and host.instance_id in event.change.hosts
-        for event in run.ledger.change_events(run.account.id, run.id)
-    )
+    return (StageName.verify, ASSOCIATE, "confirmed") in run.did(host.instance_id)

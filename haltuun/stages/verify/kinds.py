@@ -204,43 +204,59 @@ def _apply_removal(run: Run, wants: dict[str, str]) -> None:
 
 
 def look_association(run: Run, change: Change) -> Json | Unknown:
-    def ask() -> Json:
-        row = _association(run, change)
-        return {"profile": row["IamInstanceProfile"]["Arn"].rsplit("/", 1)[-1] if row else None}
+    rows = _associations(run, change)
+    if isinstance(rows, Unknown):
+        return rows
+    row = rows.get(change.target)
+    return {"profile": row["IamInstanceProfile"]["Arn"].rsplit("/", 1)[-1] if row else None}
 
-    return run.aws.ask(ask)
+
+def _associations(run: Run, change: Change) -> dict[str, dict[str, Any]] | Unknown:
+    """Instance id → its association; one read serves all hosts of the region."""
+
+    def question() -> dict[str, dict[str, Any]]:
+        rows = run.aws.pages(
+            "ec2", "DescribeIamInstanceProfileAssociations", "IamInstanceProfileAssociations", change.region
+        )
+        return {row["InstanceId"]: row for row in rows if row.get("State") in ("associated", "associating")}
+
+    return run.shared.get(_shared_key(change), change.target, lambda: run.aws.ask(question))
 
 
-def _association(run: Run, change: Change) -> dict[str, Any] | None:
-    rows = run.aws.pages(
-        "ec2",
-        "DescribeIamInstanceProfileAssociations",
-        "IamInstanceProfileAssociations",
-        change.region,
-        Filters=[{"Name": "instance-id", "Values": [change.target]}],
-    )
-    return next((row for row in rows if row.get("State") in ("associated", "associating")), None)
+def _shared_key(change: Change) -> tuple[str, str]:
+    return ("profiles", change.region)
 
 
 def apply_association(run: Run, change: Change) -> Json:
-    there = _association(run, change)
-    if change.after["profile"] is None:
-        if there is not None:
-            run.aws.call(
-                "ec2",
-                "DisassociateIamInstanceProfile",
-                change.region,
-                AssociationId=there["AssociationId"],
-            )
-        return None
-    made = there is not None or settled(lambda: _associated(run, change))
-    if not made or not settled(lambda: (_association(run, change) or {}).get("State") == "associated"):
+    """What EC2 accepts is associated within seconds; the look at the host waits for the role to come."""
+    rows = _associations(run, change)
+    if isinstance(rows, Unknown):
         raise HaltuunError(
-            f"the instance profile {change.after['profile']} did not become associated in {SETTLE_S:g} s.",
+            f"its instance profile could not be read ({rows.unknown}).",
             subject=change.target,
-            remedy="Look at the instance's profile in the EC2 console, then retry the host.",
-            code="ROLE_MISSING",
+            remedy="Retry the host.",
+            code="UNSEEN",
+            unchanged=True,
         )
+    there = rows.get(change.target)
+    try:
+        if change.after["profile"] is None:
+            if there is not None:
+                run.aws.call(
+                    "ec2",
+                    "DisassociateIamInstanceProfile",
+                    change.region,
+                    AssociationId=there["AssociationId"],
+                )
+        elif there is None and not settled(lambda: _associated(run, change)):
+            raise HaltuunError(
+                f"EC2 did not know the instance profile {change.after['profile']} in {SETTLE_S:g} s.",
+                subject=change.target,
+                remedy="Look at the profile in the IAM console, then retry the host.",
+                code="ROLE_MISSING",
+            )
+    finally:  # also where the answer never came
+        run.shared.changed(_shared_key(change), change.target)
     return None
 
 

@@ -340,8 +340,15 @@ def _target_row(association: Association, execution: Execution, node_id: str) ->
 
 
 def _execution_passes(row: dict[str, Any], filters: list[dict[str, Any]]) -> bool:
-    keys = {"ExecutionId": "ExecutionId", "Status": "Status"}
-    return all(row.get(keys.get(f["Key"], "")) == f["Value"] for f in filters if f["Key"] in keys)
+    for given in filters:
+        if given["Key"] == "CreatedTime":
+            created, asked = row["CreatedTime"], datetime.fromisoformat(given["Value"].replace("Z", "+00:00"))
+            holds = {"GREATER_THAN": created > asked, "LESS_THAN": created < asked, "EQUAL": created == asked}
+            if not holds[given["Type"]]:
+                return False
+        elif row.get(given["Key"]) != given["Value"]:
+            return False
+    return True
 
 
 def _target_passes(row: dict[str, Any], filters: list[dict[str, Any]]) -> bool:

@@ -145,10 +145,10 @@ def test_jobs_that_take_hours_are_all_started_and_waited_for_once(account: World
     takeover = account.take(STAGE)
     calls = [call.operation for call in takeover.run.aws.calls]
     first, second = (i for i, name in enumerate(calls) if name == "StartBackupJob")
-    # In the first host's turn the job is looked at again and again; in the second's once.
+    # In the first host's turn the job is looked at again and again; in the second's what is known will do.
     assert calls[first:second].count("ListBackupJobs") > 3
     turn = calls[second : calls.index("ListBackupVaults", second)]
-    assert turn.count("ListBackupJobs") == 1
+    assert turn.count("ListBackupJobs") <= 1
     assert set(statuses(takeover).values()) == {("held", "NO_RECOVERY_POINT")}
     status = next(iter(takeover.progress[StageName.backup].statuses.values()))
     assert "RUNNING" in status.message and "no second one is started" in status.remedy

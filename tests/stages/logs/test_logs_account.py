@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from haltuun.model import StageName, Unknown
+from haltuun.stages import associations
 from haltuun.stages.commands import send
 from haltuun.stages.discover.facts import LogFile
 from haltuun.stages.logs import STAGE
 from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
-from tests.stages.account_kit import LABEL, REGION, World, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, ubuntu, world
 from tests.stages.account_state import differences
 
 pytestmark = pytest.mark.slow
@@ -151,6 +152,23 @@ def test_a_proof_is_asked_for_again_after_a_week(account: World) -> None:
         proof = takeover.run.valid_proof(StageName.logs, "marker", instance_id)
         assert proof is not None
         assert proof.valid_until - proof.observed_at == timedelta(days=7)
+
+
+def test_what_an_earlier_run_installed_is_asked_of_the_host_and_not_done_again(
+    account: World, monkeypatch: Any
+) -> None:
+    first = account.take(STAGE)
+    monkeypatch.setattr(associations, "BEFORE", -timedelta(seconds=1))  # as if that were long ago
+    account.ledger.withdraw_proofs(
+        ACCOUNT, "test", StageName.logs, list(account.facts), "gone", first.run.now()
+    )
+    again = account.take(STAGE)
+    assert set(statuses(again).values()) == {("passed", "")}
+    asked = [call.operation for call in again.run.aws.calls]
+    assert asked.count("DescribeInstanceAssociationsStatus") == len(account.facts)
+    assert not {"DescribeInstanceAssociationsStatus"} & {c.operation for c in first.run.aws.calls}
+    for node in account.nodes.values():
+        assert node.ran.count("AmazonCloudWatch-ManageAgent") == 1
 
 
 def test_a_failed_agent_is_tried_again_on_its_own_host_alone(account: World) -> None:

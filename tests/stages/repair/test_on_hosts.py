@@ -115,7 +115,7 @@ def test_refused_on_upstart_is_cleared_proven_and_undone(hosts: Hosts) -> None:
         assert [proof.kind for proof in proven.proofs] == ["echo"]
         b.run.ledger.proved(b.run.account.id, b.run.id, proven.proofs)
         assert b.prove().proofs == (), "a proof that is still valid is not repeated"
-        b.run.ledger.journal(b.run.id, b.run.account.id, clear, "confirmed", b.run.now())
+        b.run.journal(clear, "confirmed")
         again = b.prove().proofs
         assert [proof.kind for proof in again] == ["echo"], "it says nothing of what was changed after it"
         b.run.ledger.proved(b.run.account.id, b.run.id, again)

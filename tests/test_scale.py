@@ -1,0 +1,80 @@
+"""A thousand hosts are no different from ten: through a real Prefect server, over an emulated region."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.takeover import TASK_RUNS_PER_STAGE
+from lab.crowd import ALIAS, cloud_of, make_crowd, reads_of
+from tests.prefect_fixtures import PrefectServer
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
+
+ACCOUNT = "111122223333"
+FEW, MANY = 50, 1_000
+LOOKED_IN = ("discover", "verify", "repair")  # the stages that look at each host
+
+
+@dataclass(frozen=True)
+class Run:
+    state: str
+    peak_mb: float
+    reads: Counter[str]
+    task_runs: list[dict[str, Any]]
+
+
+def plan(server: PrefectServer, folder: Path, hosts: int) -> Run:
+    folder.mkdir()
+    with cloud_of(ACCOUNT) as endpoint_url:
+        crowd = make_crowd(endpoint_url, ACCOUNT, hosts)
+        crowd.write(folder)
+        before = reads_of(endpoint_url)
+        done = subprocess.run(
+            [sys.executable, "-m", "lab.crowd_takeover", str(folder), "plan"],
+            env=server.environment(crowd.env),
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout.splitlines()[-1])
+        reads = reads_of(endpoint_url) - before
+    newest = {"sort": "START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": ["take-over-account"]}}}
+    (run,) = server.post("flow_runs/filter", newest)
+    ended = server.await_end(run["id"], deadline_s=60)
+    return Run(told["state"], told["peak_mb"], reads, server.task_runs(ended["id"]))
+
+
+@pytest.fixture(scope="module")
+def runs(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
+    made = tmp_path_factory.mktemp("crowds")
+    return {hosts: plan(prefect_server, made / str(hosts), hosts) for hosts in (FEW, MANY)}
+
+
+def test_every_task_run_is_recorded_and_ended(runs: dict[int, Run]) -> None:
+    for hosts, run in runs.items():
+        assert run.state == "Planned"
+        assert {row["state_type"] for row in run.task_runs} == {"COMPLETED"}
+        for stage in LOOKED_IN:
+            tags = {f"account:{ALIAS}", f"stage:{stage}"}
+            looks = [row for row in run.task_runs if tags <= set(row["tags"])]
+            seen = [tag for row in looks for tag in row["tags"] if tag.startswith("host:")]
+            assert len(seen) == len(set(seen)) == hosts, stage
+            assert len(looks) <= TASK_RUNS_PER_STAGE
+
+
+def test_it_stays_within_a_gigabyte(runs: dict[int, Run]) -> None:
+    assert runs[MANY].peak_mb < 1024
+
+
+def test_fifty_hosts_more_cost_at_most_twelve_reads(runs: dict[int, Run]) -> None:
+    grown = runs[MANY].reads - runs[FEW].reads
+    assert grown.total() <= 12 * (MANY - FEW) / 50, grown
