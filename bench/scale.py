@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.table import Table
 
 from haltuun.cli import server
-from lab.crowd import cloud_of, make_crowd, reads_of
+from lab.calls import reads, seen_calls
+from lab.crowd import cloud_of, make_crowd
 
 SIZES = (100, 1_000, 10_000)
 OWNERS = ("Prefect", "GX", "Haltuun", "AWS calls", "other")
@@ -50,7 +51,7 @@ def _sample(folder: Path, url: str, pid: int, hosts: int) -> Sample:
         crowd = make_crowd(endpoint_url, "111122223333", hosts)
         crowd.write(folder)
         environment = {**os.environ, **crowd.env, **server.client_environment(folder / "state", url)}
-        before_s, reads = _cpu_s(pid), reads_of(endpoint_url)
+        before_s, before = _cpu_s(pid), seen_calls(endpoint_url)
         command = [sys.executable, "-m", "lab.crowd_takeover", str(folder), "apply"]
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         told = json.loads(done.stdout.splitlines()[-1])
@@ -58,7 +59,7 @@ def _sample(folder: Path, url: str, pid: int, hosts: int) -> Sample:
         return Sample(
             hosts=hosts,
             server_s=_cpu_s(pid) - before_s,
-            reads=(reads_of(endpoint_url) - reads).total(),
+            reads=reads(seen_calls(endpoint_url) - before).total(),
             **told,
         )
 

@@ -101,6 +101,7 @@ class Takeover:
         self._lister = lister
         self._only_stages = frozenset(only_stages)
         self._only_hosts = tuple(only_hosts)
+        self._planned: dict[str, Change] = {}  # of the plan, by id
         self._in_effect: set[str] = set()
         self._lock = threading.Lock()
 
@@ -281,6 +282,7 @@ class Takeover:
             findings=tuple(f for p in self.progress.values() for f in (*p.findings, *p.plan.notes)),
             barred={name.value: self.progress[name].plan.barred for name in self.progress if name in chosen},
         )
+        self._planned = {change.id: change for change in self.plan.changes}
         self.run.ledger.planned(self.run.id, self.plan, self.run.now())
         return self.plan
 
@@ -324,12 +326,15 @@ class Takeover:
         """Planned changes that only a person's approval keeps from being performed."""
         if self.plan is None:
             return ()
-        return tuple(
-            change
-            for change in self.plan.changes
-            if self.needs_approval(change)
-            and change.id not in self.approved
-            and change.id not in self._in_effect
+        return tuple(change for change in self.plan.changes if self._waits_for_approval(change.id))
+
+    def _waits_for_approval(self, change_id: str) -> bool:
+        change = self._planned.get(change_id)
+        return (
+            change is not None
+            and self.needs_approval(change)
+            and change_id not in self.approved
+            and change_id not in self._in_effect
         )
 
     # -- apply -----------------------------------------------------------------------------------
@@ -479,8 +484,7 @@ class Takeover:
             return Outcome(change, "approval", "waits for approval")
         missing = [d for d in change.depends_on if d not in self._in_effect]
         if missing:
-            unapproved = {c.id for c in self.awaiting()}
-            status = "approval" if unapproved & set(missing) else "waits"
+            status = "approval" if any(map(self._waits_for_approval, missing)) else "waits"
             return Outcome(change, status, f"needs {', '.join(missing)} first")
         return None
 

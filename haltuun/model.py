@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,6 +59,13 @@ class Frozen(BaseModel):
     """Immutable value, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    _computed_once: ClassVar[tuple[str, ...]] = ()  # cached properties
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        for name in self._computed_once:
+            copied.__dict__.pop(name, None)  # what was computed is the original's
+        return copied
 
 
 class Unknown(Frozen):
@@ -195,15 +202,12 @@ class Change(Frozen):
     detail: Json = None
     monthly_cost: Cost | Unknown | None = None  # None: it causes none by itself
 
+    _computed_once: ClassVar[tuple[str, ...]] = ("id",)
+
     @cached_property
     def id(self) -> str:
         decided = [self.kind, self.region, self.target, self.before, self.after, self.reach.value]
         return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("id", None)  # what was cached is the original's
-        return copied
 
     def public(self) -> dict[str, Json]:
         """The stable face of `plan --json`."""
@@ -257,7 +261,9 @@ class Plan(Frozen):
     findings: tuple[Finding, ...] = ()
     barred: Mapping[str, tuple[Barred, ...]] = Field(default_factory=dict)
 
-    @property
+    _computed_once: ClassVar[tuple[str, ...]] = ("hash",)
+
+    @cached_property
     def hash(self) -> str:
         ids = sorted({change.id for change in self.changes})
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

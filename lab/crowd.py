@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-import urllib.request
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +28,6 @@ ALIAS, REGION, ROLE = "crowd", "eu-central-1", "acme-ec2-managed"
 RUN_AT_ONCE = 50
 BACKUP_S = 45.0  # longer than a host's own turn waits for it, as it is outside
 STEERED_AT_ONCE = 1000
-_READ = re.compile(r"Describe|Get|List|Filter|Simulate|Lookup")
 _INSIDE = (
     f"agent.package\tdeb\t{AGENT_VERSION}",
     "agent.process\t56\tamazon-ssm-agen",
@@ -88,13 +84,6 @@ def cloud_of(account_id: str) -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.terminate()
-
-
-def reads_of(endpoint_url: str) -> Counter[str]:
-    """The operator's calls so far that only read, by service and operation."""
-    with urllib.request.urlopen(f"{endpoint_url}/lab/calls", timeout=30) as answer:
-        calls = Counter(json.load(answer))
-    return Counter({name: n for name, n in calls.items() if _READ.match(name.partition(":")[2])})
 
 
 def make_crowd(endpoint_url: str, account_id: str, count: int) -> Crowd:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lab import api
+from lab.calls import mutations, seen_calls
 from lab.screenshot import screenshot
-from tests.lab.calls import mutations, seen_calls
 from tests.prefect_fixtures import PrefectServer
 
 pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from flows.takeover import TASK_RUNS_PER_STAGE
-from lab.crowd import ALIAS, cloud_of, make_crowd, reads_of
+from lab.calls import reads, seen_calls
+from lab.crowd import ALIAS, cloud_of, make_crowd
 from tests.prefect_fixtures import PrefectServer
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -36,7 +37,7 @@ def plan(server: PrefectServer, folder: Path, hosts: int) -> Run:
     with cloud_of(ACCOUNT) as endpoint_url:
         crowd = make_crowd(endpoint_url, ACCOUNT, hosts)
         crowd.write(folder)
-        before = reads_of(endpoint_url)
+        before = seen_calls(endpoint_url)
         done = subprocess.run(
             [sys.executable, "-m", "lab.crowd_takeover", str(folder), "plan"],
             env=server.environment(crowd.env),
@@ -46,11 +47,11 @@ def plan(server: PrefectServer, folder: Path, hosts: int) -> Run:
         )
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout.splitlines()[-1])
-        reads = reads_of(endpoint_url) - before
+        read = reads(seen_calls(endpoint_url) - before)
     newest = {"sort": "START_TIME_DESC", "limit": 1, "flows": {"name": {"any_": ["take-over-account"]}}}
     (run,) = server.post("flow_runs/filter", newest)
     ended = server.await_end(run["id"], deadline_s=60)
-    return Run(told["state"], told["peak_mb"], reads, server.task_runs(ended["id"]))
+    return Run(told["state"], told["peak_mb"], read, server.task_runs(ended["id"]))
 
 
 @pytest.fixture(scope="module")

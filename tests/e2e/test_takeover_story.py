@@ -25,9 +25,9 @@ from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_HELD, EXIT_OK
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
 from lab import api
+from lab.calls import mutations, seen_calls
 from lab.expectation import surprises
 from lab.scenario import load_scenario
-from tests.lab.calls import mutations, seen_calls
 from tests.prefect_fixtures import PrefectServer
 from tests.stages.account_state import account_state, differences
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from functools import cached_property
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -159,6 +160,8 @@ class NodeRow(Frozen):
 class RepairAccount(Frozen):
     """All managed nodes by region, and whether the agent package that the configuration pins is there."""
 
+    _computed_once: ClassVar[tuple[str, ...]] = ("_by_id",)
+
     nodes: dict[str, tuple[NodeRow, ...] | Unknown] = Field(default_factory=dict)
     package_problem: str | Unknown | None = _NOT_ASKED  # None: it is there and its sha256 is right
 
@@ -167,7 +170,16 @@ class RepairAccount(Frozen):
         rows = self.nodes.get(region, Unknown(unknown=f"NOT_ASKED: nodes of {region}"))
         if isinstance(rows, Unknown):
             return rows
-        return next((row for row in rows if row.node_id == node_id), None)
+        return self._by_id.get((region, node_id))
+
+    @cached_property
+    def _by_id(self) -> dict[tuple[str, str], NodeRow]:
+        return {
+            (region, row.node_id): row
+            for region, rows in self.nodes.items()
+            if not isinstance(rows, Unknown)
+            for row in rows
+        }
 
 
 # Composed, and of no use to the gate.

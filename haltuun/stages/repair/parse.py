@@ -252,8 +252,10 @@ def _log_line(text: str) -> LogLine:
 
 
 def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> RepairFacts:
-    """`raw` is the account's, `host_raw` {"stdout": probe.sh's output, "vault_node": row} or Unknown."""
-    account = parse_account(view, raw)
+    """`raw` is the account's, parsed already; `host_raw` {"stdout": probe.sh's output, "vault_node": row} or
+    Unknown."""
+    account = view.account_facts[StageName.repair]
+    assert isinstance(account, RepairAccount)
     seen = _node_columns(account, host)
     agent = _agent_or_unknown(host_raw)
     if isinstance(agent, Unknown):
