@@ -95,7 +95,10 @@ class Places:
     def record(self, pid: int) -> None:
         """Remember a process of this lab, before anything can go wrong with it."""
         self.pids.mkdir(parents=True, exist_ok=True)
-        (self.pids / str(pid)).write_text(start_time(pid), encoding="ascii")
+        # Who looks meanwhile must not find it empty: the supervisor records itself once more.
+        staging = self.pids / f"new-{pid}-{os.getpid()}"
+        staging.write_text(start_time(pid), encoding="ascii")
+        staging.replace(self.pids / str(pid))
 
     def living(self) -> list[int]:
         found = []

@@ -28,6 +28,7 @@ from lab import api
 from lab.calls import mutations, seen_calls
 from lab.expectation import surprises
 from lab.scenario import load_scenario
+from tests.e2e.canaries import Canaries, plant, watched
 from tests.prefect_fixtures import PrefectServer
 from tests.stages.account_state import account_state, differences
 
@@ -54,12 +55,14 @@ class Story:
     account: dict[str, str] = field(default_factory=dict)
     registered: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     killed_after: list[str] = field(default_factory=list)
+    canaries: Canaries = field(default_factory=Canaries)
 
     def haltuun(self, chapter: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         before = seen_calls(self.info.endpoint_url)
-        done = subprocess.run(
-            [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=400
-        )
+        with watched(self.canaries):
+            done = subprocess.run(
+                [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=400
+            )
         self.runs[chapter] = done
         self.mutations[chapter] = mutations(seen_calls(self.info.endpoint_url) - before)
         return done
@@ -118,6 +121,7 @@ def story(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
     try:
         info = api.up(api.DEMO_SCENARIO, out=tmp_path_factory.mktemp("lab"), name=name)
         told = Story(prefect_server.environment(info.env), info, prefect_server)
+        told.canaries = plant(info, told.client("ec2"))
         told.trees["before"] = told.files()
         told.account, told.registered = account_state(told.client), told.registrations()
         planned = told.haltuun("plan", "plan", ACCOUNT, "--json")
@@ -226,8 +230,9 @@ def test_every_hold_has_a_code_a_sentence_a_remedy_and_a_page(story: Story) -> N
                 assert stage["message"] and stage["remedy"]
 
 
-def test_no_secret_of_the_hosts_is_anywhere(story: Story) -> None:
-    """The private key of the vault, the hybrid token and WordPress's password, in what Haltuun keeps."""
+def test_no_secret_of_the_hosts_is_anywhere(story: Story, tmp_path: Path) -> None:
+    """The private key of the vault, the hybrid token, WordPress's password and what was planted: in what
+    Haltuun keeps, prints and reports, in Prefect's database, and on no command line."""
     secrets = set()
     for host in story.info.hosts.values():
         root = Path(f"/proc/{host['pid']}/root")
@@ -242,8 +247,13 @@ def test_no_secret_of_the_hosts_is_anywhere(story: Story) -> None:
     secrets.discard(b"")
     assert len(secrets) >= 2
     folders = [Path(story.env["HALTUUN_CONFIG"]).parent / "state", story.server.state_dir]
-    kept = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert any(path.name == "ledger.db" for path in kept)
+    assert story.haltuun("report", "report", ACCOUNT, "-o", str(tmp_path)).returncode == EXIT_OK
+    kept = [path for folder in (*folders, tmp_path) for path in folder.rglob("*") if path.is_file()]
+    assert {"ledger.db", "prefect.db"} <= {path.name for path in kept}
+    assert story.canaries.in_files(kept) == []
+    assert len(story.canaries.words) == 9 and story.canaries.seen == []
+    for chapter, done in story.runs.items():
+        assert story.canaries.in_text(done.stdout + done.stderr) == [], chapter
     for path in kept:
         data = path.read_bytes()
         assert not [secret for secret in secrets if secret in data], path
