@@ -15,6 +15,10 @@ CHANGED=no
 UNFINISHED=${UNFINISHED:-}
 
 finish() {
+    if [ "$1" = 'done' ] && lost=$(still_silenced) && [ -n "$lost" ]; then
+        give_back_for_them "$lost"
+        set -- silenced 22
+    fi
     [ -n "${3:-}" ] && REASON=$3
     say changed "$CHANGED"
     say identity "$(json_string "$IDENTITY_CONFIG" IdentityType)"

@@ -22,6 +22,8 @@ from haltuun.transport import Result, Transport
 
 # A closed network is silent for about 128 s, so less proves nothing.
 AGENT_WAIT_S = 180
+# A service that its neighbour's restart takes along is given this time to come back by itself.
+LISTEN_WAIT_S = 30
 # Stopping, saving, four restarts, the proof's deadline and giving back.
 JOB_TIMEOUT_S = 900.0
 # unattended-upgrades may hold dpkg's lock for that long; what follows has JOB_TIMEOUT_S.
@@ -90,7 +92,7 @@ def _job(
     files: Mapping[str, bytes] | None = None,
     timeout_s: float = JOB_TIMEOUT_S,
 ) -> Result:
-    text = script("host.sh", "job.sh", "service.sh", "saved.sh", "repair.sh")
+    text = script("host.sh", "job.sh", "listening.sh", "service.sh", "saved.sh", "repair.sh")
     transport = _reach(run, _host(run, change))
     try:
         for attempt in range(1, ATTEMPTS + 1):
@@ -146,7 +148,10 @@ def _env(run: Run, change: Change, action: str) -> dict[str, str]:
 def _pace() -> dict[str, str]:
     """Shorter waits where a lab's agents are quicker than real ones."""
     wait_s = os.environ.get("HALTUUN_AGENT_WAIT_S")
-    return {"LOG_WAIT_S": wait_s or str(AGENT_WAIT_S)}
+    return {
+        "LOG_WAIT_S": wait_s or str(AGENT_WAIT_S),
+        "LISTEN_WAIT_S": str(min(int(wait_s or LISTEN_WAIT_S), LISTEN_WAIT_S)),
+    }
 
 
 def _yes_no(value: Json) -> str:
@@ -167,7 +172,7 @@ def _concluded(change: Change, result: Result) -> Json:
     if outcome == "done":
         return report
     error = _ERRORS.get(outcome, _interrupted)(change, report, lines, result)
-    error.unchanged = report.get("changed") == "no" or outcome == "wrong_box"
+    error.unchanged = (report.get("changed") == "no" and outcome != "silenced") or outcome == "wrong_box"
     raise error
 
 
@@ -210,6 +215,19 @@ def _not_proven(change: Change, report: Report, lines: tuple[LogLine, ...], resu
         subject=change.target,
         remedy=cause.remedy if cause else "Look at /var/log/amazon/ssm/amazon-ssm-agent.log on the host.",
         code=cause.code if cause else "NOT_PROVEN",
+    )
+
+
+def _silenced(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
+    ports = ", ".join(f"{port}/tcp" for port in report["silenced"].split())
+    taken_back = " The repair was taken back." if report.get("restored") == "yes" else ""
+    left = report.get("still_silenced", "").split()
+    after = f" Still silent: {', '.join(f'{port}/tcp' for port in left)}." if left else " It listens again."
+    return HaltuunError(
+        f"after the repair nothing listened on {ports} any more, where something did.{taken_back}{after}",
+        subject=change.target,
+        remedy="Start what is silent on the host and read its log: it hangs together with the agent.",
+        code="SERVICE_SILENCED",
     )
 
 
@@ -261,6 +279,7 @@ def _interrupted(change: Change, report: Report, lines: tuple[LogLine, ...], res
 _ERRORS: Mapping[str, Callable[[Change, Report, tuple[LogLine, ...], Result], HaltuunError]] = {
     "not_taken": _not_taken,
     "not_proven": _not_proven,
+    "silenced": _silenced,
     "wrong_box": _wrong_box,
     "stale": _stale,
     "refused": _refused,

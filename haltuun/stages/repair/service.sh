@@ -71,11 +71,13 @@ remember_service() {
     mkdir -p "$NOTES"
     for notes in "$HALTUUN"/notes/*; do
         if [ "$notes" != "$NOTES" ] && [ -e "$notes/was_enabled" ] && [ ! -e "$notes/ended" ]; then
+            if [ -e "$notes/listening" ]; then cp "$notes/listening" "$NOTES/"; fi
             cp "$notes/was_running" "$NOTES/" && cp "$notes/was_enabled" "$NOTES/was_enabled.new" &&
                 mv "$NOTES/was_enabled.new" "$NOTES/was_enabled" && : >"$notes/ended"
             return 0
         fi
     done
+    listening >"$NOTES/listening"
     if core_runs; then echo yes; else echo no; fi >"$NOTES/was_running"
     service_enabled >"$NOTES/was_enabled.new" && mv "$NOTES/was_enabled.new" "$NOTES/was_enabled"
 }

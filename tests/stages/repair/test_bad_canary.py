@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from haltuun.stages.discover import STAGE as DISCOVER
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.repair import STAGE as REPAIR
 from haltuun.stages.verify import STAGE as VERIFY
+from tests.lab.cloud_kit import until
 from tests.stages.repair.host_kit import Hosts, lab_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
@@ -38,6 +40,21 @@ hosts:
 NEEDS_ITS_REGISTRATION = """#!/bin/sh
 [ "$1" = -register ] || grep -q '"mi-' /var/lib/amazon/ssm/Vault/Store/RegistrationKey || exit 1
 exec /usr/bin/amazon-ssm-agent.real "$@"
+"""
+# With another service, which ends where the agent starts without it and comes back where it is there.
+TAKES_ANOTHER_ALONG = """#!/bin/sh
+if [ "$1" != -register ] && ! grep -q '"mi-' /var/lib/amazon/ssm/Vault/Store/RegistrationKey; then
+    kill "$(cat /run/other.pid)"
+elif [ "$1" != -register ] && ! kill -0 "$(cat /run/other.pid)" 2>/dev/null; then
+    /usr/local/bin/other
+fi
+exec /usr/bin/amazon-ssm-agent.real "$@"
+"""
+OTHER = """#!/bin/sh
+perl -MIO::Socket::INET -e '
+    $listener = IO::Socket::INET->new(Listen => 5, LocalPort => 8642, ReuseAddr => 1);
+    sleep' >/dev/null 2>&1 </dev/null &
+echo $! >/run/other.pid
 """
 
 
@@ -86,17 +103,40 @@ def files(hosts: Hosts, name: str) -> dict[str, str]:
         path: seen
         for path, seen in hosts.tree(name).items()
         if path.startswith(("/var/lib/amazon/ssm/Vault", "/root", "/etc"))
+        # What an agent writes that came up as the instance, and then as before again.
+        and path != "/root/.aws/credentials"
+        and not path.startswith(("/var/lib/amazon/ssm/Vault/EC2", "/var/lib/amazon/ssm/Vault/Store/EC2"))
     }
+
+
+def replace_agent(hosts: Hosts, script: str) -> None:
+    agent = hosts.file("a-canary", "/usr/bin/amazon-ssm-agent")
+    real = agent.with_name("amazon-ssm-agent.real")
+    if not real.exists():
+        agent.rename(real)
+    write(agent, script)
+
+
+def write(path: Path, script: str) -> None:
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+def inside(hosts: Hosts, *command: str) -> None:
+    pid = str(hosts.info.hosts["a-canary"]["pid"])
+    subprocess.run(["nsenter", "-t", pid, "-m", "-p", "-n", "-r", "-w", *command], check=True, timeout=20)
+
+
+def listens(hosts: Hosts, port: int) -> bool:
+    table = Path(f"/proc/{hosts.info.hosts['a-canary']['pid']}/net/tcp").read_text()
+    return any(row.split()[1].endswith(f":{port:04X}") for row in table.splitlines()[1:])
 
 
 def test_the_stage_ends_at_a_bad_canary_which_is_restored(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "5")
-    agent = hosts.file("a-canary", "/usr/bin/amazon-ssm-agent")
-    agent.rename(agent.with_name("amazon-ssm-agent.real"))
-    agent.write_text(NEEDS_ITS_REGISTRATION)
-    agent.chmod(0o755)
+    replace_agent(hosts, NEEDS_ITS_REGISTRATION)
     before = {name: files(hosts, name) for name in hosts.info.hosts}
     canary, *others = (hosts.host(name).instance_id for name in sorted(hosts.info.hosts))
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
@@ -131,4 +171,26 @@ def test_the_stage_ends_at_a_bad_canary_which_is_restored(
     assert {one.host: (one.retried, one.changed) for one in decided} == dict.fromkeys(
         [canary, *others], (False, ())
     )
+    ledger.close()
+
+
+def test_where_another_service_falls_silent_the_repair_is_taken_back(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "10")
+    monkeypatch.setenv("HALTUUN_ECHO_WAIT_S", "3")  # it was Online a moment ago, and is not any more
+    write(hosts.file("a-canary", "/usr/local/bin/other"), OTHER)
+    inside(hosts, "/usr/local/bin/other")
+    until(lambda: listens(hosts, 8642))
+    replace_agent(hosts, TAKES_ANOTHER_ALONG)
+    before = {name: files(hosts, name) for name in hosts.info.hosts}
+    canary, *others = (hosts.host(name).instance_id for name in sorted(hosts.info.hosts))
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    statuses = take_over(hosts, ledger).progress[StageName.repair].statuses
+    assert statuses[canary].reason == "SERVICE_SILENCED"
+    assert "8642/tcp" in statuses[canary].message and "listens again" in statuses[canary].message
+    assert {statuses[host].reason for host in others} == {"STAGE_STOPPED"}
+    assert (canary, StageName.repair) in ledger.worse(hosts.info.account_id)
+    assert {name: files(hosts, name) for name in hosts.info.hosts} == before
+    assert listens(hosts, 8642)
     ledger.close()
