@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from haltuun.errors import HaltuunError, LeaseHeld, LeaseLost
@@ -38,6 +39,7 @@ from haltuun.model import (
 # A killed process stops renewing: after this its lease can be taken by the next run.
 LEASE_S = 90
 SCHEMA = 2
+_CHANGES = TypeAdapter(tuple[Change, ...])
 
 _meta = sa.MetaData()
 
@@ -674,7 +676,8 @@ class Ledger:
     def approved(self, run: str, plan: Plan, who: str, how: str, at: datetime, *, plan_run: str = "") -> None:
         """`plan` as it was shown, made by `plan_run`; with "" it was approved unseen."""
         of = {"account": plan.account, "run": run}
-        body = canonical([change.model_dump(mode="json") for change in plan.changes])
+        # One by one: of ten thousand hosts the whole as plain data takes hundreds of megabytes.
+        body = f"[{','.join(canonical(change.model_dump(mode='json')) for change in plan.changes)}]"
         with self._writing() as connection:
             connection.execute(_approvals.insert().values(**of, hash=plan.hash, at=at, who=who, how=how))
             connection.execute(_shown.insert().values(**of, plan_run=plan_run, body=body))
@@ -698,7 +701,7 @@ class Ledger:
                     who=row.who,
                     how=row.how,
                     plan_run=seen.plan_run if seen else "",
-                    changes=tuple(map(Change.model_validate, json.loads(seen.body))) if seen else None,
+                    changes=_CHANGES.validate_json(seen.body) if seen else None,
                 )
             )
         return made

@@ -44,11 +44,11 @@ SHARE, SILENT, OLD, BARE = 50, 11, 12, 13
 
 @dataclass(frozen=True)
 class Crowd:
-    """The hosts in the order in which they were launched."""
+    """`numbers` are the hosts', by id: they decide what a host is like."""
 
     endpoint_url: str
     account_id: str
-    ids: tuple[str, ...]
+    numbers: Mapping[str, int]
 
     @property
     def env(self) -> dict[str, str]:
@@ -70,7 +70,7 @@ class Crowd:
         }
         path = folder / "haltuun.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
-        (folder / "crowd.json").write_text(json.dumps(self.ids), encoding="utf-8")
+        (folder / "crowd.json").write_text(json.dumps(self.numbers), encoding="utf-8")
         return path
 
 
@@ -86,8 +86,9 @@ def cloud_of(account_id: str) -> Iterator[str]:
             process.terminate()
 
 
-def make_crowd(endpoint_url: str, account_id: str, count: int) -> Crowd:
-    """Instances with a role that serves, in a network with a way out, and their managed nodes."""
+def make_crowd(endpoint_url: str, account_id: str, count: int, first: int = 0) -> Crowd:
+    """Instances with a role that serves, in a network with a way out, and their managed nodes; numbered from
+    `first`."""
     clients = {
         name: boto3.client(
             name,
@@ -113,10 +114,11 @@ def make_crowd(endpoint_url: str, account_id: str, count: int) -> Crowd:
             **place,
         )
         ids += [instance["InstanceId"] for instance in made["Instances"]]
+    numbers = {instance_id: n for n, instance_id in enumerate(ids, first)}
     known = {"platform_name": "Ubuntu", "platform_version": "22.04", "agent_version": AGENT_VERSION}
-    _steer(endpoint_url, "crowd", [one for n, one in enumerate(ids) if n % SHARE != SILENT], **known)
-    _steer(endpoint_url, "profile", [one for n, one in enumerate(ids) if n % SHARE != BARE], profile=ROLE)
-    return Crowd(endpoint_url, account_id, tuple(ids))
+    _steer(endpoint_url, "crowd", [one for one, n in numbers.items() if n % SHARE != SILENT], **known)
+    _steer(endpoint_url, "profile", [one for one, n in numbers.items() if n % SHARE != BARE], profile=ROLE)
+    return Crowd(endpoint_url, account_id, numbers)
 
 
 def _steer(endpoint_url: str, what: str, ids: Sequence[str], **given: str) -> None:
@@ -157,8 +159,7 @@ class CrowdDoor:
     """Opens the hosts of a crowd: an Opener, in the place of SSH and Run Command."""
 
     def __init__(self, folder: Path) -> None:
-        known = json.loads((folder / "crowd.json").read_text(encoding="utf-8"))
-        self._number = {instance_id: n for n, instance_id in enumerate(known)}
+        self._number = json.loads((folder / "crowd.json").read_text(encoding="utf-8"))
 
     def __call__(self, run: Run, host: Host) -> SimulatedTransport:
         number = self._number[host.instance_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 from haltuun.aws import tags_of
@@ -26,6 +26,7 @@ from haltuun.stages.discover.facts import (
     SsmStatus,
     Standing,
 )
+from haltuun.stages.discover.lookup import find
 from haltuun.stages.tags import EXCLUDE
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def parse_account(view: View, raw: Json) -> DiscoverAccount:
 
 
 def parse_standing(instance: Json, nodes: Json, images: Json, account: AccountConfig) -> Standing:
-    image: Json = next((row for row in _list(images) if row["ImageId"] == instance.get("ImageId")), {})
+    image: Json = find(_list(images), "ImageId", instance.get("ImageId")) or {}
     return Standing(
         state=instance["State"]["Name"],
         platform=platform_of(instance),
@@ -143,7 +144,7 @@ def ssm_status_of(instance: Json, nodes: Json) -> SsmStatus | Unknown:
 
 
 def node_of(instance_id: str, nodes: Json) -> Json:
-    return next((node for node in _list(nodes) if node["InstanceId"] == instance_id), None)
+    return find(_list(nodes), "InstanceId", instance_id)
 
 
 def parse_image(row: Json) -> ImageFacts:
@@ -221,5 +222,5 @@ def _each(rows: Json, make: Callable[[Any], T]) -> tuple[T, ...] | Unknown:
     return rows if isinstance(rows, Unknown) else tuple(make(row) for row in rows)
 
 
-def _list(rows: Json) -> Iterable[Any]:
+def _list(rows: Json) -> Sequence[Any]:
     return () if isinstance(rows, Unknown) else rows

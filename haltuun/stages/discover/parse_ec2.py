@@ -10,6 +10,7 @@ from haltuun.aws import tags_of
 from haltuun.model import Host, Json, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts, HybridNode, ImageFacts
+from haltuun.stages.discover.lookup import find
 from haltuun.stages.discover.parse_account import (
     exclude_of,
     node_of,
@@ -39,7 +40,7 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
     unlisted = {"exclude": view.account.host(host.instance_id).exclude}
     if isinstance(instances, Unknown):
         return _all_ec2(instances) | unlisted
-    instance = next((row for row in instances if row["InstanceId"] == host.instance_id), None)
+    instance = find(instances, "InstanceId", host.instance_id)
     if instance is None:
         return _all_ec2(NOT_LISTED) | unlisted
     images = answers["images"]
@@ -98,7 +99,7 @@ def _all_ec2(why: Unknown) -> dict[str, Any]:
 def _image_of(instance: Json, images: Json) -> ImageFacts | Unknown:
     if isinstance(images, Unknown):
         return images
-    row = next((row for row in images if row["ImageId"] == instance.get("ImageId")), None)
+    row = find(images, "ImageId", instance.get("ImageId"))
     return parse_image(row) if row else Unknown(unknown="the image no longer exists, or is not shared")
 
 
@@ -106,11 +107,11 @@ def _volumes_gib(volume_ids: tuple[str, ...], rows: Json) -> int | Unknown:
     """All together; one volume of unknown size makes the sum unknown."""
     if isinstance(rows, Unknown):
         return rows
-    sizes: dict[str, int] = {row["VolumeId"]: row["Size"] for row in rows if row.get("Size")}
-    unsized = [volume_id for volume_id in volume_ids if volume_id not in sizes]
+    sizes: dict[str, int] = {one: (find(rows, "VolumeId", one) or {}).get("Size") or 0 for one in volume_ids}
+    unsized = [volume_id for volume_id, size in sizes.items() if not size]
     if unsized:
         return Unknown(unknown=f"EC2 gives no size for {', '.join(unsized)}")
-    return sum(sizes[volume_id] for volume_id in volume_ids)
+    return sum(sizes.values())
 
 
 def _option(options: Mapping[str, Any], name: str) -> Any:
@@ -128,7 +129,7 @@ def _asg_of(instance: Json, tags: Mapping[str, str], rows: Json) -> str | Unknow
         return tags["aws:autoscaling:groupName"]
     if isinstance(rows, Unknown):
         return rows
-    row = next((row for row in rows if row["InstanceId"] == instance["InstanceId"]), None)
+    row = find(rows, "InstanceId", instance["InstanceId"])
     return row["AutoScalingGroupName"] if row else None
 
 

@@ -86,14 +86,14 @@ def plan(view: View) -> StagePlan:
     entering = [view.hosts[i] for i in sorted(view.entering) if i in rows]
     draft.barred.extend(_unsupported(h) for h in entering if is_false(rows[h.instance_id].supported))
     able = [host for host in entering if is_true(rows[host.instance_id].supported)]
-    empty = [host for host in able if rows[host.instance_id].files_seen == 0]
-    draft.barred.extend(_nothing_to_ship(host) for host in empty)
-    able = [host for host in able if host not in empty]
+    draft.barred.extend(_nothing_to_ship(host) for host in able if rows[host.instance_id].files_seen == 0)
+    able = [host for host in able if rows[host.instance_id].files_seen != 0]
     barred = [bar for host in able if (bar := _may_not_ship(view, host)) is not None]
     unseen = [host for host in able if isinstance(rows[host.instance_id].files_seen, Unknown)]
     draft.barred.extend(barred)
     draft.notes.extend(_not_planned(host) for host in unseen)
-    able = [h for h in able if h not in unseen and h.instance_id not in {bar.host for bar in barred}]
+    left_out = {host.instance_id for host in unseen} | {bar.host for bar in barred}
+    able = [host for host in able if host.instance_id not in left_out]
     for region in sorted({host.region for host in able}):
         wanted: dict[Host, Wanted] = {}
         tags: dict[Host, str | None] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from haltuun.model import (
@@ -44,11 +45,15 @@ def plan(view: View) -> StagePlan:
     changes: list[Change] = []
     barred: list[Barred] = []
     notes: list[Finding] = []
+    prepared: dict[str, list[Change]] = {}
+    for change in view.changes_of(StageName.verify):
+        for host in change.hosts:
+            prepared.setdefault(host, []).append(change)
     for instance_id in view.entering:
         facts = view.facts.get(StageName.repair, {}).get(instance_id)
         if not isinstance(facts, RepairFacts):
             continue
-        case = _case(view, instance_id, facts)
+        case = _case(view, instance_id, facts, prepared.get(instance_id, ()))
         steps = plan_host(case)
         if isinstance(steps, Barred):
             barred.append(steps)
@@ -58,7 +63,7 @@ def plan(view: View) -> StagePlan:
     return StagePlan(changes=tuple(changes), barred=tuple(barred), notes=tuple(notes))
 
 
-def _case(view: View, instance_id: str, facts: RepairFacts) -> Case:
+def _case(view: View, instance_id: str, facts: RepairFacts, prepared: Sequence[Change]) -> Case:
     account = view.account_facts.get(StageName.repair)
     return Case(
         view=view,
@@ -66,7 +71,7 @@ def _case(view: View, instance_id: str, facts: RepairFacts) -> Case:
         facts=facts,
         found=discovered(view, instance_id),
         account=account if isinstance(account, RepairAccount) else RepairAccount(),
-        prepared=tuple(c for c in view.changes_of(StageName.verify) if instance_id in c.hosts),
+        prepared=tuple(prepared),
     )
 
 

@@ -108,7 +108,8 @@ def own_role_of(account: VerifyAccount, name: str) -> RoleFacts | None:
 def policy_change(
     view: View, account: VerifyAccount, role: RoleFacts, hosts: list[str], wanted: Json
 ) -> Change:
-    others = [who(view, i) for i in users_of(account, view.hosts, role.role_name) if i not in hosts]
+    needing = set(hosts)
+    others = [who(view, i) for i in users_of(account, view.hosts, role.role_name) if i not in needing]
     before = {"policy": role.inline_policy}
     return Change(
         stage=StageName.verify,
