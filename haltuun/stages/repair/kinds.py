@@ -204,27 +204,30 @@ def _not_taken(change: Change, report: Report, lines: tuple[LogLine, ...], resul
 def _not_proven(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
     causes = diagnose(Agent(log=lines, clock=parse_clock(report.get("clock", "")))).causes
     cause = next((cause for cause in causes if cause.code in WAKEABLE), None)
-    fate = {
-        "yes": " The saved state was put back.",
-        "foreign": " The other owner's registration stays off.",
-        "failed": " The saved state could not be put back.",
-    }.get(report.get("restored", ""), "")
     why = cause.message if cause else f"{report.get('reason', 'no proof')}."
     return HaltuunError(
-        f"the agent did not come up as {change.target}: {why}{fate}",
+        f"the agent did not come up as {change.target}: {why}{_fate(report)}",
         subject=change.target,
         remedy=cause.remedy if cause else "Look at /var/log/amazon/ssm/amazon-ssm-agent.log on the host.",
         code=cause.code if cause else "NOT_PROVEN",
     )
 
 
+def _fate(report: Report) -> str:
+    return {
+        "yes": " The saved state was put back.",
+        "removed": " The agent that Haltuun installed was removed again.",
+        "foreign": " The other owner's registration stays off.",
+        "failed": " The saved state could not be put back.",
+    }.get(report.get("restored", ""), "")
+
+
 def _silenced(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
     ports = ", ".join(f"{port}/tcp" for port in report["silenced"].split())
-    taken_back = " The repair was taken back." if report.get("restored") == "yes" else ""
     left = report.get("still_silenced", "").split()
     after = f" Still silent: {', '.join(f'{port}/tcp' for port in left)}." if left else " It listens again."
     return HaltuunError(
-        f"after the repair nothing listened on {ports} any more, where something did.{taken_back}{after}",
+        f"after the repair nothing listened on {ports} any more, where something did.{_fate(report)}{after}",
         subject=change.target,
         remedy="Start what is silent on the host and read its log: it hangs together with the agent.",
         code="SERVICE_SILENCED",

@@ -34,10 +34,17 @@ give_back_for_them() {
         clear | aside) give_back ;;
         restart) [ -z "$UNFINISHED" ] || give_back ;;
         install)
-            stop_agent
-            dpkg --remove "$UNIT" >>"$JOB_DIR/dpkg.out" 2>&1 </dev/null && say restored yes
-            rm -f "$HALTUUN/installed/$UNIT"
-            STOPPED=no
+            # Somebody else's agent, installed meanwhile, stays.
+            if [ -e "$HALTUUN/installed/$UNIT" ]; then
+                stop_agent
+                STOPPED=no
+                if dpkg --remove "$UNIT" >>"$JOB_DIR/dpkg.out" 2>&1 </dev/null; then
+                    rm -f "$HALTUUN/installed/$UNIT"
+                    say restored removed
+                else
+                    say restored failed
+                fi
+            fi
             ;;
     esac
     say still_silenced "$(still_silenced)"
