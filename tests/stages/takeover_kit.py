@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,13 +19,12 @@ from haltuun.stages.discover import STAGE as DISCOVER
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.verify import STAGE as VERIFY
 from haltuun.transport import Result
+from lab.answers import discover_answer, verify_answer
 from lab.cloud.seed import seed
 from lab.cloud.state import ssm_state
 from lab.scenario import Host as Described
 from lab.scenario import Scenario
 from tests.lab.cloud_kit import Account, emulated_account
-
-SIGNS = ("running", "checksum", "pipe", "upload")
 
 
 @dataclass
@@ -103,9 +101,7 @@ class World:
         def answer(script: str, env: Mapping[str, str], files: Mapping[str, bytes]) -> Result:
             kind = "verify" if "NAMES" in env else "probe"
             closed = self._egress_closed(host.instance_id)
-            text = (
-                self._verify(described, host, env, closed) if kind == "verify" else probe_of(described, host)
-            )
+            text = self._verify(host, env, closed) if kind == "verify" else probe_of(described, host)
             change = self.seen.get(described.name, lambda kind, text: text)
             return Result(exit_code=0, stdout=change(kind, text), stderr="")
 
@@ -120,44 +116,15 @@ class World:
         found = self.account.client("ec2").describe_security_groups(GroupIds=groups)["SecurityGroups"]
         return not any(group["IpPermissionsEgress"] for group in found)
 
-    def _verify(self, described: Described, host: Host, env: Mapping[str, str], closed: bool) -> str:
+    def _verify(self, host: Host, env: Mapping[str, str], closed: bool) -> str:
         role = "a-role" if self._instance(host.instance_id).get("IamInstanceProfile") else ""
-        rows = [f"role\t{role}", "imds.v1\t401", "proxy\t", "proxy.http\tno", "done\tproxy"]
-        for name in env["NAMES"].split():
-            rows += [
-                f"dns\t{name}\tok",
-                f"tcp\t{name}\t{'timeout' if closed else 'open'}",
-                f"tls\t{name}\t{'closed' if closed else 'ok'}",
-            ]
-        return "\n".join(["verify\t1", *identity_of(host), *rows, "end\tverify"])
-
-
-def identity_of(host: Host) -> list[str]:
-    return [
-        "imds.v2\tyes",
-        f"imds.instance-id\t{host.instance_id}",
-        f"imds.account\t{host.account}",
-        f"imds.region\t{host.region}",
-        f"epoch\t{int(time.time())}",
-    ]
+        return verify_answer(host, env["NAMES"].split(), role, closed=closed)
 
 
 def probe_of(described: Described, host: Host) -> str:
     system = described.operating_system
-    lists = ("agent", "listeners", "units", "logs", "lifted", "weak", *(f"suspect.{sign}" for sign in SIGNS))
-    signs = ["suspect\trunning\t/tmp/kdevtmpfsi (pid 4)"] if described.compromised else []
-    return "\n".join(
-        [
-            "probe\t1",
-            *identity_of(host),
-            f"hostname\t{described.name}",
-            f"init\t{system.init}",
-            *(f"os-release\t{line}" for line in system.os_release.splitlines()),
-            *signs,
-            *(f"done\t{name}" for name in lists),
-            "end\tprobe",
-        ]
-    )
+    signs = ["/tmp/kdevtmpfsi (pid 4)"] if described.compromised else []
+    return discover_answer(host, described.name, system.init, system.os_release, signs)
 
 
 @contextmanager
