@@ -11,6 +11,7 @@ from typing import Any
 
 from haltuun.model import Change, Json, StageName, Unknown
 from haltuun.run import Run
+from haltuun.sharing import FRESH_S
 from haltuun.stages import polling
 from haltuun.stages.base import Kind
 from haltuun.stages.commands import ending, send
@@ -159,7 +160,7 @@ def get_statuses(run: Run, region: str, name: str) -> dict[str, Status] | Unknow
 
 
 def _targets(run: Run, region: str, association_id: str, execution: Status) -> list[dict[str, Any]]:
-    """Of one execution; one that has ended is read once."""
+    """Of one execution: one that has ended is read once, one that goes on now and then."""
     read = partial(
         run.aws.pages,
         "ssm",
@@ -169,9 +170,9 @@ def _targets(run: Run, region: str, association_id: str, execution: Status) -> l
         AssociationId=association_id,
         ExecutionId=execution["ExecutionId"],
     )
-    if execution.get("Status") not in FINAL:
-        return list(read())
-    return run.shared.get(("execution", region, execution["ExecutionId"]), "", read, fresh_s=float("inf"))
+    ended = execution.get("Status") in FINAL
+    key = ("execution", region, execution["ExecutionId"], ended)
+    return run.shared.get(key, "", read, fresh_s=float("inf") if ended else FRESH_S)
 
 
 def get_status(run: Run, region: str, instance_id: str, name: str) -> Status | Unknown | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +16,25 @@ from haltuun.stages.backup import STAGE as BACKUP
 from haltuun.stages.base import Stage
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
-from tests.stages.account_kit import World, ubuntu, world
+from lab.cloud.state import ssm_state
+from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
 
 FEW, MANY, SIDE_BY_SIDE = 5, 55, 10
+EXECUTION_TARGETS = "ssm:DescribeAssociationExecutionTargets"
 
 
-def reads(account: World, stage: Stage, mode: str) -> Counter[str]:
-    """Of one run: look, plan, and where it applies change, prove and judge."""
+@dataclass(frozen=True)
+class Run:
+    """What one run asked, how long it took, and how often State Manager has run something by then."""
+
+    reads: Counter[str]
+    took_s: float
+    executions: int
+
+
+def run(account: World, stage: Stage, mode: str) -> Run:
+    """Look, plan, and where it applies change, prove and judge."""
+    begun_s = time.monotonic()
     takeover = account.start(stage, mode=mode)
     if mode == "apply":
         takeover.approve(None, everything=True, who="test")
@@ -34,26 +48,33 @@ def reads(account: World, stage: Stage, mode: str) -> Counter[str]:
             takeover.prove(name)
             takeover.gate(name)
     takeover.end(takeover.outcome() if mode == "apply" else "Planned")
-    return Counter(f"{c.service}:{c.operation}" for c in takeover.run.aws.calls if not c.mutating)
+    return Run(
+        Counter(f"{c.service}:{c.operation}" for c in takeover.run.aws.calls if not c.mutating),
+        time.monotonic() - begun_s,
+        sum(len(a.executions) for a in ssm_state(ACCOUNT, REGION).associations.values()),
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [PATCH, BACKUP, LOGS], ids=lambda stage: stage.name.value)
 def test_fifty_hosts_more(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[tuple[str, int], Counter[str]] = {}
+    seen: dict[tuple[str, int], Run] = {}
     wait_s = polling.FIRST_WAIT_S
     for count in (FEW, MANY):
         folder = tmp_path / str(count)
         folder.mkdir()
         with world(folder, monkeypatch, *(ubuntu() for _ in range(count)), managed_policies=True) as account:
             monkeypatch.setattr(polling, "FIRST_WAIT_S", wait_s)  # what is shared is as fresh as that
-            seen["plan", count] = reads(account, stage, "plan")
-            seen["apply", count] = reads(account, stage, "apply")
-            seen["again", count] = reads(account, stage, "apply")
-    assert all(seen[run, FEW] for run in ("plan", "apply", "again"))
-    # While jobs and installations run they are watched, for all hosts at work together. State Manager's
-    # runs are read one by one, and here each host has nearly its own.
-    first = {PATCH.name: 5, BACKUP.name: 25, LOGS.name: 60}[stage.name]
-    for run, limit in (("plan", 5), ("again", 5), ("apply", first)):
-        grown = seen[run, MANY] - seen[run, FEW]
-        assert sum(grown.values()) <= limit, (run, grown)
+            for name, mode in (("plan", "plan"), ("first", "apply"), ("again", "apply")):
+                seen[name, count] = run(account, stage, mode)
+    assert all(seen[name, FEW].reads for name in ("plan", "first", "again"))
+    for name in ("plan", "again"):
+        grown = seen[name, MANY].reads - seen[name, FEW].reads
+        assert sum(grown.values()) <= 5, (name, grown)
+    # While jobs and installations go on they are watched, for all hosts at work together: about once a
+    # second. State Manager's runs are read one by one, and here each host has nearly its own.
+    first = seen["first", MANY]
+    watched = first.reads - seen["first", FEW].reads
+    assert watched.pop(EXECUTION_TARGETS, 0) <= first.executions
+    assert max(watched.values(), default=0) <= 5 + first.took_s / wait_s, (first, watched)
+    assert sum(watched.values()) <= 15 + 3 * first.took_s / wait_s, (first, watched)
