@@ -129,15 +129,22 @@ def load_config(path: Path) -> Config:
     """
     text = _read(path)
     try:
-        node = yaml.compose(text, Loader=_NoAliases)
-        data = yaml.load(text, Loader=_NoAliases)
+        loader = _NoAliases(text)
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"{problem}.", subject=where, remedy="Correct the YAML there.") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        # What PyYAML lets through: a date that is none, a key that is a list, nesting without end.
+    except RecursionError as error:
+        raise ConfigError(
+            "is nested far deeper than a configuration can be.",
+            subject=str(path),
+            remedy="Name the right file.",
+        ) from error
+    except (ValueError, TypeError) as error:
+        # What PyYAML lets through: a date that is none, a key that is a list.
         raise ConfigError(
             f"holds a value that YAML cannot make sense of ({str(error)[:100]}).",
             subject=str(path),

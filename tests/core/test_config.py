@@ -30,7 +30,16 @@ def write(tmp_path, text):
         ("policy:\n  approve: [shared]\n", ":2: policy.approve", "irreversible"),
         ("accounts:\n  - id: '111122223333'\n    hosts:\n      web-1: {port: 1}\n", ":4", "pattern"),
         ("accounts:\n  - id: '111122223333'\n    regions: [eu-centrall]\n", ":3", "pattern"),
+        ("[" * 100_000, "haltuun.yaml", "nested far deeper"),
+        ("{a: " * 50_000, "haltuun.yaml", "nested far deeper"),
+        ("a: " + "9" * 900_000, "haltuun.yaml", "cannot make sense of"),
+        ("a: " + "x" * 3_000_000, "haltuun.yaml", "larger than a configuration"),
+        ("a: !!python/object/apply:os.system [id]\n", ":1", "could not determine a constructor"),
+        ("a: !!binary " + "A" * 900_000, ":1: a", "no such key"),
+        ("a: 1\n---\nb: 2\n", ":2", "another document"),
+        ("", ":1", "mapping"),
     ],
+    ids=lambda value: value[:24] if isinstance(value, str) else None,
 )
 def test_an_error_names_file_line_and_key(tmp_path, text, where, what):
     with pytest.raises(ConfigError) as caught:
