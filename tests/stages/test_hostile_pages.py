@@ -48,7 +48,7 @@ STATES = SESSION.get_service_model("ec2").shape_for("InstanceStateName").enum
 
 @dataclass(frozen=True)
 class Pages:
-    """Makes answers, the same for the same seed. (Hypothesis's own strategies take seconds for one EC2 page.)"""
+    """Makes answers, the same for the same seed. (Hypothesis's strategies take seconds for one page.)"""
 
     dice: Random
     texts: Sequence[str]
@@ -91,7 +91,8 @@ class Pages:
             return {self.text(): self.made_of(shape.value, above) for _ in range(self.dice.randint(0, 2))}
         if isinstance(shape, StringShape) and shape.enum:
             return self.dice.choice(shape.enum)
-        others = {"boolean": (True, False), "timestamp": TIMES, "integer": (0, 1, 2**31 - 1), "long": (0, 2**63)}
+        numbers = {"integer": (0, 1, 2**31 - 1), "long": (0, 2**63)}
+        others = numbers | {"boolean": (True, False), "timestamp": TIMES}
         return self.dice.choice(others.get(shape.type_name, self.texts))
 
 
