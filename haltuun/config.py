@@ -72,6 +72,8 @@ class PolicyConfig(_Section):
     # Log groups of ours: a year, which is also what the usual audits ask for.
     log_retention_days: Literal[30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1827, 3653] = 365
     backup_retention_days: Annotated[int, Field(ge=1, le=36500)] = 35
+    # An old hybrid registration is deregistered no sooner after its hosts were cleared of it.
+    deregister_after_days: Annotated[int, Field(ge=1, le=365)] = 7
     host_concurrency: Annotated[int, Field(ge=1, le=100)] = 10
 
     @field_validator("approve")

@@ -717,11 +717,17 @@ class Ledger:
             [{"account": account, "run": run, "change": change.id, "event": event, "at": at, "body": body}],
         )
 
-    def change_events(self, account: str, run: str | None = None) -> list[ChangeEvent]:
-        """Oldest first."""
+    def change_events(
+        self, account: str, run: str | None = None, kinds: Collection[str] = ()
+    ) -> list[ChangeEvent]:
+        """Oldest first; of one run, or of changes of these kinds."""
         query = sa.select(_changes).where(_changes.c.account == account).order_by(_changes.c.seq)
         if run is not None:
             query = query.where(_changes.c.run == run)
+        if kinds:
+            # As `journal` writes it; canonical JSON has one spelling.
+            named = [_changes.c.body.contains(f'"kind":{canonical(kind)}', autoescape=True) for kind in kinds]
+            query = query.where(sa.or_(*named))
         events = []
         known: dict[str, tuple[Json, Change]] = {}  # the events of one change nearly always carry the same
         for row in self._select(query):

@@ -51,6 +51,7 @@ class Node:
     stuck: bool = False
     simulated: bool = False
     deregistered: bool = False
+    kept: bool = False  # AWS refuses to deregister it
 
     @property
     def is_hybrid(self) -> bool:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from haltuun.config import PolicyConfig
 from haltuun.engine import Takeover
 from haltuun.errors import CommandTimeout
 from haltuun.model import Host, StageName
+from haltuun.perform import Performer
 from haltuun.runcommand import RunCommandTransport
 from haltuun.stages import associations
 from haltuun.stages.backup import STAGE as BACKUP
@@ -29,11 +30,17 @@ from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.patch.kinds import WINDOW
 from haltuun.stages.patch.probe import SCAN
+from haltuun.stages.repair import STAGE as REPAIR
+from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.prove import get_answers, send
 from lab.cloud.extensions.backup_state import backup_state
+from lab.cloud.state import ssm_state
 from lab.scenario import load_scenario
 from tests.lab.cloud_kit import Account
 from tests.stages.account_kit import ACCOUNT, REGION, World, take_back, ubuntu, world
+from tests.stages.repair.plan_kit import MI
+from tests.stages.repair.test_orphans import left
+from tests.stages.repair.test_orphans import view as orphans_view
 from tests.stages.takeover_kit import seeded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -159,6 +166,16 @@ def run_commands(folder: Path) -> Iterator[Recording]:
         yield recording(takeover)
 
 
+def run_deregister(folder: Path) -> Iterator[Recording]:
+    with account(folder) as made:
+        takeover = made.start(PATCH)
+        ssm_state(ACCOUNT, REGION).put_node(MI, last_ping=datetime(2025, 1, 1, tzinfo=UTC))
+        (change,) = plan_orphans(orphans_view(left()))
+        assert Performer(takeover.run, {StageName.repair: REPAIR}).perform(change).status == "done"
+        takeover.end("Done")
+        yield Recording(tuple(takeover.run.aws.calls), frozenset(change.permissions))
+
+
 def run_plan(folder: Path) -> Iterator[Recording]:
     with account(folder, managed_policies=True) as made:
         takeover = made.start(BACKUP, mode="plan")
@@ -177,6 +194,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Recordi
         "later": run_logs_later(made / "later"),
         "verify": run_verify(made / "verify"),
         "commands": run_commands(made / "commands"),
+        "deregister": run_deregister(made / "deregister"),
         "plan": run_plan(made / "plan"),
     }
     for name in runs:

@@ -97,6 +97,14 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
         ),
         "nodes": pages("ssm", "DescribeInstanceInformation", "InstanceInformationList", MaxResults=50),
         "asg_instances": pages("autoscaling", "DescribeAutoScalingInstances", "AutoScalingInstances"),
+        "groups": pages("autoscaling", "DescribeAutoScalingGroups", "AutoScalingGroups"),
+        "launch_configurations": pages("autoscaling", "DescribeLaunchConfigurations", "LaunchConfigurations"),
+        "launch_templates": pages(
+            "ec2",
+            "DescribeLaunchTemplateVersions",
+            "LaunchTemplateVersions",
+            Versions=["$Latest", "$Default"],
+        ),
         "ecs_instances": aws.ask(lambda: get_ecs_instances(aws, region)),
         "dhmc": plain(
             aws.ask(

@@ -94,6 +94,28 @@ class HybridNode(Frozen):
     activation_id: str = ""
 
 
+class Template(Frozen):
+    """What starts instances of an image: a version of a launch template, or a launch configuration."""
+
+    name: str
+    template_id: str = ""  # "" of a launch configuration
+    version: str = ""
+    image_id: str = ""  # "resolve:ssm:…" where it is looked up at each start
+
+    @property
+    def label(self) -> str:
+        if not self.template_id:
+            return f"launch configuration {self.name}"
+        return f"launch template {self.name} (version {self.version})"
+
+
+class ScalingGroup(Frozen):
+    """An Auto Scaling group."""
+
+    name: str
+    starts_from: tuple[str, ...] = ()  # ids and names of launch templates, names of launch configurations
+
+
 class RegionFacts(Frozen):
     """One region. Each part that could not be asked is Unknown: none and denied are told apart."""
 
@@ -108,7 +130,10 @@ class RegionFacts(Frozen):
     log_groups: tuple[LogGroup, ...] | Unknown = _NOT_ASKED
     session_preferences: str | Unknown | None = _NOT_ASKED  # content of SSM-SessionManagerRunShell
     hybrid_nodes: tuple[HybridNode, ...] | Unknown = _NOT_ASKED
-    asgs: tuple[str, ...] | Unknown = _NOT_ASKED
+    groups: tuple[ScalingGroup, ...] | Unknown = _NOT_ASKED
+    templates: tuple[Template, ...] | Unknown = (
+        _NOT_ASKED  # of launch templates the newest and default versions
+    )
     images: tuple[ImageFacts, ...] | Unknown = _NOT_ASKED  # those that hosts were started from
 
 

@@ -23,8 +23,10 @@ from haltuun.stages.discover.facts import (
     MaintenanceWindow,
     PatchGroup,
     RegionFacts,
+    ScalingGroup,
     SsmStatus,
     Standing,
+    Template,
 )
 from haltuun.stages.discover.lookup import find
 from haltuun.stages.tags import EXCLUDE
@@ -98,7 +100,8 @@ def parse_region(raw: Json) -> RegionFacts:
         ),
         session_preferences=raw["session_preferences"],
         hybrid_nodes=parse_hybrid_nodes(raw["nodes"]),
-        asgs=_asgs(raw["asg_instances"]),
+        groups=_each(raw["groups"], _group),
+        templates=_templates(raw["launch_templates"], raw["launch_configurations"]),
         images=_each(raw["images"], parse_image),
     )
 
@@ -212,10 +215,34 @@ def _hybrid_node(row: Json) -> HybridNode:
     )
 
 
-def _asgs(rows: Json) -> tuple[str, ...] | Unknown:
-    if isinstance(rows, Unknown):
-        return rows
-    return tuple(sorted({row["AutoScalingGroupName"] for row in rows}))
+def _group(row: Json) -> ScalingGroup:
+    mixed = (row.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
+    specifications = [row.get("LaunchTemplate"), mixed.get("LaunchTemplateSpecification")]
+    specifications += [one.get("LaunchTemplateSpecification") for one in mixed.get("Overrides") or ()]
+    names = {row.get("LaunchConfigurationName")}
+    for one in filter(None, specifications):
+        names |= {one.get("LaunchTemplateId"), one.get("LaunchTemplateName")}
+    return ScalingGroup(name=row["AutoScalingGroupName"], starts_from=tuple(sorted(filter(None, names))))
+
+
+def _templates(versions: Json, configurations: Json) -> tuple[Template, ...] | Unknown:
+    for rows in (versions, configurations):
+        if isinstance(rows, Unknown):
+            return rows
+    found = {
+        Template(
+            name=row.get("LaunchTemplateName") or "",
+            template_id=row["LaunchTemplateId"],
+            version=str(row.get("VersionNumber") or ""),
+            image_id=(row.get("LaunchTemplateData") or {}).get("ImageId") or "",
+        )
+        for row in versions  # one version may be both the newest and the default one
+    }
+    found |= {
+        Template(name=row["LaunchConfigurationName"], image_id=row.get("ImageId") or "")
+        for row in configurations
+    }
+    return tuple(sorted(found, key=lambda one: (one.template_id, one.name, one.version)))
 
 
 def _each(rows: Json, make: Callable[[Any], T]) -> tuple[T, ...] | Unknown:

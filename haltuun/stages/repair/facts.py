@@ -155,6 +155,19 @@ class NodeRow(Frozen):
     computer_name: str = ""
     agent_version: str = ""
     last_ping_at: datetime | None = None
+    activation_id: str = ""  # of a hybrid node: what it was registered with, when, and its role
+    registered_at: datetime | None = None
+    iam_role: str = ""
+
+
+class Cleared(Frozen):
+    """A hybrid registration that Haltuun took off `hosts`, and its managed node as it is now."""
+
+    node_id: str
+    region: str
+    hosts: tuple[str, ...]
+    cleared_at: datetime  # the last time
+    node: NodeRow | Unknown | None  # None: Systems Manager has no such node in this account
 
 
 class RepairAccount(Frozen):
@@ -164,6 +177,7 @@ class RepairAccount(Frozen):
 
     nodes: dict[str, tuple[NodeRow, ...] | Unknown] = Field(default_factory=dict)
     package_problem: str | Unknown | None = _NOT_ASKED  # None: it is there and its sha256 is right
+    cleared: tuple[Cleared, ...] = ()
 
     def node(self, region: str, node_id: str) -> NodeRow | Unknown | None:
         """The node of this id in the region; None where the account has none of it."""

@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_true
 from haltuun.stages.base import View
 from haltuun.stages.repair.facts import Cause, RepairFacts
+from haltuun.stages.repair.fleet import judge_fleet
+from haltuun.stages.repair.orphans import judge_orphans
+from haltuun.stages.repair.sides import Sides, against, judge_authenticates, judge_sides, sides_of
 from haltuun.stages.repair.wording import WORDING
 
 
 def judge(view: View) -> Sequence[Finding]:
-    found: list[Finding] = []
+    found: list[Finding] = [*judge_fleet(view), *judge_orphans(view)]
     for instance_id, facts in view.facts.get(StageName.repair, {}).items():
         if isinstance(facts, RepairFacts):
-            found.extend(judge_host(instance_id, facts))
+            sides = sides_of(view, instance_id, facts)
+            found.extend(judge_host(instance_id, facts, sides))
+            found.extend(judge_sides(instance_id, sides))
+            found.extend(judge_authenticates(instance_id, sides, view.account_id))
     return found
 
 
-def judge_host(instance_id: str, facts: RepairFacts) -> list[Finding]:
-    found = [_of_cause(instance_id, cause) for cause in facts.found]
+def judge_host(instance_id: str, facts: RepairFacts, sides: Sides) -> list[Finding]:
+    found = [_of_cause(instance_id, cause, against(cause.code, sides)) for cause in facts.found]
     if is_true(facts.vault_foreign) and _has(facts, "STALE_HYBRID"):
         found.append(_foreign(instance_id, facts))
     if _is_waiting(facts):
@@ -36,11 +42,12 @@ def judge_host(instance_id: str, facts: RepairFacts) -> list[Finding]:
     return found
 
 
-def _of_cause(instance_id: str, cause: Cause) -> Finding:
+def _of_cause(instance_id: str, cause: Cause, against_it: str) -> Finding:
+    """`against_it` is what AWS says otherwise, "" for nothing."""
     return Finding(
         code=cause.code,
         severity=WORDING[cause.code].severity,
-        message=cause.message,
+        message=f"{cause.message} But {against_it}." if against_it else cause.message,
         host=instance_id,
         evidence=tuple(f"{line.file}:{line.line}: {line.text}" for line in cause.evidence),
         remedy=cause.remedy,

@@ -11,6 +11,7 @@ from haltuun.model import Change, Host, Json, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.repair.agentlog import FILE
+from haltuun.stages.repair.deregister import DEREGISTER
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.guards import SNAP_REMEDY
@@ -318,5 +319,6 @@ KINDS: Mapping[str, Kind] = {
     "agent.restore": Kind(
         name="agent.restore", look=look, apply=_apply("restore"), on_host=True, keeps=keeps_off
     ),
+    DEREGISTER.name: DEREGISTER,
     "agent.install": Kind(name="agent.install", look=look, apply=_apply_install, on_host=True),
 }

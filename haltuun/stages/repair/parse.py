@@ -17,6 +17,7 @@ from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import (
     Agent,
     AgentConfig,
+    Cleared,
     IdentityConfig,
     LogLine,
     NodeRow,
@@ -35,11 +36,23 @@ _NODE_ID = re.compile(r"^(mi|i)-[0-9a-f]{8,}$")
 
 
 def parse_account(view: View, raw: Json) -> RepairAccount:
-    """`raw`: {"nodes": {region: [InstanceInformation, …] or Unknown}, "package_problem": text or None}."""
+    """`raw`: {"nodes": {region: [InstanceInformation, …] or Unknown}, "package_problem": text or None,
+    "cleared": [{"node_id", "region", "hosts", "at", "node": InstanceInformation, None or Unknown}]}.
+    """
     nodes: dict[str, tuple[NodeRow, ...] | Unknown] = {}
     for region, rows in raw["nodes"].items():
         nodes[region] = rows if isinstance(rows, Unknown) else tuple(parse_node(region, row) for row in rows)
-    return RepairAccount(nodes=nodes, package_problem=raw["package_problem"])
+    cleared = tuple(
+        Cleared(
+            node_id=row["node_id"],
+            region=row["region"],
+            hosts=tuple(row["hosts"]),
+            cleared_at=row["at"],
+            node=parse_node(row["region"], row["node"]) if isinstance(row["node"], dict) else row["node"],
+        )
+        for row in raw["cleared"]
+    )
+    return RepairAccount(nodes=nodes, package_problem=raw["package_problem"], cleared=cleared)
 
 
 def parse_node(region: str, row: Mapping[str, Any]) -> NodeRow:
@@ -51,6 +64,9 @@ def parse_node(region: str, row: Mapping[str, Any]) -> NodeRow:
         computer_name=row.get("ComputerName", ""),
         agent_version=row.get("AgentVersion", ""),
         last_ping_at=_utc(row.get("LastPingDateTime")),
+        activation_id=row.get("ActivationId") or "",
+        registered_at=_utc(row.get("RegistrationDate")),
+        iam_role=row.get("IamRole") or "",
     )
 
 

@@ -30,6 +30,7 @@ from haltuun.stages.repair.guards import (
     first,
     waiting,
 )
+from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.package import REMEDY
 from haltuun.stages.repair.parse import discovered
 from haltuun.stages.repair.situation import situation_of
@@ -60,6 +61,7 @@ def plan(view: View) -> StagePlan:
         else:
             changes.extend(steps)
         notes.extend(_notes(case))
+    changes.extend(plan_orphans(view))
     return StagePlan(changes=tuple(changes), barred=tuple(barred), notes=tuple(notes))
 
 
@@ -169,6 +171,7 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
     token = _token_is_the_agents(case)
     terms: dict[str, Json] = {
         "registration": mi,
+        "registration_region": region,
         "unproven": "stays off" if foreign else "put back",
         "token": "goes with it" if token else "not touched",
     }

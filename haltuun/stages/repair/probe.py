@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from weakref import WeakKeyDictionary
@@ -22,6 +22,9 @@ from haltuun.stages.repair.parse import parse_agent
 PROBE_TIMEOUT_S = 420.0
 # A job of Haltuun that is still at work (its run was killed) is waited for: what it leaves counts.
 BUSY_WAIT_S = 300
+# The kinds of change that take a registration off a host, and the one that puts it back.
+CLEARING = ("agent.clear", "agent.vault_aside")
+RESTORING = "agent.restore"
 # DescribeInstanceInformation takes 5 to 50 a page (botocore 1.44).
 NODES_A_PAGE = 50
 # What a host says is not asked unseen: it goes into the endpoint's name.
@@ -41,10 +44,41 @@ def script(*names: str) -> str:
 
 def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
     regions = sorted({host.region for host in hosts})
+    nodes = {region: get_nodes(run, region) for region in regions}
     return {
-        "nodes": {region: get_nodes(run, region) for region in regions},
+        "nodes": nodes,
         "package_problem": package_problem(run.config.agent),
+        "cleared": [{**row, "node": _listed_node(run, nodes, row)} for row in get_cleared(run)],
     }
+
+
+def get_cleared(run: Run) -> list[dict[str, Json]]:
+    """The registrations that Haltuun took off hosts of this account and that were not put back."""
+    found: dict[tuple[str, str], dict[str, Json]] = {}
+    for event in run.ledger.change_events(run.account.id, kinds=(*CLEARING, RESTORING)):
+        if event.event != "confirmed":
+            continue
+        change = event.change
+        if change.kind == RESTORING:
+            for row in found.values():
+                row["hosts"] = [host for host in row["hosts"] if host not in change.hosts]
+            continue
+        node_id, region = change.after.get("registration"), change.after.get("registration_region")
+        if node_id and region:
+            row = found.setdefault((region, node_id), {"node_id": node_id, "region": region, "hosts": []})
+            row["hosts"] = sorted({*row["hosts"], *change.hosts})
+            row["at"] = event.at
+    return [row for row in found.values() if row["hosts"]]
+
+
+def _listed_node(run: Run, nodes: Mapping[str, Json | Unknown], row: Mapping[str, Json]) -> Json | Unknown:
+    """Of the regions' lists; asked for by itself where its region has no hosts."""
+    listed = nodes.get(row["region"])
+    if listed is None:
+        return get_node(run, row["region"], row["node_id"])
+    if isinstance(listed, Unknown):
+        return listed
+    return next((node for node in listed if node["InstanceId"] == row["node_id"]), None)
 
 
 def get_nodes(run: Run, region: str) -> list[Json] | Unknown:

@@ -120,7 +120,7 @@ class SsmNodes(SimpleSystemManagerResponse):
     def deregister_managed_instance(self) -> ActionResult:
         state, request = state_of(self), request_of(self)
         node = state.nodes.get(str(request.get("InstanceId")))
-        if node is None or not node.is_hybrid or node.deregistered:
+        if node is None or not node.is_hybrid or node.deregistered or node.kept:
             raise CloudError(
                 "InvalidInstanceId", f"Instance {request.get('InstanceId')} is not a managed instance."
             )

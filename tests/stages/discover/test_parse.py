@@ -59,7 +59,8 @@ def instance(**more: Any) -> dict[str, Any]:
 
 def region(**more: Any) -> dict[str, Any]:
     lists = (
-        "images nodes asg_instances ecs_instances baselines patch_groups windows associations"
+        "images nodes asg_instances ecs_instances groups launch_templates launch_configurations"
+        " baselines patch_groups windows associations"
         " backup_plans backup_vaults log_groups volumes evidence"
     )
     parts: dict[str, Any] = {name: [] for name in lists.split()}

@@ -1,0 +1,280 @@
+"""What several hosts share, and where host and AWS say different things."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from haltuun.config import AccountConfig, Config
+from haltuun.model import Finding, Host, StageName, Unknown
+from haltuun.stages.base import View
+from haltuun.stages.discover.facts import (
+    DiscoverAccount,
+    DiscoverFacts,
+    ImageFacts,
+    RegionFacts,
+    ScalingGroup,
+    Template,
+)
+from haltuun.stages.discover.parse_account import parse_region
+from haltuun.stages.repair.facts import Cleared, RepairAccount, RepairFacts
+from haltuun.stages.repair.judge import judge
+from haltuun.stages.repair.parse import host_columns, node_columns, without_host
+from haltuun.stages.verify.facts import VerifyFacts
+from tests.stages.discover.test_parse import region as region_pages
+from tests.stages.repair.plan_kit import (
+    ACCOUNT,
+    AS_EC2,
+    AS_ONPREM,
+    IID,
+    MI,
+    NOW,
+    REGION,
+    agent,
+    log,
+    node,
+    stale,
+)
+
+CLONE, MEMBER, OTHER = "i-0fedcba9876543210", "i-0aaaaaaaaaaaaaaaa", "i-0bbbbbbbbbbbbbbbb"
+AMI = "ami-0123456789abcdef0"
+TEMPLATE = Template(name="web", template_id="lt-1", version="3", image_id=AMI)
+
+
+def found(
+    agents: dict[str, Any],
+    *,
+    nodes: Any = (),
+    own: Any = None,
+    discovered: dict[str, Any] | None = None,
+    verified: dict[str, Any] | None = None,
+    region: dict[str, Any] | None = None,
+    cleared: tuple[Cleared, ...] = (),
+) -> list[Finding]:
+    """Findings of repair for hosts of one image; `own` are the discover facts of each that differ."""
+    account = RepairAccount(nodes={REGION: nodes}, cleared=cleared)
+    hosts = {i: Host(account=ACCOUNT, region=REGION, instance_id=i) for i in agents}
+    plain = {"image_id": AMI, "asg": None, **(discovered or {})}
+    here = {i: DiscoverFacts(**{**plain, **(own or {}).get(i, {})}) for i in agents}
+    seen: dict[str, RepairFacts] = {}
+    images = (ImageFacts(image_id=AMI, name="legacy-web"),)
+    facts: Any = {StageName.discover: here, StageName.repair: seen}
+    if verified is not None:
+        facts[StageName.verify] = {i: VerifyFacts(**verified) for i in agents}
+    regions = {REGION: RegionFacts(**{"images": images, **(region or {})})}
+    view = View(
+        account=AccountConfig(id=ACCOUNT),
+        config=Config(),
+        account_id=ACCOUNT,
+        partition="aws",
+        now=NOW,
+        run_id="run",
+        hosts=hosts,
+        entering=(),
+        facts=facts,
+        account_facts={StageName.repair: account, StageName.discover: DiscoverAccount(regions=regions)},
+    )
+    for instance_id, one in agents.items():
+        columns = node_columns(next((row for row in nodes if row.node_id == instance_id), None))
+        more = (
+            without_host(one, columns)
+            if isinstance(one, Unknown)
+            else host_columns(view, hosts[instance_id], account, one, _vault_node(account, one))
+        )
+        seen[instance_id] = RepairFacts(**{"agent": one, **columns, **more})
+    return list(judge(view))
+
+
+def _vault_node(account: RepairAccount, one: Any) -> Any:
+    return account.node(REGION, one.vault.instance_id) if one.vault.instance_id else None
+
+
+def only(findings: list[Finding], code: str) -> Finding:
+    (wanted,) = [finding for finding in findings if finding.code == code]
+    return wanted
+
+
+def codes(findings: list[Finding]) -> set[str]:
+    return {finding.code for finding in findings}
+
+
+# -- the image ---------------------------------------------------------------------------------------------
+
+
+def test_what_clones_share_is_one_finding_with_all_that_goes_on_making_them() -> None:
+    unseen = Unknown(unknown="ASG_MEMBER: not looked at")
+    baked = only(
+        found(
+            {IID: stale(), CLONE: stale(), MEMBER: unseen},
+            own={MEMBER: {"asg": "web"}},
+            region={
+                "templates": (TEMPLATE, Template(name="old", image_id="ami-2")),
+                "groups": (
+                    ScalingGroup(name="night", starts_from=("lt-1", "web")),
+                    ScalingGroup(name="else", starts_from=("lt-2",)),
+                ),
+            },
+        ),
+        "BAKED_REGISTRATION",
+    )
+    assert baked.host is None
+    for word in ("2 host(s)", MI, AMI, "legacy-web", "group night", "group web", "template web (version 3)"):
+        assert word in baked.message
+    assert "else" not in baked.message and "old" not in baked.message
+    assert [line.rpartition(" ")[2] for line in baked.evidence] == [IID, CLONE, MEMBER]
+
+
+def test_one_host_of_an_image_that_nothing_starts_is_no_fleet() -> None:
+    assert "BAKED_REGISTRATION" not in codes(found({IID: stale(), OTHER: agent()}))
+    assert "BAKED_REGISTRATION" in codes(found({IID: stale()}, region={"templates": (TEMPLATE,)}))
+
+
+def test_it_is_told_after_the_hosts_were_cleared_too() -> None:
+    gone = Cleared(node_id=MI, region=REGION, hosts=(IID, CLONE), cleared_at=NOW, node=None)
+    baked = only(found({IID: agent(), CLONE: agent()}, cleared=(gone,)), "BAKED_REGISTRATION")
+    assert "2 host(s)" in baked.message
+
+
+def test_templates_and_groups_that_could_not_be_asked_make_no_claim() -> None:
+    denied = Unknown(unknown="ACCESS_DENIED: autoscaling:DescribeAutoScalingGroups")
+    baked = only(
+        found({IID: stale(), CLONE: stale()}, region={"templates": denied, "groups": denied}),
+        "BAKED_REGISTRATION",
+    )
+    assert "go on coming" not in baked.message
+
+
+def test_groups_are_read_from_all_three_ways_to_say_what_they_start() -> None:
+    specification = {"LaunchTemplateId": "lt-1", "LaunchTemplateName": "web", "Version": "3"}
+    override = {"LaunchTemplateSpecification": {"LaunchTemplateId": "lt-9"}}
+    pages = region_pages(
+        groups=[
+            {"AutoScalingGroupName": "a", "LaunchTemplate": specification},
+            {"AutoScalingGroupName": "b", "LaunchConfigurationName": "lc-2014"},
+            {
+                "AutoScalingGroupName": "c",
+                "MixedInstancesPolicy": {
+                    "LaunchTemplate": {"LaunchTemplateSpecification": specification, "Overrides": [override]}
+                },
+            },
+        ],
+        launch_templates=[
+            {
+                "LaunchTemplateId": "lt-1",
+                "LaunchTemplateName": "web",
+                "VersionNumber": 3,
+                "LaunchTemplateData": {"ImageId": AMI},
+            }
+        ]
+        * 2,  # the newest is the default one, too
+        launch_configurations=[{"LaunchConfigurationName": "lc-2014", "ImageId": "ami-2014"}],
+    )
+    facts = parse_region(pages[REGION])
+    assert facts.groups == (
+        ScalingGroup(name="a", starts_from=("lt-1", "web")),
+        ScalingGroup(name="b", starts_from=("lc-2014",)),
+        ScalingGroup(name="c", starts_from=("lt-1", "lt-9", "web")),
+    )
+    assert facts.templates == (Template(name="lc-2014", image_id="ami-2014"), TEMPLATE)
+
+
+# -- who can run commands ------------------------------------------------------------------------------------
+
+
+def test_a_registration_that_gets_in_names_whose_it_is() -> None:
+    registered = datetime(2023, 5, 1, tzinfo=UTC)
+    row = node(MI, activation_id="activation-1", registered_at=registered, iam_role="onprem")
+    critical = only(found({IID: stale()}, nodes=(row,)), "HYBRID_AUTHENTICATES")
+    assert critical.host == IID and f"account {ACCOUNT}, {REGION}" in critical.message
+    assert "registered on 2023-05-01 by activation activation-1, role onprem" in critical.evidence
+    foreign = only(found({IID: stale()}), "HYBRID_AUTHENTICATES")
+    assert f"not account {ACCOUNT}" in foreign.message
+
+
+def test_one_that_is_refused_does_not_get_in() -> None:
+    refused = "Retrieve credentials produced error: MachineFingerprintDoesNotMatch: "
+    assert "HYBRID_AUTHENTICATES" not in codes(found({IID: stale(log=log(*AS_ONPREM, refused))}))
+    assert "HYBRID_AUTHENTICATES" not in codes(found({IID: agent()}))
+
+
+# -- two sides -----------------------------------------------------------------------------------------------
+
+NO_ROLE = (
+    "EC2RoleProvider Failed to connect to Systems Manager with instance profile role credentials."
+    " Err: retrieved credentials failed to report to ssm. Error: EC2RoleRequestError: no EC2 instance role"
+    " found"
+)
+SKEW = "Retrieve credentials produced error: InvalidSignatureException: Signature expired: now earlier"
+BLOCKED = 'Post "https://ssm.eu-central-1.amazonaws.com/": dial tcp 10.0.0.9:443: i/o timeout'
+REFUSED = "Retrieve credentials produced error: MachineFingerprintDoesNotMatch: "
+UNKNOWN_ID = f"Retrieve credentials produced error: InvalidInstanceId: Not existing InstanceId {MI}"
+PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
+
+
+@pytest.mark.parametrize(
+    ("one", "known", "code", "but"),
+    [
+        (
+            agent(log=log(*AS_EC2, NO_ROLE)),
+            {"discovered": {"profile_arn": PROFILE}},
+            "ROLE_MISSING",
+            "instance profile app",
+        ),
+        (
+            agent(log=log(*AS_EC2, NO_ROLE)),
+            {"discovered": {"profile_arn": None}, "verified": {"profile_arn": PROFILE}},
+            "ROLE_MISSING",
+            "profile app",
+        ),
+        (agent(log=log(*AS_EC2, NO_ROLE)), {"discovered": {"profile_arn": None}}, "ROLE_MISSING", ""),
+        (agent(log=log(*AS_EC2, SKEW)), {"discovered": {"clock_offset_s": 1.5}}, "CLOCK_SKEW", "is 2 s off"),
+        (agent(log=log(*AS_EC2, SKEW)), {"discovered": {"clock_offset_s": 900.0}}, "CLOCK_SKEW", ""),
+        (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": True}}, "EGRESS_BLOCKED", "open now"),
+        (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": False}}, "EGRESS_BLOCKED", ""),
+        (agent(log=log(*AS_EC2, BLOCKED)), {}, "EGRESS_BLOCKED", ""),
+        (
+            stale(log=log(*AS_ONPREM, REFUSED)),
+            {"nodes": (node(MI, ip="172.16.0.9", name="attic"),)},
+            "FINGERPRINT_MISMATCH",
+            "Online from attic (172.16.0.9)",
+        ),
+        (
+            stale(log=log(*AS_ONPREM, REFUSED)),
+            {"nodes": (node(MI, "ConnectionLost"),)},
+            "FINGERPRINT_MISMATCH",
+            "",
+        ),
+        (
+            stale(log=log(*AS_ONPREM, UNKNOWN_ID)),
+            {"nodes": (node(MI, "ConnectionLost"),)},
+            "HYBRID_GONE",
+            f"AWS lists {MI}",
+        ),
+        (stale(log=log(*AS_ONPREM, UNKNOWN_ID)), {}, "HYBRID_GONE", ""),
+    ],
+)
+def test_what_aws_says_against_a_cause_stands_beside_it(one: Any, known: Any, code: str, but: str) -> None:
+    message = only(found({IID: one}, **known), code).message
+    assert (but in message) if but else ("But" not in message)
+
+
+@pytest.mark.parametrize(
+    ("one", "status", "version", "said"),
+    [
+        (agent(processes=()), "Online", None, "runs no agent"),
+        (stale(), "Online", None, f"runs as {MI}"),
+        (agent(), "ConnectionLost", None, "says 'ConnectionLost'"),
+        (agent(), "Online", "3.1.0.0", "has agent 3.3.1142.0"),
+        (agent(), "Online", "3.3.1142.0", ""),
+        (agent(processes=()), "ConnectionLost", None, ""),
+        (agent(log=log(*AS_EC2)), "ConnectionLost", None, ""),
+    ],
+)
+def test_where_the_two_sides_disagree_both_are_told(one: Any, status: str, version: Any, said: str) -> None:
+    findings = found({IID: one}, nodes=(node(IID, status),), discovered={"ssm_agent_version": version})
+    if said:
+        assert said in only(findings, "SIDES_DISAGREE").message
+    else:
+        assert "SIDES_DISAGREE" not in codes(findings)
