@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
-TEST_TOOLS := chromium fonts-dejavu-core busybox mksh openssh-server sudo
+TEST_TOOLS := chromium fonts-dejavu-core busybox mksh tcsh openssh-server sudo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Where it is set, every process of a run would compile this project anew.

@@ -28,6 +28,7 @@ class SshConfig(_Section):
     address: Literal["private", "public"] = "private"
     bastion: str | None = None
     known_hosts: Path = Path("~/.ssh/known_hosts")
+    config: Path | None = Path("~/.ssh/config")  # None: it is not read
     host_keys: Literal["strict", "trust-first"] = "strict"
     max_attempts: Annotated[int, Field(ge=1, le=50)] = 6
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
@@ -268,6 +269,7 @@ def _resolved(config: Config, base: Path) -> Config:
         ssh = account.ssh.model_copy(
             update={
                 "known_hosts": there(account.ssh.known_hosts),
+                "config": None if account.ssh.config is None else there(account.ssh.config),
                 "key_files": None if files is None else [there(file) for file in files],
             }
         )

@@ -19,7 +19,7 @@ from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName, Unknown
 from haltuun.run import Run
 from haltuun.runcommand import NotDelivered, RunCommandTransport
-from haltuun.ssh import Endpoint, SshTransport, load_keys, open_ssh, remembered_login
+from haltuun.ssh import Endpoint, Said, SshTransport, ask, load_keys, open_ssh, remembered_login
 from haltuun.transport import Result, Transport
 
 # The default user of an image's system (EC2 User Guide, "Default user names for AMIs").
@@ -179,16 +179,41 @@ class _Book:
 
 
 def _by_ssh(run: Run, host: Host, where: Whereabouts) -> SshTransport:
-    ssh = run.account.ssh
-    endpoint = endpoint_of(run.account, host, where)
+    said = said_of(run.account, host, where)
+    ssh = as_said(run.account.ssh, said)
+    endpoint = endpoint_of(run.account, host, where, said)
     book = _Book(run.ledger, run.account.id)
     return open_ssh(endpoint, ssh, book, run.id, bastion_of(ssh))
 
 
-def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts) -> Endpoint:
+def said_of(account: AccountConfig, host: Host, where: Whereabouts) -> Said:
+    """What the person's ssh configuration says of the host, by its id, its name or its address.
+
+    Raises:
+        ConfigError: it cannot be followed.
+    """
+    own = account.host(host.instance_id)
+    address = own.address or (where.public_ip if account.ssh.address == "public" else where.private_ip)
+    names = [host.instance_id, *filter(None, [host.name, address])]
+    return ask(account.ssh.config, names)
+
+
+def as_said(ssh: SshConfig, said: Said) -> SshConfig:
+    """haltuun.yaml decides; what it leaves open is taken from the ssh configuration."""
+    left_open: dict[str, Any] = {}
+    if ssh.key_files is None and said.key_files:
+        left_open["key_files"] = list(said.key_files)
+    if ssh.bastion is None and said.jump:
+        left_open["bastion"] = said.jump
+    return ssh.model_copy(update=left_open)
+
+
+def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts, said: Said | None = None) -> Endpoint:
     """Raises Unreachable when there is no address."""
-    own, ssh = account.host(host.instance_id), account.ssh
-    address = own.address or (where.public_ip if ssh.address == "public" else where.private_ip)
+    own, ssh, said = account.host(host.instance_id), account.ssh, said or Said()
+    of_ec2 = where.public_ip if ssh.address == "public" else where.private_ip
+    address = own.address or said.address or of_ec2
+    user = own.user or said.user
     if not address:
         raise Unreachable(
             f"the instance has no {ssh.address} address.",
@@ -199,8 +224,8 @@ def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts) -> Endpo
         id=host.instance_id,
         label=host.label,
         address=address,
-        port=own.port or ssh.port,
-        users=(own.user,) if own.user else likely_users(ssh.users, where.image_name),
+        port=own.port or (said.port if said.port and "port" not in ssh.model_fields_set else ssh.port),
+        users=(user,) if user else likely_users(ssh.users, where.image_name),
         key_hint=where.key_name,
     )
 

@@ -1,5 +1,5 @@
 """Real sshd on loopback, in a mount namespace of its own: its users, sudoers and /var/lib/haltuun are not
-this machine's."""
+this machine's, and nothing can be executed from /tmp and /var/lib/haltuun, as on hardened hosts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ USERS = {
     "asked": ("/bin/sh", "asked ALL=(ALL) ALL"),
     "ttyonly": ("/bin/bash", "ttyonly ALL=(ALL) NOPASSWD: ALL\nDefaults:ttyonly requiretty"),
     "noshell": ("/usr/sbin/nologin", ""),
+    "seashell": ("/usr/bin/tcsh", "seashell ALL=(ALL) NOPASSWD: ALL"),
+    "caged": ("/bin/rbash", "caged ALL=(ALL) NOPASSWD: ALL"),
     "busy": ("/usr/bin/mksh", "busy ALL=(ALL) NOPASSWD: ALL"),
 }
 
@@ -33,6 +35,9 @@ mkdir -p /run/sshd /var/lib/haltuun
 mount -t tmpfs tmpfs /run/sshd
 chmod 755 /run/sshd
 mount --bind "$1/haltuun" /var/lib/haltuun
+mount -o remount,bind,noexec /var/lib/haltuun
+mount --bind /tmp /tmp
+mount -o remount,bind,noexec /tmp
 shift
 exec "$@"
 """

@@ -17,8 +17,18 @@ from haltuun.config import AccountConfig, Config, HostConfig, SshConfig
 from haltuun.errors import ConfigError, ConnectionRefused, Unreachable
 from haltuun.ledger import Ledger
 from haltuun.model import Host
-from haltuun.reach import Whereabouts, bastion_of, endpoint_of, likely_users, open_host, whereabouts
+from haltuun.reach import (
+    Whereabouts,
+    as_said,
+    bastion_of,
+    endpoint_of,
+    likely_users,
+    open_host,
+    said_of,
+    whereabouts,
+)
 from haltuun.run import Run
+from haltuun.ssh import Said
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.state import SsmState, ssm_state
 from tests.sshd_fixtures import Sshd, free_port, keygen
@@ -206,6 +216,109 @@ def test_the_address_is_the_configured_or_the_wanted_one() -> None:
     assert (endpoint.address, endpoint.port, endpoint.users) == ("127.0.0.5", 2205, ("me",))
     with pytest.raises(Unreachable, match="no public address"):
         endpoint_of(AccountConfig(id=ACCOUNT, ssh=SshConfig(address="public")), host, Whereabouts())
+
+
+SSH_CONFIG = """\
+Host i-0123456789abcdef0
+  HostName 192.0.2.9
+  Port 2299
+Host web-*
+  User deploy
+  IdentityFile {key}
+  IdentityFile ~/.ssh/not-there
+  ProxyJump hop
+Host hop
+  HostName bastion.example
+  User ops
+  Port 2022
+Host 10.0.*
+  User addressed
+Host *
+  User everybody
+"""
+
+
+def said(folder: Path, name: str, text: str = SSH_CONFIG, **ssh: Any) -> tuple[Any, Any, Any]:
+    """(endpoint, its ssh settings, bastion) of the host of that name."""
+    host = Host(account=ACCOUNT, region=REGION, instance_id="i-0fedcba9876543210", name=name)
+    if name.startswith("i-"):
+        host = Host(account=ACCOUNT, region=REGION, instance_id=name)
+    file = folder / "ssh_config"
+    file.write_text(text.format(key=folder / "key"))
+    account = AccountConfig(id=ACCOUNT, ssh=SshConfig(config=file, **ssh))
+    where = Whereabouts(private_ip="10.0.0.5", image_name="ubuntu-22.04")
+    told = said_of(account, host, where)
+    settings = as_said(account.ssh, told)
+    return endpoint_of(account, host, where, told), settings, bastion_of(settings)
+
+
+def test_the_persons_ssh_configuration_says_how_to_reach_a_host(tmp_path: Path) -> None:
+    key = keygen(tmp_path / "key")
+    endpoint, settings, hop = said(tmp_path, "web-01")
+    assert (endpoint.address, endpoint.port, endpoint.users) == ("10.0.0.5", 22, ("deploy",))
+    assert settings.key_files == [key]
+    assert (hop.address, hop.port, hop.users) == ("bastion.example", 2022, ("ops",))
+    by_id, _, hop = said(tmp_path, "i-0123456789abcdef0")
+    assert (by_id.address, by_id.port, by_id.users, hop) == ("192.0.2.9", 2299, ("everybody",), None)
+    by_address, _, _ = said(tmp_path, "db-01")
+    assert (by_address.address, by_address.users) == ("10.0.0.5", ("addressed",))
+
+
+def test_what_haltuun_yaml_says_goes_before_it(tmp_path: Path) -> None:
+    keygen(tmp_path / "key")
+    mine = tmp_path / "mine.pem"
+    _, settings, hop = said(tmp_path, "web-01", key_files=[mine], bastion="me@other.example", port=22)
+    assert settings.key_files == [mine] and hop.address == "other.example"
+    by_id, _, _ = said(tmp_path, "i-0123456789abcdef0", port=22)
+    assert by_id.port == 22
+
+
+def test_without_such_a_file_nothing_is_said(tmp_path: Path) -> None:
+    account = AccountConfig(id=ACCOUNT, ssh=SshConfig(config=None))
+    host = Host(account=ACCOUNT, region=REGION, instance_id="i-0123456789abcdef0")
+    assert said_of(account, host, Whereabouts()) == Said()
+    account = AccountConfig(id=ACCOUNT, ssh=SshConfig(config=tmp_path / "none"))
+    assert said_of(account, host, Whereabouts()) == Said()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("Host *\n  ProxyJump a,b\n", "more than one host"),
+        ("Host *\n  Port many\n", "cannot be followed"),
+        ("Match nonsense\n", "cannot be followed"),
+        ('Host "unclosed\n', "cannot be followed"),
+    ],
+)
+def test_what_cannot_be_followed_is_said(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        said(tmp_path, "web-01", text)
+    assert caught.value.remedy
+
+
+def test_a_command_in_it_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    never = tmp_path / "never"
+    text = f"Match host web-01 exec 'touch {never}'\n  User x\nHost web-*\n  User deploy\n"
+    endpoint, _, _ = said(tmp_path, "web-01", text)
+    assert endpoint.users == ("deploy",)
+    assert not never.exists()
+    assert "is not followed: it runs a command" in caplog.text
+
+
+@pytest.mark.lab
+def test_a_host_is_entered_by_it(
+    account: SsmState, host: Host, key: Path, tmp_path: Path, sshd: Sshd
+) -> None:
+    sshd.known_hosts(tmp_path / "known")
+    config = tmp_path / "ssh_config"
+    lines = ("HostName 127.0.0.1", f"Port {sshd.port}", "User ubuntu", f"IdentityFile {key}")
+    config.write_text("\n  ".join((f"Host {host.instance_id}", *lines)))
+    run = run_over(host, key, tmp_path, free_port())
+    ssh = SshConfig(known_hosts=tmp_path / "known", connect_timeout_s=20, config=config)
+    run.account = run.account.model_copy(update={"hosts": {}, "ssh": ssh})
+    transport = run.open(host)
+    assert transport.run("id -u", timeout_s=20).stdout == "0\n"
+    transport.close()
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def with_(ssh: SshConfig, **changes: object) -> SshConfig:
     return ssh.model_copy(update=changes)
 
 
-@pytest.mark.parametrize("user", ["ubuntu", "root", "busy", "ttyonly"])
+@pytest.mark.parametrize("user", ["ubuntu", "root", "busy", "seashell", "ttyonly"])
 def test_runs_as_root_whatever_the_user_and_its_shell(sshd: Sshd, ssh: SshConfig, user: str) -> None:
     transport = sshd.connect(ssh, user)
     script = "id -u; printf '%s|' \"$ODD\"; cat; echo oops >&2; exit 3"
@@ -115,10 +115,13 @@ def test_no_root_is_said(sshd: Sshd, ssh: SshConfig, user: str) -> None:
         sshd.connect(ssh, user)
 
 
-def test_an_account_without_a_shell_is_said_and_the_next_user_tried(sshd: Sshd, ssh: SshConfig) -> None:
-    with pytest.raises(NoShell, match="currently not available"):
-        sshd.connect(ssh, "noshell")
-    transport = sshd.connect(ssh, "noshell", "nosudo", "admin")
+@pytest.mark.parametrize(("user", "said"), [("noshell", "currently not available"), ("caged", "restricted")])
+def test_an_account_without_a_shell_is_said_and_the_next_user_tried(
+    sshd: Sshd, ssh: SshConfig, user: str, said: str
+) -> None:
+    with pytest.raises(NoShell, match=said):
+        sshd.connect(ssh, user)
+    transport = sshd.connect(ssh, user, "nosudo", "admin")
     assert transport.user == "admin"
     transport.close()
 
@@ -291,7 +294,7 @@ cat /var/lib/haltuun/listed
 def test_a_connection_that_breaks_during_the_offer_is_no_refusal_at_once(
     tmp_path: Path, ssh: SshConfig, keys: Path, times: int, refused: bool
 ) -> None:
-    command = "/var/lib/haltuun/list-keys"
+    command = "/bin/sh /var/lib/haltuun/list-keys"
     sshd = Sshd(tmp_path / "cuts", [f"AuthorizedKeysCommand {command}", "AuthorizedKeysCommandUser root"])
     (sshd.root / "listed").write_text((keys / "acme.pub").read_text())
     (sshd.root / "list-keys").write_text(CUTS.format(times=times))

@@ -20,13 +20,16 @@ from haltuun.ssh.channel import DeadlinePassed, Spoken, converse, cut_off_after
 from haltuun.ssh.door import Connection, Door, NoShell, login_memory
 from haltuun.ssh.handshake import Endpoint, Memory
 from haltuun.ssh.keys import Login, load_key, load_keys
+from haltuun.ssh.userconfig import Said, ask
 from haltuun.transport import Result
 
 __all__ = [
     "Endpoint",
     "Memory",
     "NoShell",
+    "Said",
     "SshTransport",
+    "ask",
     "load_key",
     "load_keys",
     "open_ssh",

@@ -50,6 +50,7 @@ class AgentConfig(Frozen):
     custom_identities: tuple[str, ...] = ()
     region: str = ""
     endpoints: tuple[str, ...] = ()  # "Ssm.Endpoint=…"
+    text: str = Field(default="", exclude=True)  # the whole file, for showing what to take out of it
 
 
 class Vault(Frozen):
@@ -106,7 +107,9 @@ class Agent(Frozen):
     config: AgentConfig | Unknown = _NOT_ASKED
     credentials: RootCredentials | Unknown = _NOT_ASKED
     proxy: tuple[str, ...] | Unknown = _NOT_ASKED  # "https_proxy=http://***@proxy:3128"
+    proxy_lines: tuple[LogLine, ...] | Unknown = _NOT_ASKED  # where its unit sets one
     disk_free_kb: int | Unknown = _NOT_ASKED
+    inodes_free: int | Unknown = _NOT_ASKED
     state_kb: int | Unknown = _NOT_ASKED  # size of /var/lib/amazon/ssm
     clock: datetime | Unknown = _NOT_ASKED  # the host's local time, as its log writes it (naive)
     unfinished: tuple[Unfinished, ...] | Unknown = _NOT_ASKED

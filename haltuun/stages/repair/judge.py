@@ -8,6 +8,7 @@ from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_tr
 from haltuun.stages.base import View
 from haltuun.stages.repair.facts import Cause, RepairFacts
 from haltuun.stages.repair.fleet import judge_fleet
+from haltuun.stages.repair.leftovers import shown
 from haltuun.stages.repair.orphans import judge_orphans
 from haltuun.stages.repair.sides import Sides, against, judge_authenticates, judge_sides, sides_of
 from haltuun.stages.repair.wording import WORDING
@@ -25,7 +26,10 @@ def judge(view: View) -> Sequence[Finding]:
 
 
 def judge_host(instance_id: str, facts: RepairFacts, sides: Sides) -> list[Finding]:
-    found = [_of_cause(instance_id, cause, against(cause.code, sides)) for cause in facts.found]
+    found = [
+        _of_cause(instance_id, cause, against(cause.code, sides), shown(cause.code, facts.agent))
+        for cause in facts.found
+    ]
     if is_true(facts.vault_foreign) and _has(facts, "STALE_HYBRID"):
         found.append(_foreign(instance_id, facts))
     if _is_waiting(facts):
@@ -42,14 +46,14 @@ def judge_host(instance_id: str, facts: RepairFacts, sides: Sides) -> list[Findi
     return found
 
 
-def _of_cause(instance_id: str, cause: Cause, against_it: str) -> Finding:
-    """`against_it` is what AWS says otherwise, "" for nothing."""
+def _of_cause(instance_id: str, cause: Cause, against_it: str, diff: Sequence[str]) -> Finding:
+    """`against_it` is what AWS says otherwise, "" for nothing; `diff` what a person would change."""
     return Finding(
         code=cause.code,
         severity=WORDING[cause.code].severity,
         message=f"{cause.message} But {against_it}." if against_it else cause.message,
         host=instance_id,
-        evidence=tuple(f"{line.file}:{line.line}: {line.text}" for line in cause.evidence),
+        evidence=(*(f"{line.file}:{line.line}: {line.text}" for line in cause.evidence), *diff),
         remedy=cause.remedy,
     )
 

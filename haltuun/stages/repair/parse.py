@@ -28,6 +28,7 @@ from haltuun.stages.repair.facts import (
     Unfinished,
     Vault,
 )
+from haltuun.stages.repair.leftovers import parse_proxy_lines
 from haltuun.stages.repair.state import identity_of, is_connected
 
 Lines = Mapping[str, Sequence[str]]
@@ -98,7 +99,9 @@ def parse_agent(output: str) -> Agent:
         config=_config(lines),
         credentials=_credentials(lines),
         proxy=tuple(_without_password(text) for text in lines["proxy"]),
+        proxy_lines=parse_proxy_lines(lines["proxy_file"]),
         disk_free_kb=_number(lines, "disk_free_kb"),
+        inodes_free=_number(lines, "inodes_free"),
         state_kb=_number(lines, "state_kb"),
         clock=parse_clock(_one(lines, "clock")),
         unfinished=tuple(_unfinished(text) for text in lines["unfinished"]),
@@ -227,6 +230,7 @@ def parse_config(text: str) -> AgentConfig:
         ),
         region=str(_value(_section(data, "agent"), "region") or ""),
         endpoints=tuple(endpoints),
+        text=text,
     )
 
 

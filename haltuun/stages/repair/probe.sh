@@ -67,6 +67,16 @@ look_at_processes() {
     done
 }
 
+# Where the agent's unit sets a proxy: "path:line:text".
+look_at_proxy_files() {
+    units=/etc/systemd/system
+    for file in "$units/$UNIT.service" "$units/$UNIT.service.d"/*.conf "$units/$SNAP_UNIT.service.d"/*.conf \
+        "/etc/init/$UNIT.conf" "/etc/init/$UNIT.override"; do
+        [ -f "$file" ] || continue
+        grep -n -i '^[^#]*[a-z]_proxy=' "$file" | redact | sed "s#^#proxy_file=$file:#"
+    done
+}
+
 # The last start and what follows it, and at least the newest 400 lines.
 look_at_log() {
     say log_file "$(yes_no test -e "$AGENT_LOG")"
@@ -124,7 +134,10 @@ look_at_vault
 look_at_identity_config
 look_at_config
 look_at_credentials
+look_at_proxy_files
 say disk_free_kb "$(df -Pk /var/lib 2>/dev/null | awk 'NR == 2 {print $4}')"
+# Some file systems have no fixed number of inodes, and say 0 of 0.
+say inodes_free "$(df -Pi /var/lib 2>/dev/null | awk 'NR == 2 && $2 > 0 {print $4}')"
 say state_kb "$(du -sk "$STATE" 2>/dev/null | cut -f1)"
 look_at_unfinished
 look_at_log

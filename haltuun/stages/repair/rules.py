@@ -14,17 +14,18 @@ from datetime import timedelta
 from haltuun.model import Unknown, is_false, is_true
 from haltuun.stages.repair.agentlog import METADATA_ADDRESS, Entry
 from haltuun.stages.repair.facts import LogLine
+from haltuun.stages.repair.leftovers import CONFIG_FILE
 from haltuun.stages.repair.situation import DEFAULT_ORDER, Situation, identity_taken, will_take_onprem
 
 SSM = "/var/lib/amazon/ssm"
-CONFIG_FILE = "/etc/amazon/ssm/amazon-ssm-agent.json"
 CREDENTIALS_FILE = "/root/.aws/credentials"
 EVIDENCE_LINES = 3  # of one fault that repeats every few minutes, the newest
 
 # Below it there is no Session Manager (AWS: agent version history).
 OLDEST_VERSION = (2, 3, 68, 0)
-# Saving the state and writing logs needs some room.
+# Saving the state and writing logs needs some room, and a file each.
 DISK_LOW_KB = 20_000
+INODES_LOW = 200
 # A call into a closed network is silent for about 128 s (TCP's SYN retries).
 SILENCE = timedelta(seconds=20)
 # An agent with an open channel reports every 5 minutes: what failed and was not said again is over.
@@ -310,7 +311,9 @@ def _snap_and_deb(s: Situation) -> Sequence[LogLine]:
 
 
 def _disk_full(s: Situation) -> Sequence[LogLine]:
-    free = s.agent.disk_free_kb
+    free, inodes = s.agent.disk_free_kb, s.agent.inodes_free
+    if not isinstance(inodes, Unknown) and inodes < INODES_LOW:
+        return (_file("/var", f"{inodes} inodes free: no file can be made, whatever room there is"),)
     if not isinstance(free, Unknown):
         return (_file("/var", f"{free} KiB free"),) if free < DISK_LOW_KB else ()
     return _lines("no space left on device")(s)

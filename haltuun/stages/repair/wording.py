@@ -171,7 +171,11 @@ WORDING: dict[str, Wording] = {
         "The agent is installed as snap and as deb; the two fight over one state folder.",
         "Keep the one that runs and remove the other.",
     ),
-    "DISK_FULL": _w(_HIGH, "The host's disk is full.", "Make room in /var, then run again."),
+    "DISK_FULL": _w(
+        _HIGH,
+        "The host's disk is full, or out of inodes.",
+        "Make room in /var ('df -h /var', 'df -i /var'; many small files use up the inodes), then run again.",
+    ),
     "HYBRID_FOREIGN": _w(
         _CRITICAL,
         "The saved registration belongs to another account or region: its owner can run commands as root.",

@@ -1,0 +1,108 @@
+"""What a predecessor left in the agent's configuration and unit, as the change a person would make. Pure.
+
+Nothing of it is changed by Haltuun: an endpoint, a proxy or an order may be meant, and only a person knows.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from haltuun.model import Unknown
+from haltuun.stages.repair.facts import Agent, LogLine
+
+CONFIG_FILE = "/etc/amazon/ssm/amazon-ssm-agent.json"
+# Where each of these codes comes from: sections and keys of the file, compared without case as Go does.
+LEFT = {
+    "ENDPOINT_OVERRIDE": (
+        *((name, "endpoint") for name in ("ssm", "mds", "mgs", "s3", "kms")),
+        ("agent", "servicedomain"),
+    ),
+    "REGION_PINNED": (("agent", "region"),),
+    "IDENTITY_ORDER_OVERRIDE": (("identity", "consumptionorder"),),
+    "CUSTOM_IDENTITY": (("identity", "customidentities"),),
+}
+METADATA = "169.254.169.254"
+
+
+def shown(code: str, agent: Agent | Unknown) -> tuple[str, ...]:
+    """The unified diff, line by line, that takes the cause's leftovers away; none for other causes."""
+    if isinstance(agent, Unknown):
+        return ()
+    if code in LEFT and not isinstance(agent.config, Unknown) and agent.config.text:
+        return config_diff(agent.config.text, LEFT[code])
+    if code == "PROXY_CONFIGURED" and not isinstance(agent.proxy_lines, Unknown):
+        return without_proxies(agent.proxy_lines)
+    if code == "PROXY_INTERCEPTS_IMDS" and not isinstance(agent.proxy_lines, Unknown):
+        return sparing_metadata(agent.proxy_lines)
+    return ()
+
+
+def config_diff(text: str, unwanted: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """`text` is the file; empty where it is no JSON object or holds nothing of `unwanted`."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(data, dict):
+        return ()
+    kept = copy.deepcopy(data)
+    for section, key in unwanted:
+        _drop(kept, section, key)
+    old, new = (json.dumps(one, indent=4, ensure_ascii=False).splitlines() for one in (data, kept))
+    return tuple(difflib.unified_diff(old, new, CONFIG_FILE, CONFIG_FILE, n=1, lineterm=""))
+
+
+def _drop(data: dict[str, Any], section: str, key: str) -> None:
+    for name, part in list(data.items()):
+        if name.lower() != section or not isinstance(part, dict):
+            continue
+        for found in [one for one in part if one.lower() == key]:
+            del part[found]
+        if not part:
+            del data[name]
+
+
+def without_proxies(lines: Sequence[LogLine]) -> tuple[str, ...]:
+    return _diff(lines, lambda text: ())
+
+
+def sparing_metadata(lines: Sequence[LogLine]) -> tuple[str, ...]:
+    """Beside each proxy a no_proxy for the metadata service, in the words of that file."""
+    proxies = [line for line in lines if "no_proxy" not in line.text.lower()]
+    return _diff(proxies[-1:], lambda text: (text, _no_proxy_like(text)))
+
+
+def _no_proxy_like(text: str) -> str:
+    if text.strip().startswith("env"):  # upstart
+        return f"env no_proxy={METADATA}"
+    return f'Environment="no_proxy={METADATA}"'
+
+
+def _diff(lines: Sequence[LogLine], changed: Callable[[str], Sequence[str]]) -> tuple[str, ...]:
+    by_file: dict[str, list[LogLine]] = {}
+    for line in lines:
+        by_file.setdefault(line.file, []).append(line)
+    shown: list[str] = []
+    for file, some in by_file.items():
+        shown += [f"--- {file}", f"+++ {file}"]
+        for line in some:
+            new = changed(line.text)
+            shown.append(f"@@ -{line.line} @@")
+            shown.append(f"{' ' if line.text in new else '-'}{line.text}")
+            shown += [f"+{text}" for text in new if text != line.text]
+    return tuple(shown)
+
+
+def parse_proxy_lines(values: Sequence[str]) -> tuple[LogLine, ...]:
+    """probe.sh's "path:line:text"."""
+    found = []
+    for value in values:
+        path, _, rest = value.partition(":")
+        number, _, text = rest.partition(":")
+        if number.isdecimal():
+            found.append(LogLine(file=path, line=int(number), text=text))
+    return tuple(found)
