@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +42,7 @@ class Run:
     shared: SharedReads = field(default_factory=SharedReads)
     _failed: dict[str, Unreachable] = field(default_factory=dict)
     _did: dict[str, dict[tuple[StageName, str, str], datetime]] = field(default_factory=dict)
+    _spent: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, host: Host) -> Transport:
@@ -67,6 +69,12 @@ class Run:
         """Something changed that may make the host reachable: try again."""
         with self._lock:
             self._failed.pop(instance_id, None)
+
+    def spend(self, what: str, limit: int) -> bool:
+        """Whether this run may make one more of `what`: what nothing batches is done some times only."""
+        with self._lock:
+            self._spent[what] += 1
+            return self._spent[what] <= limit
 
     def journal(self, change: Change, event: str, note: Json = None) -> None:
         """Into the ledger; `did` knows of it, too."""

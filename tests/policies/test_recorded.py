@@ -127,7 +127,7 @@ def run_logs_later(folder: Path) -> Iterator[Recording]:
 def run_verify(folder: Path) -> Iterator[Recording]:
     """Discover and verify: hosts with faults of roles and network, a compromised one, an ECS member."""
     demo = load_scenario("demo")
-    wanted = [host for host in demo.hosts if host.name in ("web-01", "batch-01", "intern-01")]
+    wanted = [host for host in demo.hosts if host.name in ("web-01", "batch-01", "intern-01", "files-01")]
     suspect = demo.host("web-02").model_copy(update={"compromised": True})
     scenario = demo.model_copy(update={"hosts": [*wanted, suspect]})
     with pytest.MonkeyPatch.context() as patch, seeded(scenario, folder, patch) as made:

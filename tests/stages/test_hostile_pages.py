@@ -24,6 +24,7 @@ from tests.stages.test_hostile_hosts import HOST, ODD, raw, view
 
 # What `discover` asks: its name for the answer → service, operation, and the member that holds the rows.
 PAGES = {
+    "statuses": ("ec2", "DescribeInstanceStatus", "InstanceStatuses"),
     "images": ("ec2", "DescribeImages", "Images"),
     "volumes": ("ec2", "DescribeVolumes", "Volumes"),
     "evidence": ("ec2", "DescribeSnapshots", "Snapshots"),

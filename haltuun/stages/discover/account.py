@@ -23,6 +23,8 @@ FILTER_VALUES = 200
 CONTAINER_INSTANCES = 100
 # DescribeVolumes answers with this many a page (EC2 API reference).
 VOLUMES_A_PAGE = 500
+# DescribeInstanceStatus gives 1,000 a page at most (EC2 API reference).
+STATUSES_A_PAGE = 1000
 REGIONS_AT_ONCE = 8
 
 
@@ -80,6 +82,7 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
     own = [{"Key": "OWNER", "Values": ["Self"]}]
     return {
         "instances": instances,
+        "statuses": pages("ec2", "DescribeInstanceStatus", "InstanceStatuses", MaxResults=STATUSES_A_PAGE),
         "images": plain(_images(aws, region, instances)),
         "volumes": pages(
             "ec2",

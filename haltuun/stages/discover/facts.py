@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from haltuun.model import Facts, Frozen, Unknown
+from haltuun.stages.discover.console import Console
 
 _NOT_ASKED = Unknown(unknown="not asked yet")
 
@@ -166,6 +167,8 @@ class DiscoverFacts(Facts):
     # EC2
     state: str | Unknown = _NOT_ASKED
     state_reason: str | Unknown = _NOT_ASKED
+    checks: str | Unknown | None = _NOT_ASKED  # EC2's own: "ok", or what fails; None: it does not run
+    events: tuple[str, ...] | Unknown = _NOT_ASKED  # what EC2 will do to it: "instance-retirement on 2026-…"
     launched_at: datetime | Unknown | None = _NOT_ASKED
     platform: Literal["linux", "windows"] | Unknown = _NOT_ASKED
     architecture: str | Unknown = _NOT_ASKED
@@ -197,6 +200,9 @@ class DiscoverFacts(Facts):
     ssm_platform_name: str | Unknown | None = _NOT_ASKED
     ssm_platform_version: str | Unknown | None = _NOT_ASKED
     same_box_nodes: tuple[str, ...] | Unknown = _NOT_ASKED  # mi- ids at this host's address or name
+
+    # a host that should answer and does not; None: it answers, or there is no reason to ask
+    console: Console | Unknown | None = None
 
     # a guess for hosts that nobody can log in to; `os_guess_source` says from what
     os_guess: str | None = None  # "ubuntu 16.04"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from haltuun.errors import Unreachable
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import View
@@ -9,6 +10,8 @@ from haltuun.stages.discover.facts import DiscoverAccount, Standing
 from haltuun.stages.discover.lines import script
 
 PROBE_TIMEOUT_S = 120.0
+# There is no call for several at once, and what is common to many shows on some.
+CONSOLES_A_RUN = 20
 
 
 def standing_of(view: View, instance_id: str) -> Standing | None:
@@ -30,14 +33,31 @@ def no_way_in(standing: Standing | None) -> Unknown | None:
 
 
 def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
-    """{"way", "legacy", "asked_at", "answered_at", "stdout"}, the times as epoch seconds of the account.
-
-    Raises:
-        Unreachable: or a subclass.
+    """{"way", "legacy", "asked_at", "answered_at", "stdout"}, the times as epoch seconds of the account; of a
+    host that should answer and does not {"closed": why, "console": its text or Unknown}.
     """
-    closed = no_way_in(standing_of(view, host.instance_id))
+    standing = standing_of(view, host.instance_id)
+    closed = no_way_in(standing)
     if closed is not None:
-        return closed
+        silent = standing is not None and standing.platform == "windows" and standing.state == "running"
+        return {"closed": closed, "console": get_console(run, host)} if silent else closed
+    try:
+        return _look_inside(run, host)
+    except Unreachable as error:
+        return {"closed": Unknown(unknown=f"{error.code}: {error}"), "console": get_console(run, host)}
+
+
+def get_console(run: Run, host: Host) -> str | Unknown:
+    """What the host last printed on its console; EC2 keeps the newest 64 KB."""
+    if not run.spend("consoles", CONSOLES_A_RUN):
+        return Unknown(unknown=f"NOT_ASKED: the consoles of {CONSOLES_A_RUN} hosts were read in this run")
+    answer = run.aws.ask(
+        lambda: run.aws.call("ec2", "GetConsoleOutput", host.region, InstanceId=host.instance_id)
+    )
+    return answer if isinstance(answer, Unknown) else str(answer.get("Output") or "")
+
+
+def _look_inside(run: Run, host: Host) -> Json:
     transport = run.open(host)
     try:
         asked_at = run.now().timestamp()

@@ -7,6 +7,7 @@ from datetime import date
 
 from haltuun.model import Finding, Host, Severity, StageName, Unknown, is_true
 from haltuun.stages.base import View
+from haltuun.stages.discover.console import Console
 from haltuun.stages.discover.eol import term, terms
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts, RegionFacts
 
@@ -116,6 +117,7 @@ def judge_host(host: Host, facts: DiscoverFacts, today: date) -> Iterator[Findin
         )
     yield from judge_config_management(host, facts)
     yield from judge_origin(host, facts)
+    yield from judge_from_outside(host, facts)
 
 
 def judge_compromise(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
@@ -201,6 +203,41 @@ def judge_origin(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
             host=host.instance_id,
             message=f"It belongs to {', '.join(facts.managed_by)}, which may replace it or revert a change.",
             remedy="Change the image or launch template that it comes from.",
+        )
+
+
+def judge_from_outside(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
+    """What EC2 itself says of the machine, and what it last printed."""
+    if isinstance(facts.checks, str) and "impaired" in facts.checks:
+        below = facts.checks.startswith("system impaired")
+        yield Finding(
+            code="CHECKS_FAIL",
+            severity=Severity.high,
+            host=host.instance_id,
+            message=f"EC2's own status checks fail: {facts.checks}.",
+            evidence=("DescribeInstanceStatus",),
+            remedy="What is below the instance fails: stopping and starting it moves it to other hardware."
+            if below
+            else "The system does not answer: read its console, then reboot it.",
+        )
+    if isinstance(facts.events, tuple) and facts.events:
+        yield Finding(
+            code="EC2_EVENT",
+            severity=Severity.high,
+            host=host.instance_id,
+            message=f"EC2 will act on it: {facts.events[0]}.",
+            evidence=facts.events,
+            remedy="Stop and start it before that day (an EBS-backed instance moves), or replace it.",
+        )
+    if isinstance(facts.console, Console) and facts.console.signs:
+        meanings = "; ".join(sign.partition(" (")[0] for sign in facts.console.signs)
+        yield Finding(
+            code="CONSOLE_SAYS",
+            severity=Severity.high,
+            host=host.instance_id,
+            message=f"It lets nobody in, and its console says: {meanings}.",
+            evidence=facts.console.signs,
+            remedy="Use the EC2 serial console, or attach its volume to another instance to repair it.",
         )
 
 

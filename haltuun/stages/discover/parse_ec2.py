@@ -9,6 +9,7 @@ from typing import Any
 from haltuun.aws import tags_of
 from haltuun.model import Host, Json, Unknown
 from haltuun.stages.base import View
+from haltuun.stages.discover.console import Console
 from haltuun.stages.discover.facts import DiscoverFacts, HybridNode, ImageFacts
 from haltuun.stages.discover.lookup import find
 from haltuun.stages.discover.parse_account import (
@@ -59,6 +60,8 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
         "state_reason": (instance.get("StateReason") or {}).get("Message")
         or instance.get("StateTransitionReason")
         or "",
+        "checks": _checks(instance, answers["statuses"]),
+        "events": _events(instance, answers["statuses"]),
         "launched_at": instance.get("LaunchTime"),
         "platform": platform_of(instance),
         "architecture": instance.get("Architecture") or Unknown(unknown="EC2 does not say"),
@@ -88,6 +91,35 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
         "ssm_platform_name": node if isinstance(node, Unknown) else node.get("PlatformName"),
         "ssm_platform_version": node if isinstance(node, Unknown) else node.get("PlatformVersion"),
     }
+
+
+def _checks(instance: Json, statuses: Json) -> str | Unknown | None:
+    """EC2 checks from outside every minute: the hardware and network below ("system"), and whether the
+    instance answers ARP ("instance") (EC2 User Guide, status checks)."""
+    if isinstance(statuses, Unknown):
+        return statuses
+    row = find(statuses, "InstanceId", instance["InstanceId"])
+    if row is None:
+        return None
+    said = {
+        name: (row.get(f"{name}Status") or {}).get("Status") or "unknown" for name in ("System", "Instance")
+    }
+    wrong = [f"{name.lower()} {status}" for name, status in said.items() if status != "ok"]
+    return ", ".join(wrong) or "ok"
+
+
+def _events(instance: Json, statuses: Json) -> tuple[str, ...] | Unknown:
+    if isinstance(statuses, Unknown):
+        return statuses
+    row = find(statuses, "InstanceId", instance["InstanceId"]) or {}
+    return tuple(
+        f"{event.get('Code')} on {str(event.get('NotBefore'))[:10]}: {event.get('Description') or ''}".rstrip(
+            ": "
+        )
+        for event in row.get("Events") or ()
+        # What is over or called off stays listed for a week.
+        if not str(event.get("Description") or "").startswith(("[Completed]", "[Canceled]"))
+    )
 
 
 def _all_ec2(why: Unknown) -> dict[str, Any]:
@@ -184,6 +216,9 @@ def guess_os(facts: Mapping[str, Any]) -> dict[str, Any]:
     name, version = facts.get("ssm_platform_name"), facts.get("ssm_platform_version")
     if isinstance(name, str) and name and isinstance(version, str):
         return {"os_guess": f"{name} {version}", "os_guess_source": "its last report to Systems Manager"}
+    console = facts.get("console")
+    if isinstance(console, Console) and console.system:
+        return {"os_guess": console.system, "os_guess_source": "what it printed on its console"}
     image = facts.get("image_name")
     if isinstance(image, str):
         for pattern, system in IMAGE_NAMES:

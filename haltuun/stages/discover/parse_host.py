@@ -7,6 +7,7 @@ from typing import Any
 
 from haltuun.model import Host, Json, Unknown
 from haltuun.stages.base import View
+from haltuun.stages.discover.console import parse_console
 from haltuun.stages.discover.facts import DiscoverFacts, HybridNode
 from haltuun.stages.discover.parse_account import parse_hybrid_nodes
 from haltuun.stages.discover.parse_ec2 import guess_os, parse_ec2, same_box_nodes
@@ -15,6 +16,10 @@ from haltuun.stages.discover.parse_inside import parse_inside, parse_windows_eol
 
 def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> DiscoverFacts:
     facts = parse_ec2(view, host, raw)
+    if isinstance(host_raw, dict) and "closed" in host_raw:
+        said = host_raw["console"]
+        facts["console"] = said if isinstance(said, Unknown) else parse_console(said)
+        host_raw = host_raw["closed"]
     if isinstance(host_raw, Unknown):
         facts |= unseen(host_raw)
     else:

@@ -11,6 +11,7 @@ from haltuun.stages.repair.fleet import judge_fleet
 from haltuun.stages.repair.leftovers import shown
 from haltuun.stages.repair.orphans import judge_orphans
 from haltuun.stages.repair.sides import Sides, against, judge_authenticates, judge_sides, sides_of
+from haltuun.stages.repair.windows import judge_windows
 from haltuun.stages.repair.wording import WORDING
 
 
@@ -22,6 +23,7 @@ def judge(view: View) -> Sequence[Finding]:
             found.extend(judge_host(instance_id, facts, sides))
             found.extend(judge_sides(instance_id, sides))
             found.extend(judge_authenticates(instance_id, sides, view.account_id))
+            found.extend(judge_windows(instance_id, sides))
     return found
 
 

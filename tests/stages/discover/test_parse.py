@@ -59,7 +59,7 @@ def instance(**more: Any) -> dict[str, Any]:
 
 def region(**more: Any) -> dict[str, Any]:
     lists = (
-        "images nodes asg_instances ecs_instances groups launch_templates launch_configurations"
+        "images statuses nodes asg_instances ecs_instances groups launch_templates launch_configurations"
         " baselines patch_groups windows associations"
         " backup_plans backup_vaults log_groups volumes evidence"
     )

@@ -1,0 +1,161 @@
+"""What a host that lets nobody in printed on its console."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haltuun.model import Unknown
+from haltuun.run import Run
+from haltuun.stages.discover.console import SIGNS, parse_console
+from haltuun.stages.discover.host import CONSOLES_A_RUN
+from haltuun.stages.discover.judge import judge_from_outside
+from tests.stages.discover.test_parse import HOST, facts, instance, region
+
+BOOT = "[    0.000000] Linux version 3.13.0-170-generic (buildd@lgw01)\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ("[ 1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)", "kernel"),
+        ("ALERT!  /dev/xvda1 does not exist.  Dropping to a shell!", "root file system was not found"),
+        ("/dev/xvda1: UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY.", "checked by hand"),
+        ('You are in emergency mode. After logging in, type "journalctl -xb"', "emergency mode"),
+        ("[ TIME ] Timed out waiting for device dev-xvdf.device.", "/etc/fstab"),
+        ("[123.4] Out of memory: Kill process 1203 (mysqld) score 412 or sacrifice child", "out of memory"),
+        ("[123.4] Out of memory: Killed process 1203 (mysqld)", "out of memory"),
+        ("rsyslogd: write error: No space left on device", "disk is full"),
+        ("[ 9.1] EXT4-fs error (device xvda1): ext4_find_entry:1455", "file system has errors"),
+        ("No DHCPOFFERS received.", "no network address"),
+        ("2026/11/01 10:00:00Z: BugCheck 0x0000007B", "Windows has stopped"),
+    ],
+)
+def test_a_line_that_says_why(line: str, meaning: str) -> None:
+    signs = parse_console(f"{BOOT}{line}\r\nlater\n").signs
+    assert any(meaning in sign and line[:40].strip() in sign for sign in signs), signs
+
+
+def test_every_sign_is_found_in_some_line_above() -> None:
+    meanings = {meaning for _, meaning in SIGNS}
+    assert len(meanings) == len(SIGNS) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "system"),
+    [
+        ("\nUbuntu 14.04.6 LTS ip-10-0-0-5 ttyS0\n\nip-10-0-0-5 login: ", "Ubuntu 14.04.6 LTS"),
+        ("\nDebian GNU/Linux 12 web-01 ttyS0\n", "Debian GNU/Linux 12"),
+        (
+            "\nAmazon Linux AMI release 2018.03\nKernel 4.14.320 on an x86_64\n\nip login: ",
+            "Amazon Linux AMI release 2018.03",
+        ),
+        ("\r\nCentOS Linux 7 (Core)\r\nKernel 3.10.0 on an x86_64\r\n", "CentOS Linux 7 (Core)"),
+        (BOOT, ""),
+    ],
+)
+def test_the_system_by_its_banner(text: str, system: str) -> None:
+    assert parse_console(BOOT + text).system == system
+
+
+def test_windows() -> None:
+    text = (
+        "2023/05/01 10:00:01Z: OS: Microsoft Windows NT 10.0.14393\r\n"
+        "2023/05/01 10:00:02Z: SSM: Amazon SSM Agent v2.2.392.0\r\n"
+        "2023/05/01 10:00:09Z: Message: Windows is Ready to use\r\n"
+    )
+    console = parse_console(text)
+    assert (console.ready, console.agent, console.signs) == (True, "2.2.392.0", ())
+    assert not parse_console(text[:-30]).ready
+
+
+def test_a_password_that_it_printed_is_not_kept() -> None:
+    text = BOOT + "Setting Bitnami application password to 'h0rse'\nNo space left on device\n"
+    assert "h0rse" not in parse_console(text).model_dump_json()
+
+
+@given(
+    st.text(), st.sampled_from(["", "Kernel panic - not syncing: ", "\x1b[31mOut of memory: Kill process "])
+)
+def test_whatever_it_printed_is_parsed_and_shows_no_escape(text: str, before: str) -> None:
+    for sign in parse_console(before + text).signs:
+        assert sign.isprintable()
+
+
+# -- as facts and findings -----------------------------------------------------------------------------------
+
+
+def seen(console: str | Unknown, **answers: object) -> object:
+    from haltuun.stages.discover.parse_host import parse_host
+    from tests.stages.discover.test_parse import view
+
+    closed = Unknown(unknown="SSH_TIMEOUT: nothing answers")
+    return parse_host(view(), HOST, region(**answers), {"closed": closed, "console": console})
+
+
+def codes(found: object) -> dict[str, str]:
+    return {finding.code: finding.message for finding in judge_from_outside(HOST, found)}  # type: ignore[arg-type]
+
+
+def test_an_unreachable_host_is_unreachable_and_its_console_explains_it() -> None:
+    found = seen("Ubuntu 14.04.6 LTS web-01 ttyS0\nOut of memory: Kill process 1 (x)\n")
+    assert found.way == Unknown(unknown="SSH_TIMEOUT: nothing answers")
+    assert (found.os_guess, found.os_guess_source) == ("Ubuntu 14.04.6 LTS", "what it printed on its console")
+    assert "out of memory" in codes(found)["CONSOLE_SAYS"]
+
+
+def test_a_console_that_could_not_be_read_is_unknown() -> None:
+    denied = Unknown(unknown="ACCESS_DENIED: ec2:GetConsoleOutput")
+    found = seen(denied)
+    assert found.console == denied and "CONSOLE_SAYS" not in codes(found)
+    assert facts().console is None, "who was not asked for one has none"
+
+
+def status(system: str, inside: str, *events: dict[str, str]) -> list[dict[str, object]]:
+    return [
+        {
+            "InstanceId": instance()["InstanceId"],
+            "SystemStatus": {"Status": system},
+            "InstanceStatus": {"Status": inside},
+            "Events": list(events),
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "checks", "remedy"),
+    [
+        (status("ok", "ok"), "ok", ""),
+        (status("ok", "impaired"), "instance impaired", "does not answer"),
+        (status("impaired", "impaired"), "system impaired, instance impaired", "other hardware"),
+        (status("ok", "initializing"), "instance initializing", ""),
+        ([], None, ""),
+        (Unknown(unknown="ACCESS_DENIED"), Unknown(unknown="ACCESS_DENIED"), ""),
+    ],
+)
+def test_ec2s_own_checks(statuses: object, checks: object, remedy: str) -> None:
+    found = facts(region(statuses=statuses))
+    assert found.checks == checks
+    said = [finding.remedy for finding in judge_from_outside(HOST, found) if finding.code == "CHECKS_FAIL"]
+    assert [remedy in one for one in said] == ([True] if remedy else [])
+
+
+def test_what_ec2_will_do_to_it_is_told_until_it_is_done() -> None:
+    retire = {
+        "Code": "instance-retirement",
+        "NotBefore": "2026-12-01T00:00:00+00:00",
+        "Description": "retire",
+    }
+    done = {**retire, "Description": "[Completed] retire"}
+    assert (
+        "instance-retirement on 2026-12-01"
+        in codes(facts(region(statuses=status("ok", "ok", retire))))["EC2_EVENT"]
+    )
+    assert "EC2_EVENT" not in codes(facts(region(statuses=status("ok", "ok", done))))
+
+
+def test_of_a_thousand_silent_hosts_some_consoles_are_read() -> None:
+    run = Run("r", None, None, "plan", None, None, None, None)  # type: ignore[arg-type]
+    allowed = [run.spend("consoles", CONSOLES_A_RUN) for _ in range(1_000)]
+    assert sum(allowed) == CONSOLES_A_RUN and all(allowed[:CONSOLES_A_RUN])
