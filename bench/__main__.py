@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figures import FIGURES
-from bench.host import ssh_probe
+from bench.host import ssh_probe, stale_repair
 from bench.measure import Figure
 from bench.scale import Sample, scale, scale_table
 from haltuun.errors import HaltuunError
@@ -27,13 +27,14 @@ def main() -> int:
         console.print(f"[dim]{measure.__name__} ...", highlight=False)
         figures.append(measure())
     if os.geteuid() == 0:
-        console.print("[dim]ssh_probe ...", highlight=False)
-        try:
-            figures.append(ssh_probe())
-        except (LabError, HaltuunError) as error:
-            console.print(f"ssh_probe was left out: {error}")
+        for measure in (ssh_probe, stale_repair):
+            console.print(f"[dim]{measure.__name__} ...", highlight=False)
+            try:
+                figures.append(measure())
+            except (LabError, HaltuunError) as error:
+                console.print(f"{measure.__name__} was left out: {error}")
     else:
-        console.print("ssh_probe was left out: its lab needs root.")
+        console.print("ssh_probe and stale_repair were left out: their lab needs root.")
     console.print(table(figures))
     samples: list[Sample] = []
     for sample in scale():

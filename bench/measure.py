@@ -40,12 +40,12 @@ def compare(
     """Each once to warm up, then in turns."""
     ours()
     peer()
-    timed = [(_timed(ours), _timed(peer)) for _ in range(rounds)]
+    timed = [(timed(ours), timed(peer)) for _ in range(rounds)]
     ours_s, peer_s = (statistics.median(column) for column in zip(*timed, strict=True))
     return Figure(what, ours_s, peer_is, peer_s, amount, unit)
 
 
-def _timed(work: Work) -> float:
+def timed(work: Work) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
