@@ -32,7 +32,7 @@ ui: $(VENV)/.installed
 
 test: setup lint
 	@scripts/setup.sh root "The tests' lab"
-	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed lint unit
 
@@ -43,7 +43,7 @@ lint: $(VENV)/.installed
 	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 -r $(BIN)/shellcheck
 
 unit: $(VENV)/.installed
-	@$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder -m "not lab and not server and not slow"
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not lab and not server and not slow"
 
 bench: $(VENV)/.installed $(VENV)/.lab-tools
 	@$(BIN)/python -m bench

@@ -38,8 +38,10 @@ _INSIDE = (
     "done\tcloudwatch",
     "done\tconfig-management",
 )
-# Of each fifty hosts one answers nobody, one has a system out of support, and one has no role.
-SHARE, SILENT, OLD, BARE = 50, 11, 12, 13
+# Of each fifty hosts one answers nobody, one has a system out of support, one has no role, and one is
+# somebody else's by now.
+SHARE, SILENT, OLD, BARE, SEIZED = 50, 11, 12, 13, 14
+SIGN = "/tmp/.x/kdevtmpfsi (pid 4711)"
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,9 @@ class CrowdDoor:
             elif "BUSY_WAIT_S" in env:
                 text = repair_answer(host, system.init)
             else:
-                text = discover_answer(
-                    host, f"host-{number:05}", system.init, system.os_release, more=_INSIDE
-                )
+                signs = (SIGN,) if number % SHARE == SEIZED else ()
+                name = f"host-{number:05}"
+                text = discover_answer(host, name, system.init, system.os_release, signs, _INSIDE)
             return Result(exit_code=0, stdout=text, stderr="")
 
         return SimulatedTransport(answer)

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -57,10 +57,12 @@ def screenshot(
     *,
     wait_s: float = 30.0,
     expect: Sequence[str] = (),
+    fill: Mapping[str, str] | None = None,
     click: Sequence[str] = (),
     size: tuple[int, int] = (1400, 1000),
 ) -> str:
-    """Open `url`, click what is labelled as `click` says, wait for the texts of `expect`, take the picture.
+    """Open `url`, write into the fields that `fill` names by their labels, click what is labelled as `click`
+    says, wait for the texts of `expect`, take the picture.
 
     Returns the words on the page.
 
@@ -71,6 +73,8 @@ def screenshot(
     with _browser(size, deadline) as page:
         page.call("Page.enable")
         page.call("Page.navigate", url=url)
+        for label, value in (fill or {}).items():
+            _until(partial(page.fill, label, value), deadline, f"there is no field '{label}'", page)
         for label in click:
             _until(partial(page.click, label), deadline, f"there is nothing named '{label}' to click", page)
         for text in expect:
@@ -111,6 +115,26 @@ class _Page:
     def shows(self, text: str) -> bool:
         words = self.text()
         return bool(words.strip()) and text in words
+
+    def fill(self, label: str, value: str) -> bool:
+        # A field's label stands above it, in the nearest element around it that has words. The page's
+        # framework looks at the event, and at what the element's own setter was given.
+        script = f"""(() => {{
+            const labelOf = field => {{
+                let around = field.parentElement;
+                while (around && !around.innerText?.trim()) {{ around = around.parentElement; }}
+                return around?.innerText.trim().split('\\n')[0] ?? '';
+            }};
+            const found = [...document.querySelectorAll('textarea, input[type=text]')].find(field =>
+                labelOf(field).split(' ')[0] === {json.dumps(label)});
+            if (found) {{
+                const kind = found.tagName === 'TEXTAREA' ? HTMLTextAreaElement : HTMLInputElement;
+                Object.getOwnPropertyDescriptor(kind.prototype, 'value').set.call(found, {json.dumps(value)});
+                found.dispatchEvent(new Event('input', {{bubbles: true}}));
+            }}
+            return Boolean(found);
+        }})()"""
+        return bool(self.evaluate(script))
 
     def click(self, label: str) -> bool:
         # The deepest element with just this label: the UI's tabs are neither buttons nor links.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,3 +159,27 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         yield PrefectServer(url, state_dir)
     finally:
         server.stop(state_dir)
+
+
+# -- killed in the middle ------------------------------------------------------------------------------
+
+
+def kill_when(reached: Callable[[], bool], flow_run: str, log: Path) -> None:
+    """Kill the flow run's processes with -9 as soon as that is reached; `log` is the worker's."""
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.005)
+    for pid in _processes(flow_run):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _processes(flow_run: str) -> list[int]:
+    """Those that the worker started for the flow run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"PREFECT__FLOW_RUN_ID={flow_run}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    assert found
+    return found

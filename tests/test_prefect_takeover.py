@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
+from haltuun.config import load_config
+from haltuun.engine import open_changes
+from haltuun.ledger import Ledger
 from lab import api
 from lab.calls import mutations, seen_calls
 from lab.screenshot import screenshot
-from tests.prefect_fixtures import PrefectServer
+from tests.prefect_fixtures import PrefectServer, kill_when
 
 pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ALIAS = "acme-small"
+ACCOUNT = "444455556666"
 SCENARIO = f"""
 name: small
-account_id: "444455556666"
+account_id: "{ACCOUNT}"
 alias: {ALIAS}
 region: eu-west-1
 images:
@@ -36,7 +40,8 @@ STAGES = ("discover", "verify", "repair", "patch", "backup", "logs")
 
 @dataclass(frozen=True)
 class Takeover:
-    """Two runs of the deployment: the first asks, the second has the approval.
+    """Three runs of the deployment: the first asks, the second has the approval and its process is killed
+    while it repairs a host, the third brings it to its end.
 
     `mutations` are the first's calls that change something.
     """
@@ -44,9 +49,11 @@ class Takeover:
     server: PrefectServer
     hosts: dict[str, dict[str, Any]]
     asked: dict[str, Any]
+    killed: dict[str, Any]
     approved: dict[str, Any]
     mutations: list[str]
     worker_log: str
+    ledger_url: str
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +69,37 @@ def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFac
             before = seen_calls(lab.endpoint_url)
             asked = _run(prefect_server, {"account": ALIAS})
             changing = mutations(seen_calls(lab.endpoint_url) - before)
-            approved = _run(prefect_server, {"account": ALIAS, "plan_hash": _plan_hash(asked)})
-        yield Takeover(prefect_server, lab.hosts, asked, approved, changing, log.read_text())
+            approval = {"account": ALIAS, "plan_hash": _plan_hash(asked)}
+            killed = prefect_server.trigger("take-over-account", approval)
+            saved = Path(f"/proc/{lab.hosts['cloned']['pid']}/root/var/lib/haltuun/saved")
+            kill_when(lambda: bool(list(saved.glob("*/COMPLETE"))), killed, log)
+            approved = _approve_by_form(prefect_server, folder, _plan_hash(asked))
+            crashed = prefect_server.get(f"flow_runs/{killed}")
+        ledger = load_config(lab.config_path).ledger_url
+        yield Takeover(prefect_server, lab.hosts, asked, crashed, approved, changing, log.read_text(), ledger)
     finally:
         api.down(name)
 
 
 def _run(server: PrefectServer, parameters: dict[str, Any]) -> dict[str, Any]:
     return server.await_end(server.trigger("take-over-account", parameters), deadline_s=400)
+
+
+def _approve_by_form(server: PrefectServer, folder: Path, plan_hash: str) -> dict[str, Any]:
+    """As a person does it: the deployment's form, filled in and submitted in a browser."""
+    deployment = server.deployment("take-over-account")["id"]
+    of_it = {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
+    before = {run["id"] for run in server.post("flow_runs/filter", of_it)}
+    screenshot(
+        f"{server.ui}/deployments/deployment/{deployment}/run",
+        folder / "form.png",
+        fill={"account": ALIAS, "plan_hash": plan_hash},
+        click=["Submit"],
+        expect=["Upcoming"],
+        size=(1400, 1500),
+    )
+    (run,) = [run for run in server.post("flow_runs/filter", of_it) if run["id"] not in before]
+    return server.await_end(run["id"], deadline_s=400)
 
 
 def _plan_hash(asked: dict[str, Any]) -> str:
@@ -84,6 +114,25 @@ def test_what_concerns_more_than_one_host_waits_for_approval(takeover: Takeover)
     # The role that both hosts share comes first, so nothing of a single host is done before it.
     # The one command is the proof of the sound one: an echo.
     assert takeover.mutations == ["ssm:SendCommand"]
+
+
+def test_a_run_killed_while_it_repairs_a_host_is_told_and_brought_to_its_end(takeover: Takeover) -> None:
+    assert takeover.killed["state_type"] == "CRASHED"
+    ledger = Ledger(takeover.ledger_url)
+    try:
+        events = ledger.change_events(ACCOUNT)
+    finally:
+        ledger.close()
+    assert open_changes(events) == []
+    cleared = [event for event in events if event.change.kind == "agent.clear"]
+    assert [event.event for event in cleared].count("confirmed") == 1
+    assert {event.event for event in cleared} <= {"intended", "sent", "confirmed"}
+
+
+def test_the_form_passes_on_the_plan_that_was_approved_and_nothing_else(takeover: Takeover) -> None:
+    given = takeover.approved["parameters"]
+    assert given["account"] == ALIAS and given["plan_hash"] == _plan_hash(takeover.asked)
+    assert (given["mode"], given["stages"], given["hosts"], given["approve_all"]) == ("apply", [], [], False)
 
 
 def test_an_approved_run_takes_every_host_through_every_stage(takeover: Takeover) -> None:

@@ -20,7 +20,7 @@ from tests.prefect_fixtures import PrefectServer
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ACCOUNT = "111122223333"
-FEW, MANY = 50, 600
+FEW, MANY = 20, 520
 LOOKED_IN = ("discover", "verify", "repair")  # the stages that look at each host
 
 

@@ -1,4 +1,4 @@
-"""AWS reads are batched: fifty hosts more cost a stage a few calls more."""
+"""AWS reads are batched: thirty hosts more cost a stage a few calls more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from haltuun.stages.patch import STAGE as PATCH
 from lab.cloud.state import ssm_state
 from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
 
-FEW, MANY, SIDE_BY_SIDE = 5, 55, 10
+FEW, MANY, SIDE_BY_SIDE = 5, 35, 10
 EXECUTION_TARGETS = "ssm:DescribeAssociationExecutionTargets"
 
 
@@ -57,7 +57,7 @@ def run(account: World, stage: Stage, mode: str) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [PATCH, BACKUP, LOGS], ids=lambda stage: stage.name.value)
-def test_fifty_hosts_more(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thirty_hosts_more(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[tuple[str, int], Run] = {}
     wait_s = polling.FIRST_WAIT_S
     for count in (FEW, MANY):
