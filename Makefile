@@ -12,12 +12,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where it is set, every process of a run would compile this project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check lint unit bench ui lock clean
+.PHONY: help setup demo test soak check lint unit bench ui lock clean
 
 help:
 	@echo "make demo    take over a practice account on this machine (KEEP=1 leaves it running)"
 	@echo "make ui      open the run history of the demo"
 	@echo "make test    all checks and tests; make check is the quick part, without server or lab"
+	@echo "make soak    a thousand hosts through a real Prefect server: tasks, memory and AWS reads"
 	@echo "make bench   timings, call counts, and a run over up to 10,000 hosts: about 20 minutes"
 	@echo "make setup   only install; make clean removes what was installed and made here"
 
@@ -32,7 +33,11 @@ ui: $(VENV)/.installed
 
 test: setup lint
 	@scripts/setup.sh root "The tests' lab"
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not soak"
+
+# A minute and a half of both CPUs, which `make test` has no room for.
+soak: setup
+	@$(BIN)/python -m pytest -m soak
 
 check: $(VENV)/.installed lint unit
 

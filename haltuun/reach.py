@@ -213,7 +213,7 @@ def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts, said: Sa
     own, ssh, said = account.host(host.instance_id), account.ssh, said or Said()
     of_ec2 = where.public_ip if ssh.address == "public" else where.private_ip
     address = own.address or said.address or of_ec2
-    user = own.user or said.user
+    users = (*filter(None, [said.user]), *likely_users(ssh.users, where.image_name))
     if not address:
         raise Unreachable(
             f"the instance has no {ssh.address} address.",
@@ -225,7 +225,7 @@ def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts, said: Sa
         label=host.label,
         address=address,
         port=own.port or (said.port if said.port and "port" not in ssh.model_fields_set else ssh.port),
-        users=(user,) if user else likely_users(ssh.users, where.image_name),
+        users=(own.user,) if own.user else tuple(dict.fromkeys(users)),
         key_hint=where.key_name,
     )
 

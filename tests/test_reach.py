@@ -218,6 +218,8 @@ def test_the_address_is_the_configured_or_the_wanted_one() -> None:
         endpoint_of(AccountConfig(id=ACCOUNT, ssh=SshConfig(address="public")), host, Whereabouts())
 
 
+# An image's own user is tried after the one that the person named.
+EC2_USERS = ("ubuntu", "ec2-user", "admin")
 SSH_CONFIG = """\
 Host i-0123456789abcdef0
   HostName 192.0.2.9
@@ -255,13 +257,18 @@ def said(folder: Path, name: str, text: str = SSH_CONFIG, **ssh: Any) -> tuple[A
 def test_the_persons_ssh_configuration_says_how_to_reach_a_host(tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
     endpoint, settings, hop = said(tmp_path, "web-01")
-    assert (endpoint.address, endpoint.port, endpoint.users) == ("10.0.0.5", 22, ("deploy",))
+    assert (endpoint.address, endpoint.port, endpoint.users) == ("10.0.0.5", 22, ("deploy", *EC2_USERS))
     assert settings.key_files == [key]
     assert (hop.address, hop.port, hop.users) == ("bastion.example", 2022, ("ops",))
     by_id, _, hop = said(tmp_path, "i-0123456789abcdef0")
-    assert (by_id.address, by_id.port, by_id.users, hop) == ("192.0.2.9", 2299, ("everybody",), None)
+    assert (by_id.address, by_id.port, by_id.users, hop) == (
+        "192.0.2.9",
+        2299,
+        ("everybody", *EC2_USERS),
+        None,
+    )
     by_address, _, _ = said(tmp_path, "db-01")
-    assert (by_address.address, by_address.users) == ("10.0.0.5", ("addressed",))
+    assert (by_address.address, by_address.users) == ("10.0.0.5", ("addressed", *EC2_USERS))
 
 
 def test_what_haltuun_yaml_says_goes_before_it(tmp_path: Path) -> None:
@@ -300,7 +307,7 @@ def test_a_command_in_it_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFix
     never = tmp_path / "never"
     text = f"Match host web-01 exec 'touch {never}'\n  User x\nHost web-*\n  User deploy\n"
     endpoint, _, _ = said(tmp_path, "web-01", text)
-    assert endpoint.users == ("deploy",)
+    assert endpoint.users == ("deploy", *EC2_USERS)
     assert not never.exists()
     assert "is not followed: it runs a command" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Hundreds of hosts are no different from ten: through a real Prefect server, over an emulated region."""
+"""A thousand hosts are no different from ten: through a real Prefect server, over an emulated region."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lab.calls import reads, seen_calls
 from lab.crowd import ALIAS, cloud_of, make_crowd
 from tests.prefect_fixtures import PrefectServer
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(300)]
 
 ACCOUNT = "111122223333"
-FEW, MANY = 20, 520
+FEW, MANY = 50, 1_000
 LOOKED_IN = ("discover", "verify", "repair")  # the stages that look at each host
 
 

@@ -22,7 +22,8 @@ def judge(view: View) -> Sequence[Finding]:
             sides = sides_of(view, instance_id, facts)
             found.extend(judge_host(instance_id, facts, sides))
             found.extend(judge_sides(instance_id, sides))
-            found.extend(judge_authenticates(instance_id, sides, view.account_id))
+            if not view.account.host(instance_id).deliberate_hybrid:
+                found.extend(judge_authenticates(instance_id, sides, view.account_id))
             found.extend(judge_windows(instance_id, sides))
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from haltuun.config import AccountConfig, Config
+from haltuun.config import AccountConfig, Config, HostConfig
 from haltuun.model import Finding, Host, StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import (
@@ -52,6 +52,7 @@ def found(
     verified: dict[str, Any] | None = None,
     region: dict[str, Any] | None = None,
     cleared: tuple[Cleared, ...] = (),
+    meant: bool = False,
 ) -> list[Finding]:
     """Findings of repair for hosts of one image; `own` are the discover facts of each that differ."""
     account = RepairAccount(nodes={REGION: nodes}, cleared=cleared)
@@ -65,7 +66,7 @@ def found(
         facts[StageName.verify] = {i: VerifyFacts(**verified) for i in agents}
     regions = {REGION: RegionFacts(**{"images": images, **(region or {})})}
     view = View(
-        account=AccountConfig(id=ACCOUNT),
+        account=AccountConfig(id=ACCOUNT, hosts={IID: HostConfig(deliberate_hybrid=meant)}),
         config=Config(),
         account_id=ACCOUNT,
         partition="aws",
@@ -197,6 +198,10 @@ def test_one_that_is_refused_does_not_get_in() -> None:
     refused = "Retrieve credentials produced error: MachineFingerprintDoesNotMatch: "
     assert "HYBRID_AUTHENTICATES" not in codes(found({IID: stale(log=log(*AS_ONPREM, refused))}))
     assert "HYBRID_AUTHENTICATES" not in codes(found({IID: agent()}))
+
+
+def test_one_that_is_meant_is_no_alarm() -> None:
+    assert "HYBRID_AUTHENTICATES" not in codes(found({IID: stale()}, meant=True))
 
 
 # -- two sides -----------------------------------------------------------------------------------------------
