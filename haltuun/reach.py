@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from haltuun.config import AccountConfig, SshConfig
@@ -51,11 +52,13 @@ class Whereabouts:
 
 
 def check_keys(account: AccountConfig) -> None:
-    """Load the configured key files once, before any host is tried.
+    """Load the configured key files and the person's ssh configuration once, before any host is tried.
 
     Raises:
-        ConfigError: naming the file that is missing, unreadable, encrypted or no private key.
+        ConfigError: naming the file that is missing, unreadable, encrypted, no private key, or no
+            configuration of ssh that can be followed.
     """
+    ask(account.ssh.config, [account.id])
     if account.ssh.key_files is not None:
         load_keys(account.ssh)
 
@@ -179,40 +182,41 @@ class _Book:
 
 
 def _by_ssh(run: Run, host: Host, where: Whereabouts) -> SshTransport:
+    ssh = run.account.ssh
     said = said_of(run.account, host, where)
-    ssh = as_said(run.account.ssh, said)
     endpoint = endpoint_of(run.account, host, where, said)
     book = _Book(run.ledger, run.account.id)
-    return open_ssh(endpoint, ssh, book, run.id, bastion_of(ssh))
+    return open_ssh(endpoint, ssh, book, run.id, bastion_of(ssh) or hop_of(said, ssh))
 
 
 def said_of(account: AccountConfig, host: Host, where: Whereabouts) -> Said:
-    """What the person's ssh configuration says of the host, by its id, its name or its address.
+    """What the person's ssh configuration says of the host, by its id or its address: names come more than
+    once.
 
     Raises:
         ConfigError: it cannot be followed.
     """
-    own = account.host(host.instance_id)
-    address = own.address or (where.public_ip if account.ssh.address == "public" else where.private_ip)
-    names = [host.instance_id, *filter(None, [host.name, address])]
-    return ask(account.ssh.config, names)
+    names = [host.instance_id, *filter(None, [_address_of(account, host, where)])]
+    return ask(account.ssh.config, names, jumping=account.ssh.bastion is None)
 
 
-def as_said(ssh: SshConfig, said: Said) -> SshConfig:
-    """haltuun.yaml decides; what it leaves open is taken from the ssh configuration."""
-    left_open: dict[str, Any] = {}
-    if ssh.key_files is None and said.key_files:
-        left_open["key_files"] = list(said.key_files)
-    if ssh.bastion is None and said.jump:
-        left_open["bastion"] = said.jump
-    return ssh.model_copy(update=left_open)
+def _address_of(account: AccountConfig, host: Host, where: Whereabouts) -> str | None:
+    of_ec2 = where.public_ip if account.ssh.address == "public" else where.private_ip
+    return account.host(host.instance_id).address or of_ec2
+
+
+def hop_of(said: Said, ssh: SshConfig) -> Endpoint | None:
+    """The host to go through, where the ssh configuration names one."""
+    hop = said.jump
+    if hop is None or not hop.address:
+        return None
+    return _bastion(hop.address, hop.port, hop.user, ssh, hop.key_files)
 
 
 def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts, said: Said | None = None) -> Endpoint:
     """Raises Unreachable when there is no address."""
     own, ssh, said = account.host(host.instance_id), account.ssh, said or Said()
-    of_ec2 = where.public_ip if ssh.address == "public" else where.private_ip
-    address = own.address or said.address or of_ec2
+    address = own.address or said.address or _address_of(account, host, where)
     users = (*filter(None, [said.user]), *likely_users(ssh.users, where.image_name))
     if not address:
         raise Unreachable(
@@ -227,6 +231,7 @@ def endpoint_of(account: AccountConfig, host: Host, where: Whereabouts, said: Sa
         port=own.port or (said.port if said.port and "port" not in ssh.model_fields_set else ssh.port),
         users=(own.user,) if own.user else tuple(dict.fromkeys(users)),
         key_hint=where.key_name,
+        key_files=said.key_files,
     )
 
 
@@ -246,14 +251,20 @@ def bastion_of(ssh: SshConfig) -> Endpoint | None:
         raise ConfigError(
             f"'{ssh.bastion}' is no bastion.", subject="ssh.bastion", remedy="Write it as user@host:port."
         )
-    address = match["ip6"] or match["host"]
-    port = int(match["port"] or 22)
+    port = int(match["port"]) if match["port"] else None
+    return _bastion(match["ip6"] or match["host"], port, match["user"], ssh)
+
+
+def _bastion(
+    address: str, port: int | None, user: str | None, ssh: SshConfig, key_files: tuple[Path, ...] = ()
+) -> Endpoint:
     return Endpoint(
-        id=f"bastion:{address}:{port}",
+        id=f"bastion:{address}:{port or 22}",
         label=f"bastion {address}",
         address=address,
-        port=port,
-        users=(match["user"],) if match["user"] else tuple(ssh.users),
+        port=port or 22,
+        users=(user,) if user else tuple(ssh.users),
+        key_files=key_files,
     )
 
 

@@ -8,9 +8,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from haltuun.config import SshConfig
 from haltuun.ssh import Endpoint, SshTransport, open_ssh
@@ -242,3 +245,20 @@ def _root_is(pid: int, haltuun: Path) -> bool:
         line.split()[4] == "/var/lib/haltuun" and str(haltuun).endswith(line.split()[3])
         for line in mounts.splitlines()
     )
+
+
+@contextmanager
+def ssh_agent(key: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An ssh-agent that holds the key, and is asked by this process."""
+    place = key.with_suffix(".agent")
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(place)], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(place))
+        deadline = time.monotonic() + 5
+        while not place.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        subprocess.run(["ssh-add", "-q", str(key)], check=True, env=dict(os.environ))
+        yield
+    finally:
+        agent.kill()
+        agent.wait()

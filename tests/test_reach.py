@@ -19,19 +19,19 @@ from haltuun.ledger import Ledger
 from haltuun.model import Host
 from haltuun.reach import (
     Whereabouts,
-    as_said,
     bastion_of,
     endpoint_of,
+    hop_of,
     likely_users,
     open_host,
     said_of,
     whereabouts,
 )
 from haltuun.run import Run
-from haltuun.ssh import Said
+from haltuun.ssh import Said, load_keys
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.state import SsmState, ssm_state
-from tests.sshd_fixtures import Sshd, free_port, keygen
+from tests.sshd_fixtures import Sshd, free_port, keygen, ssh_agent
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"
 
@@ -224,60 +224,88 @@ SSH_CONFIG = """\
 Host i-0123456789abcdef0
   HostName 192.0.2.9
   Port 2299
-Host web-*
+Host 10.0.*
   User deploy
   IdentityFile {key}
   IdentityFile ~/.ssh/not-there
   ProxyJump hop
 Host hop
-  HostName bastion.example
+  HostName fd00::1
   User ops
   Port 2022
-Host 10.0.*
-  User addressed
+  IdentityFile {key}
+Host web-*
+  HostName 10.9.9.9
 Host *
   User everybody
 """
 
 
-def said(folder: Path, name: str, text: str = SSH_CONFIG, **ssh: Any) -> tuple[Any, Any, Any]:
-    """(endpoint, its ssh settings, bastion) of the host of that name."""
-    host = Host(account=ACCOUNT, region=REGION, instance_id="i-0fedcba9876543210", name=name)
-    if name.startswith("i-"):
-        host = Host(account=ACCOUNT, region=REGION, instance_id=name)
+def said(folder: Path, instance_id: str, text: str = SSH_CONFIG, **ssh: Any) -> tuple[Any, Any]:
+    """(endpoint, bastion) of the host of that id, at 10.0.0.5 and named web-01."""
+    host = Host(account=ACCOUNT, region=REGION, instance_id=instance_id, name="web-01")
     file = folder / "ssh_config"
     file.write_text(text.format(key=folder / "key"))
     account = AccountConfig(id=ACCOUNT, ssh=SshConfig(config=file, **ssh))
     where = Whereabouts(private_ip="10.0.0.5", image_name="ubuntu-22.04")
     told = said_of(account, host, where)
-    settings = as_said(account.ssh, told)
-    return endpoint_of(account, host, where, told), settings, bastion_of(settings)
+    return endpoint_of(account, host, where, told), bastion_of(account.ssh) or hop_of(told, account.ssh)
+
+
+ONE, OTHER = "i-0123456789abcdef0", "i-0fedcba9876543210"
 
 
 def test_the_persons_ssh_configuration_says_how_to_reach_a_host(tmp_path: Path) -> None:
     key = keygen(tmp_path / "key")
-    endpoint, settings, hop = said(tmp_path, "web-01")
+    endpoint, hop = said(tmp_path, OTHER)
     assert (endpoint.address, endpoint.port, endpoint.users) == ("10.0.0.5", 22, ("deploy", *EC2_USERS))
-    assert settings.key_files == [key]
-    assert (hop.address, hop.port, hop.users) == ("bastion.example", 2022, ("ops",))
-    by_id, _, hop = said(tmp_path, "i-0123456789abcdef0")
+    assert endpoint.key_files == (key,)
+    assert (hop.address, hop.port, hop.users, hop.key_files) == ("fd00::1", 2022, ("ops",), (key,))
+    by_id, hop = said(tmp_path, ONE)
     assert (by_id.address, by_id.port, by_id.users, hop) == (
         "192.0.2.9",
         2299,
         ("everybody", *EC2_USERS),
         None,
     )
-    by_address, _, _ = said(tmp_path, "db-01")
-    assert (by_address.address, by_address.users) == ("10.0.0.5", ("addressed", *EC2_USERS))
+
+
+def test_its_keys_are_offered_beside_the_agents_and_not_beside_configured_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, mine = keygen(tmp_path / "theirs"), keygen(tmp_path / "mine")
+    with ssh_agent(keygen(tmp_path / "held"), monkeypatch):
+        assert [name for name, _ in load_keys(SshConfig(), [theirs])] == ["theirs", "held"]
+    assert [name for name, _ in load_keys(SshConfig(key_files=[mine]), [theirs])] == ["mine"]
 
 
 def test_what_haltuun_yaml_says_goes_before_it(tmp_path: Path) -> None:
     keygen(tmp_path / "key")
-    mine = tmp_path / "mine.pem"
-    _, settings, hop = said(tmp_path, "web-01", key_files=[mine], bastion="me@other.example", port=22)
-    assert settings.key_files == [mine] and hop.address == "other.example"
-    by_id, _, _ = said(tmp_path, "i-0123456789abcdef0", port=22)
+    chain = "Host *\n  ProxyJump a,b\n"
+    _, hop = said(tmp_path, OTHER, chain, bastion="me@other.example")
+    assert hop.address == "other.example"
+    by_id, _ = said(tmp_path, ONE, port=22)
     assert by_id.port == 22
+
+
+@pytest.mark.parametrize(
+    ("named", "address", "port", "users"),
+    [
+        ("ssh://ops@b.example:2200", "b.example", 2200, ("ops",)),
+        ("b.example", "b.example", 22, ("x",)),
+        ("[fd00::2]:2200", "fd00::2", 2200, ("x",)),
+    ],
+)
+def test_ways_to_name_a_hop(
+    tmp_path: Path, named: str, address: str, port: int, users: tuple[str, ...]
+) -> None:
+    _, hop = said(tmp_path, OTHER, f"Host *\n  User x\n  ProxyJump {named}\n")
+    assert (hop.address, hop.port, hop.users) == (address, port, users)
+
+
+def test_a_hop_does_not_go_through_itself(tmp_path: Path) -> None:
+    assert said(tmp_path, OTHER, "Host *\n  ProxyJump 10.0.0.5\n")[1] is None
+    assert said(tmp_path, OTHER, "Host *\n  ProxyJump none\n")[1] is None
 
 
 def test_without_such_a_file_nothing_is_said(tmp_path: Path) -> None:
@@ -299,17 +327,27 @@ def test_without_such_a_file_nothing_is_said(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_followed_is_said(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as caught:
-        said(tmp_path, "web-01", text)
+        said(tmp_path, OTHER, text)
     assert caught.value.remedy
 
 
 def test_a_command_in_it_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     never = tmp_path / "never"
-    text = f"Match host web-01 exec 'touch {never}'\n  User x\nHost web-*\n  User deploy\n"
-    endpoint, _, _ = said(tmp_path, "web-01", text)
+    lines = (
+        f"Match host 10.0.0.5 exec 'touch {never}'",
+        "  User x",
+        "Include other",
+        "CanonicalizeHostname yes",
+        "Match host web-exec-01",
+        "  User y",
+        "Host 10.*",
+        "  User deploy",
+    )
+    endpoint, _ = said(tmp_path, OTHER, "\n".join(lines))
     assert endpoint.users == ("deploy", *EC2_USERS)
     assert not never.exists()
-    assert "is not followed: it runs a command" in caplog.text
+    passed_over = [record.getMessage() for record in caplog.records]
+    assert len(passed_over) == 3 and not any("web-exec" in line for line in passed_over)
 
 
 @pytest.mark.lab

@@ -29,7 +29,7 @@ from haltuun.errors import (
 )
 from haltuun.ssh import Endpoint, NoShell, load_keys, open_ssh
 from haltuun.transport import MAX_OUTPUT_BYTES
-from tests.sshd_fixtures import USERS, Book, Sshd, free_port, keygen
+from tests.sshd_fixtures import USERS, Book, Sshd, free_port, keygen, ssh_agent
 
 pytestmark = pytest.mark.lab
 
@@ -353,25 +353,15 @@ def test_what_is_no_key_is_said_to_be(ssh: SshConfig, tmp_path: Path, text: str)
 
 
 def test_the_agent_is_asked_when_no_file_is_configured(
-    sshd: Sshd, ssh: SshConfig, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, ssh: SshConfig, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     with pytest.raises(AuthRefused, match="no key to log in with"):
         sshd.connect(with_(ssh, key_files=None))
-    agent_socket = tmp_path / "agent"
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(agent_socket)], stdout=subprocess.DEVNULL)
-    try:
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent_socket))
-        deadline = time.monotonic() + 5
-        while not agent_socket.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        subprocess.run(["ssh-add", "-q", str(keys / "acme.pem")], check=True, env=dict(os.environ))
+    with ssh_agent(keys / "acme.pem", monkeypatch):
         transport = sshd.connect(with_(ssh, key_files=None))
         assert transport.run("id -u", timeout_s=10).stdout == "0\n"
         transport.close()
-    finally:
-        agent.kill()
-        agent.wait()
 
 
 # -- old servers and bastions ----------------------------------------------------------------

@@ -125,7 +125,9 @@ class Door:
     def _logins(self) -> list[Login]:
         endpoint = self.endpoint
         last = self.memory.recall(self._login_key)
-        logins = likeliest_first(endpoint.users, load_keys(self.ssh), last=last, hint=endpoint.key_hint)
+        logins = likeliest_first(
+            endpoint.users, load_keys(self.ssh, endpoint.key_files), last=last, hint=endpoint.key_hint
+        )
         if not logins:
             raise AuthRefused(
                 "there is no key to log in with: no 'key_files' are configured and ssh-agent holds none.",

@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import paramiko
@@ -51,6 +52,7 @@ class Endpoint:
     port: int
     users: tuple[str, ...]  # likeliest first
     key_hint: str | None = None  # EC2's KeyName
+    key_files: tuple[Path, ...] = ()  # beside those that the configuration names, or the ssh-agent's
 
 
 class Client(paramiko.Transport):

@@ -30,14 +30,15 @@ class Login:
         return json.dumps({"user": self.user, "key": public_part(self.key).fingerprint})
 
 
-def load_keys(ssh: SshConfig) -> list[tuple[str, paramiko.PKey]]:
-    """(name, key) of each configured key file; of the ssh-agent's keys when none is configured.
+def load_keys(ssh: SshConfig, more: Sequence[Path] = ()) -> list[tuple[str, paramiko.PKey]]:
+    """(name, key) of each configured key file; when none is configured, of `more` and the ssh-agent's keys.
 
     Raises:
         ConfigError: naming the file that is missing, unreadable, encrypted or no private key.
     """
     if ssh.key_files is None:
-        return [(key.comment or "ssh-agent", key) for key in paramiko.Agent().get_keys()]
+        of_agent = [(key.comment or "ssh-agent", key) for key in paramiko.Agent().get_keys()]
+        return [*((path.name, load_key(path)) for path in more), *of_agent]
     return [(path.name, load_key(path)) for path in ssh.key_files]
 
 

@@ -2,17 +2,19 @@
 
 Followed are HostName, Port, User, IdentityFile and ProxyJump, as ssh_config(5) has them. ProxyCommand is not,
 and neither are the parts under a Match exec: looking at hosts runs no command of a person's on this machine.
+Other files (Include) and the resolver (Canonical…) are left alone, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import paramiko
 
@@ -22,41 +24,40 @@ from haltuun.ssh.keys import load_key
 log = logging.getLogger("haltuun")
 
 _SECTION = re.compile(r"\s*(host|match)\b", re.IGNORECASE)
-_MATCH_EXEC = re.compile(r"\s*match\b.*\bexec\b", re.IGNORECASE)
-NOBODY = "a-name-that-nobody-has.invalid"
+_HOST = re.compile(r"\s*host[\s=]\s*(.*)", re.IGNORECASE)
+_MATCH_EXEC = re.compile(r"\s*match\s(.*\s)?!?exec[\s=]", re.IGNORECASE)
+_PASSED_OVER = re.compile(r"\s*(include|canonical\w+)\b", re.IGNORECASE)
 REMEDY = "Correct it there, or set 'ssh.config: null' in haltuun.yaml to leave the file unread."
 
 
 @dataclass(frozen=True)
 class Said:
-    """None or empty: nothing is said of it. `jump` is as ssh.bastion in haltuun.yaml."""
+    """None or empty: nothing is said of it."""
 
     address: str | None = None
     port: int | None = None
     user: str | None = None
     key_files: tuple[Path, ...] = ()
-    jump: str | None = None
+    jump: Said | None = None  # the host to go through
 
 
-def ask(path: Path | None, names: Sequence[str]) -> Said:
-    """By the first of `names` that a Host line of the file means (other than "*"), else by the last.
+def ask(path: Path | None, names: Sequence[str], *, jumping: bool = True) -> Said:
+    """By the first of `names` that a Host line of the file names (other than "*"), else by the last.
 
     Raises:
         ConfigError: the file cannot be read or followed.
     """
-    if path is None or not path.exists():
+    if path is None:
         return Said()
     try:
-        config = _read(path, path.stat().st_mtime_ns)
-        name = next((name for name in names if _is_meant(config, name)), names[-1])
-        found = config.lookup(name)
-        return Said(
-            address=found["hostname"] if found["hostname"] != name else None,
-            port=int(found["port"]) if "port" in found else None,
-            user=found.get("user"),
-            key_files=_usable(found.get("identityfile") or ()),
-            jump=_jump(config, found),
-        )
+        if not path.exists():
+            return Said()
+        config, patterns = _read(path, path.stat().st_mtime_ns)
+        named = (name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+        name = next(named, names[-1])
+        said = _said(config, name)
+        hop = config.lookup(name).get("proxyjump")
+        return replace(said, jump=_jump(config, hop, name) if jumping and hop else None)
     except ConfigError:
         raise
     except (paramiko.SSHException, OSError, ValueError, LookupError) as error:
@@ -66,26 +67,33 @@ def ask(path: Path | None, names: Sequence[str]) -> Said:
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, mtime_ns: int) -> paramiko.SSHConfig:
-    """Without what stands under a Match exec, which paramiko would run."""
+def _read(path: Path, mtime_ns: int) -> tuple[paramiko.SSHConfig, frozenset[str]]:
+    """Without what stands under a Match exec, which paramiko would run; and what its Host lines name but "*"
+    (paramiko's own list of these fails where there is a Match).
+    """
     kept, skipping = [], False
+    patterns: set[str] = set()
     for line in path.read_text(encoding="utf-8").splitlines():
         if _SECTION.match(line):
             skipping = bool(_MATCH_EXEC.match(line))
-            if skipping:
-                log.warning("%s: '%s' is not followed: it runs a command", path, line.strip())
-        if not skipping:
+        left_out = _PASSED_OVER.match(line) or (skipping and _SECTION.match(line))
+        if left_out:
+            log.warning("%s: '%s' is not followed by Haltuun", path, line.strip())
+        if not skipping and not left_out:
             kept.append(line)
-    return paramiko.SSHConfig.from_text("\n".join(kept))
+        if host := _HOST.match(line):
+            patterns.update(host[1].split())
+    return paramiko.SSHConfig.from_text("\n".join(kept)), frozenset(patterns - {"*"})
 
 
-def _is_meant(config: paramiko.SSHConfig, name: str) -> bool:
-    """It says something of this name that it does not say of a name that nobody has."""
-    return _options(config, name) != _options(config, NOBODY)
-
-
-def _options(config: paramiko.SSHConfig, name: str) -> dict[str, Any]:
-    return {key: value for key, value in config.lookup(name).items() if value != name}
+def _said(config: paramiko.SSHConfig, name: str) -> Said:
+    found = config.lookup(name)
+    return Said(
+        address=found["hostname"] if found["hostname"] != name else None,
+        port=int(found["port"]) if "port" in found else None,
+        user=found.get("user"),
+        key_files=_usable(found.get("identityfile") or ()),
+    )
 
 
 def _usable(files: Sequence[str]) -> tuple[Path, ...]:
@@ -101,10 +109,9 @@ def _usable(files: Sequence[str]) -> tuple[Path, ...]:
     return tuple(usable)
 
 
-def _jump(config: paramiko.SSHConfig, found: Mapping[str, Any]) -> str | None:
-    """user@address:port of the one host to go through; it may have a Host line of its own."""
-    named = found.get("proxyjump")
-    if not named or named.lower() == "none":
+def _jump(config: paramiko.SSHConfig, named: str, name: str) -> Said | None:
+    """The one host to go through; it may have a Host line of its own."""
+    if named.lower() == "none":
         return None
     if "," in named:
         raise ConfigError(
@@ -112,9 +119,11 @@ def _jump(config: paramiko.SSHConfig, found: Mapping[str, Any]) -> str | None:
             subject="~/.ssh/config",
             remedy="Name one that reaches the hosts, there or as ssh.bastion in haltuun.yaml.",
         )
-    user, _, rest = named.rpartition("@")
-    alias, colon, port = rest.partition(":")
-    own = config.lookup(alias)
-    user = user or own.get("user") or ""
-    port = port if colon else own.get("port", "22")
-    return f"{user}@{own['hostname']}:{port}" if user else f"{own['hostname']}:{port}"
+    parts = urlsplit(named if "://" in named else f"ssh://{named}")
+    alias = parts.hostname or ""
+    own = _said(config, alias)
+    if alias == name:
+        return None  # "Host *" means the hop itself, too
+    return replace(
+        own, address=own.address or alias, port=parts.port or own.port, user=parts.username or own.user
+    )

@@ -42,7 +42,7 @@ PAGES = {
     "log_groups": ("logs", "DescribeLogGroups", "logGroups"),
 }
 # Members without which a row would be none.
-ALWAYS = ("State", "Key", "Value", "PatchGroup")
+ALWAYS = ("State", "Key", "Value", "PatchGroup", "VersionNumber")
 ALWAYS_ENDINGS = ("Id", "Name", "Identity", "Arn")
 TIMES = ("2026-11-23T10:00:00+00:00", "1970-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00")
 DEEPEST = 4

@@ -4,7 +4,7 @@ predecessor left. Reads only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -79,6 +79,7 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
         return plain(aws.ask(lambda: aws.pages(service, operation, key, region, **parameters)))
 
     instances = plain(aws.ask(lambda: get_instances(aws, region)))
+    groups = pages("autoscaling", "DescribeAutoScalingGroups", "AutoScalingGroups")
     own = [{"Key": "OWNER", "Values": ["Self"]}]
     return {
         "instances": instances,
@@ -100,14 +101,9 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
         ),
         "nodes": pages("ssm", "DescribeInstanceInformation", "InstanceInformationList", MaxResults=50),
         "asg_instances": pages("autoscaling", "DescribeAutoScalingInstances", "AutoScalingInstances"),
-        "groups": pages("autoscaling", "DescribeAutoScalingGroups", "AutoScalingGroups"),
+        "groups": groups,
         "launch_configurations": pages("autoscaling", "DescribeLaunchConfigurations", "LaunchConfigurations"),
-        "launch_templates": pages(
-            "ec2",
-            "DescribeLaunchTemplateVersions",
-            "LaunchTemplateVersions",
-            Versions=["$Latest", "$Default"],
-        ),
+        "launch_templates": plain(aws.ask(lambda: get_template_versions(aws, region, groups))),
         "ecs_instances": aws.ask(lambda: get_ecs_instances(aws, region)),
         "dhmc": plain(
             aws.ask(
@@ -141,6 +137,41 @@ def _images(aws: Aws, region: str, instances: Json) -> Json:
         return found
 
     return aws.ask(ask)
+
+
+def get_template_versions(aws: Aws, region: str, groups: Json) -> list[dict[str, Any]]:
+    """The newest and the default version of each launch template, and those that a group names by number."""
+
+    def versions(names: Sequence[str], **which: str) -> list[dict[str, Any]]:
+        return aws.pages(
+            "ec2",
+            "DescribeLaunchTemplateVersions",
+            "LaunchTemplateVersions",
+            region,
+            Versions=list(names),
+            **which,
+        )
+
+    found = versions(["$Latest", "$Default"])
+    known = {(row["LaunchTemplateId"], str(row["VersionNumber"])) for row in found}
+    pinned: dict[str, set[str]] = {}
+    for group in () if isinstance(groups, Unknown) else groups:
+        for one in specifications_of(group):
+            template, version = one.get("LaunchTemplateId"), str(one.get("Version") or "")
+            if template and version.isdecimal() and (template, version) not in known:
+                pinned.setdefault(template, set()).add(version)
+    for template, numbers in sorted(pinned.items()):
+        found += versions(sorted(numbers), LaunchTemplateId=template)
+    return found
+
+
+def specifications_of(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The launch templates that a row of DescribeAutoScalingGroups names."""
+    mixed = (group.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
+    overrides = [one.get("LaunchTemplateSpecification") for one in mixed.get("Overrides") or ()]
+    return list(
+        filter(None, [group.get("LaunchTemplate"), mixed.get("LaunchTemplateSpecification"), *overrides])
+    )
 
 
 def get_ecs_instances(aws: Aws, region: str) -> list[str]:

@@ -9,34 +9,42 @@ import re
 
 from haltuun.model import Frozen
 
-# What may stand there, and what it says of the host; of each the last line is evidence.
-SIGNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.MULTILINE), meaning)
-    for pattern, meaning in (
-        (r"^.*Kernel panic - not syncing.*$", "its kernel has stopped"),
+_WINDOWS_STOP = r"\*\*\* STOP: 0x|BugCheck"
+# What may stand there, what it says of the host, and whether a host that came up after it got over it; of
+# each the last line is evidence.
+SIGNS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
+    (re.compile(rf"^.*({pattern}).*$", re.IGNORECASE | re.MULTILINE), meaning, at_boot)
+    for pattern, meaning, at_boot in (
+        (r"Kernel panic - not syncing", "its kernel has stopped", False),
         (
-            r"^.*(VFS: Unable to mount root fs|ALERT!\s+\S+ does not exist|Gave up waiting for root).*$",
+            r"VFS: Unable to mount root fs|ALERT!\s+\S+ does not exist|Gave up waiting for root",
             "its root file system was not found at boot",
+            True,
         ),
         (
-            r"^.*(UNEXPECTED INCONSISTENCY|run fsck manually).*$",
+            r"UNEXPECTED INCONSISTENCY|run fsck manually",
             "a file system has to be checked by hand before it goes on booting",
+            True,
         ),
         (
-            r"^.*(You are in emergency mode|Entering emergency mode|Give root password for maintenance).*$",
+            r"You are in emergency mode|Entering emergency mode|Give root password for maintenance",
             "it waits in emergency mode",
+            True,
         ),
         (
-            r"^.*(Timed out waiting for device|Dependency failed for /).*$",
+            r"Timed out waiting for device|Dependency failed for /",
             "something that /etc/fstab names did not come up",
+            True,
         ),
-        (r"^.*Out of memory: Kill(ed)? process.*$", "it ran out of memory"),
-        (r"^.*No space left on device.*$", "its disk is full"),
-        (r"^.*(EXT4-fs error|Remounting filesystem read-only).*$", "its file system has errors"),
-        (r"^.*(No DHCPOFFERS received|Failed to raise network interfaces).*$", "it got no network address"),
-        (r"^.*(\*\*\* STOP: 0x|BugCheck).*$", "Windows has stopped"),
+        (r"Out of memory: Kill(?:ed)? process", "it ran out of memory", False),
+        (r"No space left on device", "its disk is full", False),
+        (r"EXT4-fs error|Remounting filesystem read-only", "its file system has errors", False),
+        (r"No DHCPOFFERS received|Failed to raise network interfaces", "it got no network address", False),
+        (_WINDOWS_STOP, "Windows has stopped", True),
     )
 )
+_START = re.compile(r"^(?:\[ *\d+\.\d+\] )?Linux version ", re.MULTILINE)
+_STOP = re.compile(_WINDOWS_STOP, re.IGNORECASE)
 # "Ubuntu 14.04.6 LTS ip-10-0-0-5 ttyS0" (agetty's banner), or above "Kernel 4.14 on an x86_64" on Red Hat's.
 _BANNER = re.compile(
     r"^(?P<os>(?:Ubuntu|Debian|CentOS|Amazon Linux|Red Hat|Rocky|AlmaLinux|SUSE|openSUSE)\S*[^\n]{0,60}?)"
@@ -45,7 +53,7 @@ _BANNER = re.compile(
 )
 _AGENT = re.compile(r"Amazon SSM Agent v?(\d+(?:\.\d+){2,3})")
 # The last message of a Windows host that came up (EC2 User Guide, "Unable to get console output").
-_READY = "Windows is Ready to use"
+_READY = re.compile("Windows is Ready to use", re.IGNORECASE)
 _MAX_LINE = 160
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -60,19 +68,24 @@ class Console(Frozen):
 
 
 def parse_console(text: str) -> Console:
-    """`text` as GetConsoleOutput gives it: up to 64 KB, the newest at the end."""
+    """`text` as GetConsoleOutput gives it: up to 64 KB, the newest at the end. The last start counts."""
     text = _ESCAPE.sub("", text.replace("\r\n", "\n"))
+    banners = list(_BANNER.finditer(text))
+    agents = _AGENT.findall(text)
+    starts = [found.start() for found in _START.finditer(text)]
+    last = text[starts[-1] :] if starts else text
+    # Who came to its login, or to readiness, got over what is told before.
+    up = max((found.end() for found in (*_BANNER.finditer(last), *_READY.finditer(last))), default=0)
     signs = []
-    for pattern, meaning in SIGNS:
-        lines = [found.group(0) for found in pattern.finditer(text)]
+    for pattern, meaning, at_boot in SIGNS:
+        lines = [found.group(0) for found in pattern.finditer(last) if not at_boot or found.start() >= up]
         if lines:
             signs.append(f"{meaning} ({_shown(lines[-1])})")
-    banners = _BANNER.findall(text)
-    agents = _AGENT.findall(text)
+    stopped = max((found.start() for found in _STOP.finditer(text)), default=-1)
     return Console(
-        system=_shown(banners[-1]) if banners else "",
+        system=_shown(banners[-1]["os"]) if banners else "",
         agent=agents[-1] if agents else "",
-        ready=_READY.lower() in text.lower(),
+        ready=any(found.start() > stopped for found in _READY.finditer(text)),
         signs=tuple(signs),
     )
 

@@ -39,6 +39,7 @@ class ImageFacts(Frozen):
     description: str = ""
     owner: str = ""
     imported: bool = False  # came in through VM Import, or says so
+    created_at: datetime | None = None
 
 
 class Baseline(Frozen):
@@ -98,23 +99,16 @@ class HybridNode(Frozen):
 class Template(Frozen):
     """What starts instances of an image: a version of a launch template, or a launch configuration."""
 
-    name: str
-    template_id: str = ""  # "" of a launch configuration
-    version: str = ""
+    label: str  # "launch template web (version 3)"
     image_id: str = ""  # "resolve:ssm:…" where it is looked up at each start
-
-    @property
-    def label(self) -> str:
-        if not self.template_id:
-            return f"launch configuration {self.name}"
-        return f"launch template {self.name} (version {self.version})"
+    called: tuple[str, ...] = ()  # as a group may say it: "lt-1:3", "web:$Latest", "configuration:old"
 
 
 class ScalingGroup(Frozen):
     """An Auto Scaling group."""
 
     name: str
-    starts_from: tuple[str, ...] = ()  # ids and names of launch templates, names of launch configurations
+    starts_from: tuple[str, ...] = ()  # in the words of Template.called
 
 
 class RegionFacts(Frozen):
@@ -132,9 +126,7 @@ class RegionFacts(Frozen):
     session_preferences: str | Unknown | None = _NOT_ASKED  # content of SSM-SessionManagerRunShell
     hybrid_nodes: tuple[HybridNode, ...] | Unknown = _NOT_ASKED
     groups: tuple[ScalingGroup, ...] | Unknown = _NOT_ASKED
-    templates: tuple[Template, ...] | Unknown = (
-        _NOT_ASKED  # of launch templates the newest and default versions
-    )
+    templates: tuple[Template, ...] | Unknown = _NOT_ASKED  # newest, default, and those that groups name
     images: tuple[ImageFacts, ...] | Unknown = _NOT_ASKED  # those that hosts were started from
 
 
@@ -201,7 +193,7 @@ class DiscoverFacts(Facts):
     ssm_platform_version: str | Unknown | None = _NOT_ASKED
     same_box_nodes: tuple[str, ...] | Unknown = _NOT_ASKED  # mi- ids at this host's address or name
 
-    # a host that should answer and does not; None: it answers, or there is no reason to ask
+    # of a host that is silent, or Windows and not Online; None: there was no reason to ask
     console: Console | Unknown | None = None
 
     # a guess for hosts that nobody can log in to; `os_guess_source` says from what

@@ -10,8 +10,11 @@ from haltuun.stages.discover.facts import DiscoverAccount, Standing
 from haltuun.stages.discover.lines import script
 
 PROBE_TIMEOUT_S = 120.0
+WINDOWS = Unknown(unknown="WINDOWS_BY_HAND: Haltuun does not look into Windows hosts")
 # There is no call for several at once, and what is common to many shows on some.
 CONSOLES_A_RUN = 20
+# Nothing of the machine answers, or it hangs. Where it refuses a key its console says nothing of that.
+SILENT = ("SSH_UNREACHABLE", "SSH_REFUSED", "SSH_TIMEOUT", "SSH_HANGS", "SSH_CLOSED", "CONNECTION_LOST")
 
 
 def standing_of(view: View, instance_id: str) -> Standing | None:
@@ -28,22 +31,28 @@ def no_way_in(standing: Standing | None) -> Unknown | None:
     if standing.state != "running":
         return Unknown(unknown=f"INSTANCE_STOPPED: the instance is {standing.state}")
     if standing.platform == "windows":
-        return Unknown(unknown="WINDOWS_BY_HAND: Haltuun does not look into Windows hosts")
+        return WINDOWS
     return None
 
 
 def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
     """{"way", "legacy", "asked_at", "answered_at", "stdout"}, the times as epoch seconds of the account; of a
-    host that should answer and does not {"closed": why, "console": its text or Unknown}.
+    host that should answer and is silent {"closed": why, "console": its text or Unknown}.
+
+    Raises:
+        Unreachable: it answers, and does not let Haltuun in.
     """
     standing = standing_of(view, host.instance_id)
+    online = standing is not None and standing.ssm_status == "Online"
     closed = no_way_in(standing)
     if closed is not None:
-        silent = standing is not None and standing.platform == "windows" and standing.state == "running"
+        silent = closed == WINDOWS and not online
         return {"closed": closed, "console": get_console(run, host)} if silent else closed
     try:
         return _look_inside(run, host)
     except Unreachable as error:
+        if online or error.code not in SILENT:
+            raise
         return {"closed": Unknown(unknown=f"{error.code}: {error}"), "console": get_console(run, host)}
 
 

@@ -229,13 +229,14 @@ def judge_from_outside(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
             evidence=facts.events,
             remedy="Stop and start it before that day (an EBS-backed instance moves), or replace it.",
         )
-    if isinstance(facts.console, Console) and facts.console.signs:
+    # Of Windows the stage repair tells it, with all else that AWS shows.
+    if isinstance(facts.console, Console) and facts.console.signs and facts.platform != "windows":
         meanings = "; ".join(sign.partition(" (")[0] for sign in facts.console.signs)
         yield Finding(
             code="CONSOLE_SAYS",
             severity=Severity.high,
             host=host.instance_id,
-            message=f"It lets nobody in, and its console says: {meanings}.",
+            message=f"It is silent, and its console says: {meanings}.",
             evidence=facts.console.signs,
             remedy="Use the EC2 serial console, or attach its volume to another instance to repair it.",
         )

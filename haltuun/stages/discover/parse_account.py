@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from haltuun.aws import tags_of
 from haltuun.config import AccountConfig
 from haltuun.model import Json, Unknown
 from haltuun.stages.base import View
-from haltuun.stages.discover.account import EVIDENCE_TAG
+from haltuun.stages.discover.account import EVIDENCE_TAG, specifications_of
 from haltuun.stages.discover.facts import (
     Association,
     BackupPlan,
@@ -159,7 +160,16 @@ def parse_image(row: Json) -> ImageFacts:
         description=description,
         owner=str(row.get("ImageOwnerAlias") or row.get("OwnerId") or ""),
         imported=imported,
+        created_at=_created_at(row),
     )
+
+
+def _created_at(row: Json) -> datetime | None:
+    """CreationDate is ISO text; the images of some emulators have another."""
+    try:
+        return datetime.fromisoformat(str(row.get("CreationDate") or "").replace("Z", "+00:00"))
+    except ValueError:
+        return None
 
 
 def _baseline(row: Json) -> Baseline:
@@ -216,33 +226,52 @@ def _hybrid_node(row: Json) -> HybridNode:
 
 
 def _group(row: Json) -> ScalingGroup:
-    mixed = (row.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
-    specifications = [row.get("LaunchTemplate"), mixed.get("LaunchTemplateSpecification")]
-    specifications += [one.get("LaunchTemplateSpecification") for one in mixed.get("Overrides") or ()]
-    names = {row.get("LaunchConfigurationName")}
-    for one in filter(None, specifications):
-        names |= {one.get("LaunchTemplateId"), one.get("LaunchTemplateName")}
-    return ScalingGroup(name=row["AutoScalingGroupName"], starts_from=tuple(sorted(filter(None, names))))
+    called = {
+        f"{name}:{one.get('Version') or '$Default'}"
+        for one in specifications_of(row)
+        for name in (one.get("LaunchTemplateId"), one.get("LaunchTemplateName"))
+        if name
+    }
+    configuration = row.get("LaunchConfigurationName")
+    if configuration:
+        called.add(f"configuration:{configuration}")
+    return ScalingGroup(name=row["AutoScalingGroupName"], starts_from=tuple(sorted(called)))
 
 
 def _templates(versions: Json, configurations: Json) -> tuple[Template, ...] | Unknown:
     for rows in (versions, configurations):
         if isinstance(rows, Unknown):
             return rows
-    found = {
-        Template(
-            name=row.get("LaunchTemplateName") or "",
-            template_id=row["LaunchTemplateId"],
-            version=str(row.get("VersionNumber") or ""),
-            image_id=(row.get("LaunchTemplateData") or {}).get("ImageId") or "",
-        )
-        for row in versions  # one version may be both the newest and the default one
-    }
+    newest: dict[str, int] = {}
+    for row in versions:
+        newest[row["LaunchTemplateId"]] = max(row["VersionNumber"], newest.get(row["LaunchTemplateId"], 0))
+    found = {_version(row, newest[row["LaunchTemplateId"]] == row["VersionNumber"]) for row in versions}
     found |= {
-        Template(name=row["LaunchConfigurationName"], image_id=row.get("ImageId") or "")
+        Template(
+            label=f"launch configuration {row['LaunchConfigurationName']}",
+            image_id=row.get("ImageId") or "",
+            called=(f"configuration:{row['LaunchConfigurationName']}",),
+        )
         for row in configurations
     }
-    return tuple(sorted(found, key=lambda one: (one.template_id, one.name, one.version)))
+    return tuple(sorted(found, key=lambda one: one.label))
+
+
+def _version(row: Json, is_newest: bool) -> Template:
+    """One row of DescribeLaunchTemplateVersions; the same version may be listed more than once."""
+    name, number = row.get("LaunchTemplateName") or row["LaunchTemplateId"], row["VersionNumber"]
+    said = [
+        str(number),
+        *(["$Latest"] if is_newest else []),
+        *(["$Default"] if row.get("DefaultVersion") else []),
+    ]
+    return Template(
+        label=f"launch template {name} (version {number})",
+        image_id=(row.get("LaunchTemplateData") or {}).get("ImageId") or "",
+        called=tuple(
+            f"{one}:{version}" for one in dict.fromkeys((row["LaunchTemplateId"], name)) for version in said
+        ),
+    )
 
 
 def _each(rows: Json, make: Callable[[Any], T]) -> tuple[T, ...] | Unknown:

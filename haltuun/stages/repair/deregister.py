@@ -6,12 +6,10 @@ from haltuun.errors import AwsError, HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
-from haltuun.stages.repair.probe import get_node
+from haltuun.stages.repair.probe import INVALID_ID, get_node
 
 KIND = "ssm.deregister"
 PERMISSIONS = ("ssm:DeregisterManagedInstance", "ssm:DescribeInstanceInformation")
-# AWS's word for "not registered here", "not yours to deregister" and "in no state for it" alike.
-INVALID_ID = "InvalidInstanceId"
 GONE: Json = {"state": "gone"}
 SILENT: Json = {"state": "silent"}
 ONLINE: Json = {"state": "online"}
@@ -31,6 +29,7 @@ def apply(run: Run, change: Change) -> Json:
     try:
         run.aws.call("ssm", "DeregisterManagedInstance", change.region, InstanceId=change.target)
     except AwsError as error:
+        # AWS's word for "not registered here", "not yours to deregister" and "in no state for it" alike.
         if error.code != INVALID_ID:
             raise
         if look(run, change) == GONE:

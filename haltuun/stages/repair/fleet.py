@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import UTC
 
 from haltuun.model import Finding, Host, Severity, StageName, Unknown
 from haltuun.stages.base import View
-from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts, RegionFacts, ScalingGroup, Template
-from haltuun.stages.repair.facts import RepairAccount, RepairFacts
+from haltuun.stages.discover.facts import (
+    DiscoverAccount,
+    DiscoverFacts,
+    ImageFacts,
+    RegionFacts,
+    ScalingGroup,
+    Template,
+)
+from haltuun.stages.repair.facts import NodeRow, RepairAccount, RepairFacts
 
 Registration = tuple[str, str]  # region, mi-…
+Image = tuple[str, str]  # region, ami-…
 BAKE = (
     "Make the image anew from a repaired host: stop the agent, run 'amazon-ssm-agent -register -clear' as"
     " root, remove registration, mi-*, Vault/EC2Manifest and Vault/Store/EC2RegistrationKey below"
@@ -20,36 +29,41 @@ BAKE = (
 
 
 def judge_fleet(view: View) -> Iterator[Finding]:
-    """One finding for each registration that several hosts carry, or that an image goes on handing out."""
+    """One finding for each registration that came to its hosts with their image: several of one image have
+    it, or it is older than the image. One that a single host got later is that host's alone.
+    """
     for registration, carriers in sorted(_carriers(view).items()):
-        images = _images(view, carriers)
-        kin = [host for host in _of_images(view, images) if host.instance_id not in carriers]
-        sources = [source for image in sorted(images) for source in _sources(view, image)]
-        groups = sorted({*_groups_of(view, images), *_memberships(view, [*carriers, *_ids(kin)])})
-        if len(carriers) > 1 or sources or groups:
-            yield _baked(view, registration, carriers, images, kin, sources, groups)
+        for image, some in sorted(_by_image(view, carriers).items()):
+            if len(some) < 2 and not _is_older(view, registration, image):
+                continue
+            stale = [host for host in some if _has(view, host, registration)]
+            producers = _producers(view, image)
+            if stale or producers:
+                yield _baked(view, registration, image, some, stale, producers)
 
 
 def _baked(
     view: View,
     registration: Registration,
+    image: Image,
     carriers: Sequence[str],
-    images: set[tuple[str, str]],
-    kin: Sequence[Host],
-    sources: Sequence[str],
-    groups: Sequence[str],
+    stale: Sequence[str],
+    producers: Sequence[str],
 ) -> Finding:
     region, node_id = registration
-    where = ", ".join(_named(view, image) for image in sorted(images)) or "an image that is not known"
-    producers = [*(f"Auto Scaling group {name}" for name in groups), *sources]
     going_on = f" New hosts go on coming from it: {'; '.join(producers)}." if producers else ""
-    evidence = [f"carries or carried it: {view.hosts[host].label}" for host in carriers]
+    had = [host for host in carriers if host not in stale]
+    kin = [host for host in _of_image(view, image) if host.instance_id not in carriers]
+    evidence = [f"has it: {view.hosts[host].label}" for host in stale]
+    evidence += [f"had it, and was cleared: {view.hosts[host].label}" for host in had]
     evidence += [f"of the same image, its vault was not seen: {host.label}" for host in kin]
+    members = sorted(_memberships(view, [*carriers, *(host.instance_id for host in kin)]))
+    evidence += [f"some of them are members of the Auto Scaling group {name}" for name in members]
     return Finding(
         code="BAKED_REGISTRATION",
         severity=Severity.high,
-        message=f"{len(carriers)} host(s) have the hybrid registration {node_id} ({region}) from {where}."
-        + going_on,
+        message=f"The hybrid registration {node_id} ({region}) is baked into {_named(view, image)}:"
+        f" {len(carriers)} host(s) came up with it, {len(stale)} of them still have it." + going_on,
         evidence=tuple(evidence),
         remedy=BAKE,
     )
@@ -59,32 +73,51 @@ def _carriers(view: View) -> dict[Registration, list[str]]:
     """Registration → the hosts that have it in their vault, or were cleared of it by Haltuun."""
     found: defaultdict[Registration, set[str]] = defaultdict(set)
     for host, facts in view.facts.get(StageName.repair, {}).items():
-        if not isinstance(facts, RepairFacts):
-            continue
-        node_id, region = facts.vault_instance_id, facts.vault_region
-        stale = not isinstance(facts.causes, Unknown) and "STALE_HYBRID" in facts.causes
-        if stale and isinstance(node_id, str) and isinstance(region, str):
-            found[region, node_id].add(host)
+        registration = _registration_of(facts)
+        if registration is not None:
+            found[registration].add(host)
     account = view.account_facts.get(StageName.repair)
     if isinstance(account, RepairAccount):
         for cleared in account.cleared:
             found[cleared.region, cleared.node_id].update(cleared.hosts)
-    there = {key: sorted(host for host in hosts if host in view.hosts) for key, hosts in found.items()}
-    return {key: hosts for key, hosts in there.items() if hosts}
+    return {key: sorted(host for host in hosts if host in view.hosts) for key, hosts in found.items()}
 
 
-def _images(view: View, hosts: Sequence[str]) -> set[tuple[str, str]]:
-    """(region, image id) of the hosts."""
-    found = set()
+def _registration_of(facts: object) -> Registration | None:
+    """The one by which the host's agent runs, or would."""
+    if not isinstance(facts, RepairFacts) or isinstance(facts.causes, Unknown):
+        return None
+    node_id, region = facts.vault_instance_id, facts.vault_region
+    stale = "STALE_HYBRID" in facts.causes and isinstance(node_id, str) and isinstance(region, str)
+    return (str(region), str(node_id)) if stale else None
+
+
+def _has(view: View, host: str, registration: Registration) -> bool:
+    return _registration_of(view.facts.get(StageName.repair, {}).get(host)) == registration
+
+
+def _by_image(view: View, hosts: Sequence[str]) -> dict[Image, list[str]]:
+    found: defaultdict[Image, list[str]] = defaultdict(list)
     for host in hosts:
         facts = view.facts.get(StageName.discover, {}).get(host)
         if isinstance(facts, DiscoverFacts) and isinstance(facts.image_id, str):
-            found.add((view.hosts[host].region, facts.image_id))
+            found[view.hosts[host].region, facts.image_id].append(host)
     return found
 
 
-def _of_images(view: View, images: set[tuple[str, str]]) -> list[Host]:
-    """Hosts of these images whose vault nobody has seen."""
+def _is_older(view: View, registration: Registration, image: Image) -> bool:
+    """Made before the image was: then the image was made of a machine that had it."""
+    account = view.account_facts.get(StageName.repair)
+    node = account.node(*registration) if isinstance(account, RepairAccount) else None
+    row = _row_of(view, image)
+    if not isinstance(node, NodeRow) or node.registered_at is None or row is None or row.created_at is None:
+        return False
+    made = row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC)
+    return node.registered_at < made
+
+
+def _of_image(view: View, image: Image) -> list[Host]:
+    """Hosts of the image whose vault nobody has seen."""
     seen = view.facts.get(StageName.repair, {})
     kin = []
     for instance_id, facts in view.facts.get(StageName.discover, {}).items():
@@ -92,13 +125,9 @@ def _of_images(view: View, images: set[tuple[str, str]]) -> list[Host]:
         if host is None or not isinstance(facts, DiscoverFacts):
             continue
         unseen = isinstance(repair, RepairFacts) and isinstance(repair.vault_instance_id, Unknown)
-        if unseen and (host.region, facts.image_id) in images:
+        if unseen and (host.region, facts.image_id) == image:
             kin.append(host)
     return sorted(kin, key=lambda host: host.instance_id)
-
-
-def _ids(hosts: Sequence[Host]) -> list[str]:
-    return [host.instance_id for host in hosts]
 
 
 def _memberships(view: View, hosts: Sequence[str]) -> set[str]:
@@ -116,30 +145,24 @@ def _region(view: View, region: str) -> RegionFacts:
     return facts or RegionFacts()
 
 
-def _templates(view: View, image: tuple[str, str]) -> list[Template]:
-    region, image_id = image
-    templates = _region(view, region).templates
-    return [] if isinstance(templates, Unknown) else [one for one in templates if one.image_id == image_id]
+def _producers(view: View, image: Image) -> list[str]:
+    """Templates that start hosts of the image, and the groups that start from just these versions."""
+    facts = _region(view, image[0])
+    every: Sequence[Template] = () if isinstance(facts.templates, Unknown) else facts.templates
+    templates = [one for one in every if one.image_id == image[1]]
+    called = {name for one in templates for name in one.called}
+    groups: Sequence[ScalingGroup] = () if isinstance(facts.groups, Unknown) else facts.groups
+    starting = sorted(group.name for group in groups if called & set(group.starts_from))
+    return [*(f"Auto Scaling group {name}" for name in starting), *sorted(one.label for one in templates)]
 
 
-def _sources(view: View, image: tuple[str, str]) -> list[str]:
-    return sorted({one.label for one in _templates(view, image)})
+def _named(view: View, image: Image) -> str:
+    row = _row_of(view, image)
+    return f"image {image[1]} ({row.name})" if row and row.name else f"image {image[1]}"
 
 
-def _groups_of(view: View, images: set[tuple[str, str]]) -> set[str]:
-    """Auto Scaling groups that start hosts of the images."""
-    found: set[str] = set()
-    for image in images:
-        names = {name for one in _templates(view, image) for name in (one.template_id, one.name) if name}
-        groups = _region(view, image[0]).groups
-        known: Sequence[ScalingGroup] = () if isinstance(groups, Unknown) else groups
-        found.update(group.name for group in known if names & set(group.starts_from))
-    return found
-
-
-def _named(view: View, image: tuple[str, str]) -> str:
-    region, image_id = image
-    images = _region(view, region).images
+def _row_of(view: View, image: Image) -> ImageFacts | None:
+    """None: it no longer exists, or is not shared."""
+    images = _region(view, image[0]).images
     known = () if isinstance(images, Unknown) else images
-    name = next((row.name for row in known if row.image_id == image_id), "")
-    return f"image {image_id} ({name})" if name else f"image {image_id}"
+    return next((row for row in known if row.image_id == image[1]), None)

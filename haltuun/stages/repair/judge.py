@@ -24,7 +24,7 @@ def judge(view: View) -> Sequence[Finding]:
             found.extend(judge_sides(instance_id, sides))
             if not view.account.host(instance_id).deliberate_hybrid:
                 found.extend(judge_authenticates(instance_id, sides, view.account_id))
-            found.extend(judge_windows(instance_id, sides))
+                found.extend(judge_windows(instance_id, sides))
     return found
 
 

@@ -302,10 +302,19 @@ _ACTIONS = {
 
 
 def keeps_off(run: Run, change: Change) -> str:
-    """Another owner's registration is not put back: who holds it could run commands on the host as root."""
-    if not isinstance(change.before, dict) or change.before.get("unproven") != "stays off":
+    """Another owner's registration is not put back: who holds it could run commands on the host as root. Nor
+    is one that Haltuun has deregistered since: with it the host would be nobody's."""
+    if not isinstance(change.before, dict):
         return ""
     saved = change.after.get("saved") if isinstance(change.after, dict) else None
+    registration = change.before.get("registration")
+    events = run.ledger.change_events(run.account.id, kinds=(DEREGISTER.name,)) if registration else []
+    if any(event.event == "confirmed" and event.change.target == registration for event in events):
+        return (
+            f"{registration} was deregistered since, so it stays off; what was saved lies in {saved} there."
+        )
+    if change.before.get("unproven") != "stays off":
+        return ""
     return (
         f"The registration is another owner's, so it stays off; what was saved lies in {saved} on the host."
     )

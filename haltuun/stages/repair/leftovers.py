@@ -8,24 +8,30 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from haltuun.model import Unknown
+from haltuun.stages.repair.agentlog import METADATA_ADDRESS
 from haltuun.stages.repair.facts import Agent, LogLine
 
 CONFIG_FILE = "/etc/amazon/ssm/amazon-ssm-agent.json"
+# The sections of the file that may name another endpoint than the region's.
+ENDPOINT_SECTIONS = ("Ssm", "Mds", "Mgs", "S3", "Kms")
 # Where each of these codes comes from: sections and keys of the file, compared without case as Go does.
 LEFT = {
     "ENDPOINT_OVERRIDE": (
-        *((name, "endpoint") for name in ("ssm", "mds", "mgs", "s3", "kms")),
+        *((name.lower(), "endpoint") for name in ENDPOINT_SECTIONS),
         ("agent", "servicedomain"),
     ),
     "REGION_PINNED": (("agent", "region"),),
     "IDENTITY_ORDER_OVERRIDE": (("identity", "consumptionorder"),),
     "CUSTOM_IDENTITY": (("identity", "customidentities"),),
 }
-METADATA = "169.254.169.254"
+_ANY_PROXY = re.compile(r"\b(https?|no|all|ftp)_proxy=", re.IGNORECASE)
+_NO_PROXY = re.compile(r"\bno_proxy=", re.IGNORECASE)
+_WORD = re.compile(r'"[^"]*"|\S+')
 
 
 def shown(code: str, agent: Agent | Unknown) -> tuple[str, ...]:
@@ -67,42 +73,44 @@ def _drop(data: dict[str, Any], section: str, key: str) -> None:
 
 
 def without_proxies(lines: Sequence[LogLine]) -> tuple[str, ...]:
-    return _diff(lines, lambda text: ())
+    """Only the proxies of a line go; what else it sets stays."""
+    return _diff(lines, _spared_of_proxies)
+
+
+def _spared_of_proxies(text: str) -> Sequence[str]:
+    head, equals, rest = text.partition("=")
+    if not equals or head.strip().lower() != "environment":  # upstart: one variable a line
+        return ()
+    kept = [word for word in _WORD.findall(rest) if not _ANY_PROXY.search(word)]
+    return (f"{head}={' '.join(kept)}",) if kept else ()
 
 
 def sparing_metadata(lines: Sequence[LogLine]) -> tuple[str, ...]:
-    """Beside each proxy a no_proxy for the metadata service, in the words of that file."""
-    proxies = [line for line in lines if "no_proxy" not in line.text.lower()]
+    """The metadata service added to the no_proxy that is there, else one after the last proxy, in the words
+    of that file."""
+    there = [line for line in lines if _NO_PROXY.search(line.text)]
+    if there:
+        return _diff(there[-1:], lambda text: (_NO_PROXY.sub(rf"\g<0>{METADATA_ADDRESS},", text, count=1),))
+    proxies = [line for line in lines if _ANY_PROXY.search(line.text)]
     return _diff(proxies[-1:], lambda text: (text, _no_proxy_like(text)))
 
 
 def _no_proxy_like(text: str) -> str:
     if text.strip().startswith("env"):  # upstart
-        return f"env no_proxy={METADATA}"
-    return f'Environment="no_proxy={METADATA}"'
+        return f"env no_proxy={METADATA_ADDRESS}"
+    return f'Environment="no_proxy={METADATA_ADDRESS}"'
 
 
 def _diff(lines: Sequence[LogLine], changed: Callable[[str], Sequence[str]]) -> tuple[str, ...]:
     by_file: dict[str, list[LogLine]] = {}
     for line in lines:
         by_file.setdefault(line.file, []).append(line)
-    shown: list[str] = []
+    diff: list[str] = []
     for file, some in by_file.items():
-        shown += [f"--- {file}", f"+++ {file}"]
+        diff += [f"--- {file}", f"+++ {file}"]
         for line in some:
             new = changed(line.text)
-            shown.append(f"@@ -{line.line} @@")
-            shown.append(f"{' ' if line.text in new else '-'}{line.text}")
-            shown += [f"+{text}" for text in new if text != line.text]
-    return tuple(shown)
-
-
-def parse_proxy_lines(values: Sequence[str]) -> tuple[LogLine, ...]:
-    """probe.sh's "path:line:text"."""
-    found = []
-    for value in values:
-        path, _, rest = value.partition(":")
-        number, _, text = rest.partition(":")
-        if number.isdecimal():
-            found.append(LogLine(file=path, line=int(number), text=text))
-    return tuple(found)
+            diff.append(f"@@ -{line.line} @@")
+            diff.append(f"{' ' if line.text in new else '-'}{line.text}")
+            diff += [f"+{text}" for text in new if text != line.text]
+    return tuple(diff)

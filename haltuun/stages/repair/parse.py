@@ -28,7 +28,7 @@ from haltuun.stages.repair.facts import (
     Unfinished,
     Vault,
 )
-from haltuun.stages.repair.leftovers import parse_proxy_lines
+from haltuun.stages.repair.leftovers import ENDPOINT_SECTIONS
 from haltuun.stages.repair.state import identity_of, is_connected
 
 Lines = Mapping[str, Sequence[str]]
@@ -99,7 +99,7 @@ def parse_agent(output: str) -> Agent:
         config=_config(lines),
         credentials=_credentials(lines),
         proxy=tuple(_without_password(text) for text in lines["proxy"]),
-        proxy_lines=parse_proxy_lines(lines["proxy_file"]),
+        proxy_lines=tuple(parse_proxy_line(text) for text in lines["proxy_file"]),
         disk_free_kb=_number(lines, "disk_free_kb"),
         inodes_free=_number(lines, "inodes_free"),
         state_kb=_number(lines, "state_kb"),
@@ -216,7 +216,7 @@ def parse_config(text: str) -> AgentConfig:
     custom = _value(identity, "customidentities") or []
     endpoints = [
         f"{name}.Endpoint={_value(_section(data, name), 'endpoint')}"
-        for name in ("Ssm", "Mds", "Mgs", "S3", "Kms")
+        for name in ENDPOINT_SECTIONS
         if _value(_section(data, name), "endpoint")
     ]
     domain = _value(_section(data, "agent"), "servicedomain")
@@ -266,6 +266,13 @@ def parse_clock(text: str) -> datetime | Unknown:
 def _log_line(text: str) -> LogLine:
     number, _, rest = text.partition(":")
     return LogLine(file=FILE, line=int(number), text=rest)
+
+
+def parse_proxy_line(text: str) -> LogLine:
+    """A line of the agent's unit: "path:number:text"."""
+    path, _, rest = text.partition(":")
+    number, _, line = rest.partition(":")
+    return LogLine(file=path, line=int(number), text=line)
 
 
 # -- host ------------------------------------------------------------------------------------------

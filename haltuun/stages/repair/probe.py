@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from haltuun.aws import Aws
 from haltuun.envelope import host_script
 from haltuun.errors import AwsError
+from haltuun.ledger import ChangeEvent
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import View
@@ -22,6 +23,8 @@ from haltuun.stages.repair.parse import parse_agent
 PROBE_TIMEOUT_S = 420.0
 # A job of Haltuun that is still at work (its run was killed) is waited for: what it leaves counts.
 BUSY_WAIT_S = 300
+# One id that is no managed node here fails the call for all.
+INVALID_ID = "InvalidInstanceId"
 # The kinds of change that take a registration off a host, and the one that puts it back.
 CLEARING = ("agent.clear", "agent.vault_aside")
 RESTORING = "agent.restore"
@@ -54,21 +57,23 @@ def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
 
 def get_cleared(run: Run) -> list[dict[str, Json]]:
     """The registrations that Haltuun took off hosts of this account and that were not put back."""
-    found: dict[tuple[str, str], dict[str, Json]] = {}
+    standing: dict[str, ChangeEvent] = {}  # by the id of the change that cleared
     for event in run.ledger.change_events(run.account.id, kinds=(*CLEARING, RESTORING)):
         if event.event != "confirmed":
             continue
+        if event.change.kind == RESTORING:
+            standing.pop(event.change.undoes, None)
+        else:
+            standing[event.change_id] = event
+    found: dict[tuple[str, str], dict[str, Json]] = {}
+    for event in standing.values():
         change = event.change
-        if change.kind == RESTORING:
-            for row in found.values():
-                row["hosts"] = [host for host in row["hosts"] if host not in change.hosts]
-            continue
         node_id, region = change.after.get("registration"), change.after.get("registration_region")
         if node_id and region:
             row = found.setdefault((region, node_id), {"node_id": node_id, "region": region, "hosts": []})
             row["hosts"] = sorted({*row["hosts"], *change.hosts})
-            row["at"] = event.at
-    return [row for row in found.values() if row["hosts"]]
+            row["at"] = max(row.get("at", event.at), event.at)
+    return list(found.values())
 
 
 def _listed_node(run: Run, nodes: Mapping[str, Json | Unknown], row: Mapping[str, Json]) -> Json | Unknown:
@@ -116,8 +121,8 @@ def _vault_node(run: Run, view: View, output: str) -> Json | Unknown | None:
     listed = account.nodes if isinstance(account, RepairAccount) else {}
     if isinstance(vault, Unknown) or not vault.instance_id or vault.region in listed:
         return None
-    if not _REGION.match(vault.region) or vault.instance_id == "malformed":
-        return Unknown(unknown="NOT_ASKED: the vault names no region or no id that could be asked for")
+    if vault.instance_id == "malformed":
+        return Unknown(unknown="NOT_ASKED: the vault names no id that could be asked for")
     known = _asked.setdefault(run.aws, {})
     key = (vault.region, vault.instance_id)
     if key not in known:
@@ -126,6 +131,9 @@ def _vault_node(run: Run, view: View, output: str) -> Json | Unknown | None:
 
 
 def get_node(run: Run, region: str, node_id: str) -> Json | Unknown | None:
+    """`region` may be what a host says: it is asked for only where it has a region's form."""
+    if not _REGION.match(region):
+        return Unknown(unknown="NOT_ASKED: that names no region that could be asked for")
     filters = [{"Key": "InstanceIds", "Values": [node_id]}]
     try:
         rows = run.aws.pages(
@@ -133,7 +141,7 @@ def get_node(run: Run, region: str, node_id: str) -> Json | Unknown | None:
         )
     except AwsError as error:
         # A region that the account has not enabled refuses credentials that are good elsewhere.
-        return None if error.code == "InvalidInstanceId" else Unknown(unknown=f"{error.code}: {error}")
+        return None if error.code == INVALID_ID else Unknown(unknown=f"{error.code}: {error}")
     return rows[0] if rows else None
 
 

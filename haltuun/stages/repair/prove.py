@@ -15,6 +15,7 @@ from haltuun.stages.base import Proven, View
 from haltuun.stages.polling import poll
 from haltuun.stages.repair.facts import NodeRow, RepairFacts
 from haltuun.stages.repair.parse import discovered, node_columns, parse_node
+from haltuun.stages.repair.probe import INVALID_ID
 
 # botocore 1.44: SendCommand takes 50 instance ids, a DescribeInstanceInformation filter 100 values and
 # a page 50 rows; 51 ids to SendCommand come back as throttling (botocore #993).
@@ -26,8 +27,6 @@ ECHO_WAIT_S = 120.0
 COMMAND_TIMEOUT_S = 60
 VALID = timedelta(hours=24)
 ECHO = "echo"
-# One id that is no longer a node (terminated, deregistered) fails the call for all.
-INVALID_ID = "InvalidInstanceId"
 # Events of a change after which the agent may be another than before.
 _MOVED = ("confirmed", "failed", "not_taken", "unknown")
 _FINAL = ("Success", "Failed", "Cancelled", "TimedOut")

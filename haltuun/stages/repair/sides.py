@@ -73,9 +73,8 @@ def _allowed(s: Sides) -> str:
 
 
 def _reached(s: Sides) -> str:
-    if s.verify is None or not is_true(s.verify.egress_ok):
-        return ""
-    return "the way to Systems Manager is open now: opened since, and the agent sleeps"
+    seen = s.verify is not None and s.verify.source == "host" and is_true(s.verify.tls_ok)
+    return "from the host Systems Manager answers now: mended since, and the agent sleeps" if seen else ""
 
 
 def _clock(s: Sides) -> str:
@@ -135,7 +134,7 @@ def _version(s: Sides) -> str:
     here = s.repair.version
     if not is_true(s.repair.online_as_self) or not isinstance(there, str) or not isinstance(here, str):
         return ""
-    if not there or not here or there == here:
+    if not there or here in ("", "unknown", there):
         return ""
     return f"the host has agent {here}; Systems Manager reports {there}: not restarted since its update"
 

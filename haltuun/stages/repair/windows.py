@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from haltuun.model import Finding, Severity, Unknown, is_false, is_true
+from haltuun.model import Finding, Severity, Unknown, is_false
 from haltuun.stages.discover.console import Console
 from haltuun.stages.repair.sides import Sides
 
@@ -18,7 +18,7 @@ def judge_windows(instance_id: str, s: Sides) -> Iterator[Finding]:
     found = s.discover
     if found is None or found.platform != "windows" or found.state != "running":
         return
-    if is_true(s.repair.online_as_self):
+    if not is_false(s.repair.online_as_self):
         return
     message, remedy = next(said for look in _CAUSES if (said := look(s)))
     yield Finding(
@@ -52,11 +52,14 @@ def _not_up(s: Sides) -> tuple[str, str] | None:
 
 
 def _no_role(s: Sides) -> tuple[str, str] | None:
+    credentials = s.verify.credentials if s.verify else None
     profile = s.discover.profile_arn if s.discover else None
-    if profile is not None:
+    # Default host management serves hosts without a profile.
+    has_none = credentials == "none" if isinstance(credentials, str) else profile is None
+    if not has_none:
         return None
     return (
-        "it has no instance profile, so its agent has no credentials",
+        "it has no role, so its agent has no credentials",
         "Attach one with AmazonSSMManagedInstanceCore; after half an hour, or a restart of the service"
         " (Restart-Service AmazonSSMAgent), it comes Online.",
     )
@@ -77,8 +80,8 @@ def _stale(s: Sides) -> tuple[str, str] | None:
     if isinstance(nodes, Unknown) or not nodes:
         return None
     return (
-        f"Systems Manager knows its address or name as {', '.join(nodes)}: an old hybrid registration, which"
-        " Windows always refuses after a move, for its hardware's id is another",
+        f"Systems Manager knows its address or name as {', '.join(nodes)}: perhaps an old hybrid registration"
+        " (after a move Windows is always refused with one, for its hardware's id is another)",
         f"{AS_ADMINISTRATOR}Stop-Service AmazonSSMAgent; {AGENT} -register -clear; Start-Service"
         " AmazonSSMAgent. What it stood for is in $env:ProgramData\\Amazon\\SSM\\InstanceData\\Vault.",
     )
@@ -86,15 +89,24 @@ def _stale(s: Sides) -> tuple[str, str] | None:
 
 def _service(s: Sides) -> tuple[str, str] | None:
     agent = (_console(s) or Console()).agent
+    unknown = [name for name, value in _LOOKED_AT if isinstance(value(s), Unknown)]
+    fault = (
+        f"no fault is seen, with {' and '.join(unknown)} unknown" if unknown else "role and network are good"
+    )
     started = f", and its console shows agent {agent} at its last start" if agent else ""
     return (
-        f"role and network show no fault{started}: the service does not run, is old, or has another identity",
+        f"{fault}{started}: perhaps the service does not run, is old, or has another identity",
         f"{AS_ADMINISTRATOR}Get-Service AmazonSSMAgent; Get-Content -Tail 50 {LOG}. 'take identity from"
         f" OnPrem' there: Stop-Service AmazonSSMAgent; {AGENT} -register -clear; Start-Service"
         " AmazonSSMAgent. Not installed: install AmazonSSMAgentSetup.exe of its region.",
     )
 
 
+# What the last cause rests on.
+_LOOKED_AT: tuple[tuple[str, Callable[[Sides], object]], ...] = (
+    ("the role", lambda s: s.discover.profile_arn if s.discover else None),
+    ("the way out", lambda s: s.verify.egress_ok if s.verify else Unknown(unknown="not looked at")),
+)
 _CAUSES: tuple[Callable[[Sides], tuple[str, str] | None], ...] = (
     _impaired,
     _not_up,

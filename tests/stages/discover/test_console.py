@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moto import mock_aws
 
-from haltuun.model import Unknown
-from haltuun.run import Run
+from haltuun.config import AccountConfig, Config
+from haltuun.engine import open_run
+from haltuun.errors import AuthRefused, BannerTimeout, HostKeyUnknown, NoSudo, Unreachable
+from haltuun.ledger import Ledger
+from haltuun.model import Host, StageName, Unknown
+from haltuun.run import Opener, Run
 from haltuun.stages.discover.console import SIGNS, parse_console
-from haltuun.stages.discover.host import CONSOLES_A_RUN
+from haltuun.stages.discover.facts import DiscoverAccount, Standing
+from haltuun.stages.discover.host import CONSOLES_A_RUN, probe_host
 from haltuun.stages.discover.judge import judge_from_outside
-from tests.stages.discover.test_parse import HOST, facts, instance, region
+from haltuun.stages.discover.parse_host import parse_host
+from haltuun.transport import Transport
+from tests.stages.discover.test_parse import ACCOUNT, HOST, REGION, facts, instance, region, view
 
 BOOT = "[    0.000000] Linux version 3.13.0-170-generic (buildd@lgw01)\n"
 
@@ -38,7 +51,7 @@ def test_a_line_that_says_why(line: str, meaning: str) -> None:
 
 
 def test_every_sign_is_found_in_some_line_above() -> None:
-    meanings = {meaning for _, meaning in SIGNS}
+    meanings = {meaning for _, meaning, _ in SIGNS}
     assert len(meanings) == len(SIGNS) == 10
 
 
@@ -57,6 +70,33 @@ def test_every_sign_is_found_in_some_line_above() -> None:
 )
 def test_the_system_by_its_banner(text: str, system: str) -> None:
     assert parse_console(BOOT + text).system == system
+
+
+PANIC, FSCK = "Kernel panic - not syncing: x\n", "/dev/xvda1: UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY.\n"
+BANNER = "Ubuntu 14.04.6 LTS web-01 ttyS0\n"
+OOM, STOP, READY = "Out of memory: Kill process 1 (x)\n", "*** STOP: 0x7B\n", "Windows is Ready to use\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (BOOT + PANIC, 1),
+        (BOOT + PANIC + BOOT + BANNER, 0),  # it was started again
+        (BOOT + FSCK, 1),
+        (BOOT + FSCK + BANNER, 0),  # it came to its login all the same
+        (BOOT + BANNER + OOM, 1),
+        (BOOT + OOM + BANNER, 1),  # what runs out may run out again
+        (STOP + READY, 0),
+        (READY + STOP, 1),
+    ],
+)
+def test_the_last_start_counts(text: str, count: int) -> None:
+    assert len(parse_console(text).signs) == count
+
+
+def test_ready_is_who_came_up_after_the_last_stop() -> None:
+    assert parse_console(STOP + READY).ready
+    assert not parse_console(READY + STOP).ready
 
 
 def test_windows() -> None:
@@ -87,9 +127,6 @@ def test_whatever_it_printed_is_parsed_and_shows_no_escape(text: str, before: st
 
 
 def seen(console: str | Unknown, **answers: object) -> object:
-    from haltuun.stages.discover.parse_host import parse_host
-    from tests.stages.discover.test_parse import view
-
     closed = Unknown(unknown="SSH_TIMEOUT: nothing answers")
     return parse_host(view(), HOST, region(**answers), {"closed": closed, "console": console})
 
@@ -155,7 +192,67 @@ def test_what_ec2_will_do_to_it_is_told_until_it_is_done() -> None:
     assert "EC2_EVENT" not in codes(facts(region(statuses=status("ok", "ok", done))))
 
 
-def test_of_a_thousand_silent_hosts_some_consoles_are_read() -> None:
-    run = Run("r", None, None, "plan", None, None, None, None)  # type: ignore[arg-type]
-    allowed = [run.spend("consoles", CONSOLES_A_RUN) for _ in range(1_000)]
-    assert sum(allowed) == CONSOLES_A_RUN and all(allowed[:CONSOLES_A_RUN])
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A plan over an emulated account; its instances print what moto has them print."""
+    config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=[REGION])])
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("MOTO_ACCOUNT_ID", ACCOUNT)
+        ledger = Ledger(f"sqlite:///{tmp_path}/l.db")
+        yield open_run(config, "acme", "plan", closed_by(BannerTimeout), ledger=ledger)
+        ledger.close()
+
+
+def closed_by(kind: type[Unreachable]) -> Opener:
+    def opener(run: Run, host: Host) -> Transport:
+        raise kind("no.", subject=host.label, remedy="")
+
+    return opener
+
+
+def started(count: int) -> list[Host]:
+    ec2 = boto3.client("ec2", region_name=REGION)
+    image = ec2.register_image(Name="old", Architecture="x86_64", RootDeviceName="/dev/sda1")["ImageId"]
+    made = ec2.run_instances(ImageId=image, MinCount=count, MaxCount=count)["Instances"]
+    return [Host(account=ACCOUNT, region=REGION, instance_id=one["InstanceId"]) for one in made]
+
+
+def looked_at(run: Run, host: Host, **standing: object) -> object:
+    known = {"state": "running", "platform": "linux", "ssm_status": "never", **standing}
+    account = DiscoverAccount(standing={host.instance_id: Standing(**known)})  # type: ignore[arg-type]
+    return probe_host(run, host, replace(view(), account_facts={StageName.discover: account}))
+
+
+def consoles(run: Run) -> int:
+    return sum(call.operation == "GetConsoleOutput" for call in run.aws.calls)
+
+
+def test_of_silent_hosts_some_consoles_are_read(run: Run) -> None:
+    hosts = started(CONSOLES_A_RUN + 3)
+    seen = [looked_at(run, host) for host in hosts]
+    assert consoles(run) == CONSOLES_A_RUN
+    first, last = seen[0], seen[-1]
+    assert first["closed"].unknown.startswith("SSH_HANGS") and "Linux version" in first["console"]
+    assert last["console"].unknown.startswith("NOT_ASKED")
+
+
+@pytest.mark.parametrize(
+    ("kind", "standing"),
+    [(AuthRefused, {}), (HostKeyUnknown, {}), (NoSudo, {}), (BannerTimeout, {"ssm_status": "Online"})],
+)
+def test_who_answers_has_no_console_read(run: Run, kind: type[Unreachable], standing: dict[str, str]) -> None:
+    run.opener = closed_by(kind)
+    with pytest.raises(kind):
+        looked_at(run, started(1)[0], **standing)
+    assert consoles(run) == 0
+
+
+@pytest.mark.parametrize(
+    ("standing", "read"),
+    [({}, 1), ({"ssm_status": "Online"}, 0), ({"state": "stopped"}, 0), ({"exclude": "ours"}, 0)],
+)
+def test_of_windows_only_who_is_not_online(run: Run, standing: dict[str, str], read: int) -> None:
+    looked_at(run, started(1)[0], platform="windows", **standing)
+    assert consoles(run) == read

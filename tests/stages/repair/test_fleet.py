@@ -5,11 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import boto3
 import pytest
 
+from haltuun.aws import Aws
+from haltuun.clock import Clock
 from haltuun.config import AccountConfig, Config, HostConfig
 from haltuun.model import Finding, Host, StageName, Unknown
 from haltuun.stages.base import View
+from haltuun.stages.discover.account import get_region
 from haltuun.stages.discover.facts import (
     DiscoverAccount,
     DiscoverFacts,
@@ -23,6 +27,7 @@ from haltuun.stages.repair.facts import Cleared, RepairAccount, RepairFacts
 from haltuun.stages.repair.judge import judge
 from haltuun.stages.repair.parse import host_columns, node_columns, without_host
 from haltuun.stages.verify.facts import VerifyFacts
+from lab.cloud.state import SsmState
 from tests.stages.discover.test_parse import region as region_pages
 from tests.stages.repair.plan_kit import (
     ACCOUNT,
@@ -37,10 +42,15 @@ from tests.stages.repair.plan_kit import (
     node,
     stale,
 )
+from tests.stages.repair.test_prove import cloud as cloud  # the fixture
 
 CLONE, MEMBER, OTHER = "i-0fedcba9876543210", "i-0aaaaaaaaaaaaaaaa", "i-0bbbbbbbbbbbbbbbb"
 AMI = "ami-0123456789abcdef0"
-TEMPLATE = Template(name="web", template_id="lt-1", version="3", image_id=AMI)
+TEMPLATE = Template(
+    label="launch template web (version 3)",
+    image_id=AMI,
+    called=("lt-1:3", "lt-1:$Latest", "web:3", "web:$Latest"),
+)
 
 
 def found(
@@ -111,31 +121,54 @@ def test_what_clones_share_is_one_finding_with_all_that_goes_on_making_them() ->
             {IID: stale(), CLONE: stale(), MEMBER: unseen},
             own={MEMBER: {"asg": "web"}},
             region={
-                "templates": (TEMPLATE, Template(name="old", image_id="ami-2")),
+                "templates": (TEMPLATE, Template(label="launch template old", image_id="ami-2")),
                 "groups": (
-                    ScalingGroup(name="night", starts_from=("lt-1", "web")),
-                    ScalingGroup(name="else", starts_from=("lt-2",)),
+                    ScalingGroup(name="night", starts_from=("lt-1:$Latest", "web:$Latest")),
+                    ScalingGroup(name="else", starts_from=("lt-1:$Default", "lt-2:$Latest")),
                 ),
             },
         ),
         "BAKED_REGISTRATION",
     )
     assert baked.host is None
-    for word in ("2 host(s)", MI, AMI, "legacy-web", "group night", "group web", "template web (version 3)"):
+    for word in ("2 host(s)", MI, AMI, "legacy-web", "group night", "template web (version 3)"):
         assert word in baked.message
     assert "else" not in baked.message and "old" not in baked.message
-    assert [line.rpartition(" ")[2] for line in baked.evidence] == [IID, CLONE, MEMBER]
+    assert [line.rpartition(" ")[2] for line in baked.evidence] == [IID, CLONE, MEMBER, "web"]
 
 
-def test_one_host_of_an_image_that_nothing_starts_is_no_fleet() -> None:
-    assert "BAKED_REGISTRATION" not in codes(found({IID: stale(), OTHER: agent()}))
-    assert "BAKED_REGISTRATION" in codes(found({IID: stale()}, region={"templates": (TEMPLATE,)}))
+@pytest.mark.parametrize(
+    ("registered", "made", "baked"),
+    [(2021, 2022, True), (2023, 2022, False), (None, 2022, False), (2021, None, False)],
+)
+def test_a_single_hosts_registration_is_the_images_only_when_it_is_older(
+    registered: int | None, made: int | None, baked: bool
+) -> None:
+    """A host that was registered by hand says nothing of the image that it was started from."""
+    row = node(MI, registered_at=registered and datetime(registered, 1, 1, tzinfo=UTC))
+    image = ImageFacts(image_id=AMI, created_at=made and datetime(made, 1, 1, tzinfo=UTC))
+    seen = found(
+        {IID: stale(), OTHER: agent()},
+        nodes=(row,),
+        region={"templates": (TEMPLATE,), "images": (image,)},
+    )
+    assert ("BAKED_REGISTRATION" in codes(seen)) == baked
 
 
 def test_it_is_told_after_the_hosts_were_cleared_too() -> None:
     gone = Cleared(node_id=MI, region=REGION, hosts=(IID, CLONE), cleared_at=NOW, node=None)
-    baked = only(found({IID: agent(), CLONE: agent()}, cleared=(gone,)), "BAKED_REGISTRATION")
-    assert "2 host(s)" in baked.message
+    well = {IID: agent(), CLONE: agent()}
+    baked = only(found(well, cleared=(gone,), region={"templates": (TEMPLATE,)}), "BAKED_REGISTRATION")
+    assert "2 host(s) came up with it, 0 of them still have it" in baked.message
+    half = only(found({IID: stale(), CLONE: agent()}, cleared=(gone,)), "BAKED_REGISTRATION")
+    assert "2 host(s) came up with it, 1 of them still have it" in half.message
+    assert "BAKED_REGISTRATION" not in codes(found(well, cleared=(gone,))), "nothing is left to do"
+
+
+def test_of_each_image_only_what_it_shows() -> None:
+    """One of two hosts with different images may be the machine that the other's image was made of."""
+    two = {IID: stale(), CLONE: stale()}
+    assert "BAKED_REGISTRATION" not in codes(found(two, own={CLONE: {"image_id": "ami-2"}}))
 
 
 def test_templates_and_groups_that_could_not_be_asked_make_no_claim() -> None:
@@ -166,19 +199,49 @@ def test_groups_are_read_from_all_three_ways_to_say_what_they_start() -> None:
                 "LaunchTemplateId": "lt-1",
                 "LaunchTemplateName": "web",
                 "VersionNumber": 3,
+                "DefaultVersion": False,
                 "LaunchTemplateData": {"ImageId": AMI},
             }
         ]
-        * 2,  # the newest is the default one, too
+        * 2,  # named by a group as well
         launch_configurations=[{"LaunchConfigurationName": "lc-2014", "ImageId": "ami-2014"}],
     )
     facts = parse_region(pages[REGION])
     assert facts.groups == (
-        ScalingGroup(name="a", starts_from=("lt-1", "web")),
-        ScalingGroup(name="b", starts_from=("lc-2014",)),
-        ScalingGroup(name="c", starts_from=("lt-1", "lt-9", "web")),
+        ScalingGroup(name="a", starts_from=("lt-1:3", "web:3")),
+        ScalingGroup(name="b", starts_from=("configuration:lc-2014",)),
+        ScalingGroup(name="c", starts_from=("lt-1:3", "lt-9:$Default", "web:3")),
     )
-    assert facts.templates == (Template(name="lc-2014", image_id="ami-2014"), TEMPLATE)
+    old = Template(
+        label="launch configuration lc-2014", image_id="ami-2014", called=("configuration:lc-2014",)
+    )
+    assert facts.templates == (old, TEMPLATE)
+
+
+def test_a_version_that_a_group_pins_is_read_too(cloud: SsmState) -> None:
+    """Neither the newest nor the default one; the group goes on starting its image."""
+    ec2, autoscaling = (boto3.client(name, region_name=REGION) for name in ("ec2", "autoscaling"))
+    images = [
+        ec2.register_image(Name=f"version-{n}", Architecture="x86_64", RootDeviceName="/dev/sda1")["ImageId"]
+        for n in range(3)
+    ]
+    data = [{"ImageId": image, "InstanceType": "t3.small"} for image in images]
+    made = ec2.create_launch_template(LaunchTemplateName="pinned", LaunchTemplateData=data[0])
+    template = made["LaunchTemplate"]["LaunchTemplateId"]
+    for one in data[1:]:
+        ec2.create_launch_template_version(LaunchTemplateId=template, LaunchTemplateData=one)
+    autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName="pinned",
+        MinSize=0,
+        MaxSize=1,
+        LaunchTemplate={"LaunchTemplateId": template, "Version": "2"},
+        AvailabilityZones=[f"{REGION}a"],
+    )
+    account = AccountConfig(id=ACCOUNT, regions=[REGION])
+    facts = parse_region(get_region(Aws(account, Clock(), read_only=True), REGION))
+    (group,) = facts.groups
+    (pinned,) = [one for one in facts.templates if set(one.called) & set(group.starts_from)]
+    assert pinned.image_id == images[1]
 
 
 # -- who can run commands ------------------------------------------------------------------------------------
@@ -236,8 +299,13 @@ PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
         (agent(log=log(*AS_EC2, NO_ROLE)), {"discovered": {"profile_arn": None}}, "ROLE_MISSING", ""),
         (agent(log=log(*AS_EC2, SKEW)), {"discovered": {"clock_offset_s": 1.5}}, "CLOCK_SKEW", "is 2 s off"),
         (agent(log=log(*AS_EC2, SKEW)), {"discovered": {"clock_offset_s": 900.0}}, "CLOCK_SKEW", ""),
-        (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": True}}, "EGRESS_BLOCKED", "open now"),
-        (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": False}}, "EGRESS_BLOCKED", ""),
+        (
+            agent(log=log(*AS_EC2, BLOCKED)),
+            {"verified": {"source": "host", "tls_ok": True}},
+            "EGRESS_BLOCKED",
+            "answers now",
+        ),
+        (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": True}}, "EGRESS_BLOCKED", ""),
         (agent(log=log(*AS_EC2, BLOCKED)), {}, "EGRESS_BLOCKED", ""),
         (
             stale(log=log(*AS_ONPREM, REFUSED)),
@@ -273,6 +341,7 @@ def test_what_aws_says_against_a_cause_stands_beside_it(one: Any, known: Any, co
         (agent(), "ConnectionLost", None, "says 'ConnectionLost'"),
         (agent(), "Online", "3.1.0.0", "has agent 3.3.1142.0"),
         (agent(), "Online", "3.3.1142.0", ""),
+        (agent(packages=Unknown(unknown="x")), "Online", "3.1.0.0", ""),
         (agent(processes=()), "ConnectionLost", None, ""),
         (agent(log=log(*AS_EC2)), "ConnectionLost", None, ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,11 @@ from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.leftovers import (
     LEFT,
     config_diff,
-    parse_proxy_lines,
     shown,
     sparing_metadata,
     without_proxies,
 )
-from haltuun.stages.repair.parse import parse_config
+from haltuun.stages.repair.parse import parse_config, parse_proxy_line
 from haltuun.stages.repair.probe import script
 from tests.stages.repair.plan_kit import agent
 
@@ -33,23 +33,37 @@ CONFIG = {
 @pytest.mark.parametrize(
     ("code", "gone"),
     [
-        ("ENDPOINT_OVERRIDE", {"vpce-1.ssm.example", "vpce-2.ssmmessages.example"}),
-        ("REGION_PINNED", {"us-east-1"}),
-        ("IDENTITY_ORDER_OVERRIDE", {"OnPrem"}),
-        ("CUSTOM_IDENTITY", {"mi-1"}),
+        ("ENDPOINT_OVERRIDE", ("vpce-1.ssm.example", "vpce-2.ssmmessages.example")),
+        ("REGION_PINNED", ("us-east-1",)),
+        ("IDENTITY_ORDER_OVERRIDE", ("OnPrem",)),
+        ("CUSTOM_IDENTITY", ("mi-1",)),
     ],
 )
-def test_only_what_the_cause_names_goes(code: str, gone: set[str]) -> None:
-    diff = config_diff(json.dumps(CONFIG), LEFT[code])
-    removed = [line for line in diff if line.startswith("-") and not line.startswith("---")]
-    assert all(any(word in line for line in removed) for word in gone)
-    others = {"vpce-1", "vpce-2", "us-east-1", "OnPrem", "mi-1", "ContainerMode", "HealthFrequency"}
-    kept = {word for word in others if not any(word in one or one in word for one in gone)}
-    for word in kept:
-        assert sum(word in line for line in removed) == sum(
-            f"+{line[1:]}" in diff for line in removed if word in line
-        )
-    assert shown(code, agent(config=parse_config(json.dumps(CONFIG)))) == diff
+def test_only_what_the_cause_names_goes(code: str, gone: tuple[str, ...]) -> None:
+    text = json.dumps(CONFIG, indent=4)
+    diff = shown(code, agent(config=parse_config(text)))
+    assert diff == config_diff(text, LEFT[code]) and diff
+    after = json.dumps(json.loads(patched(text, diff)))
+    values = ("vpce-1.ssm.example", "vpce-2.ssmmessages.example", "us-east-1", "OnPrem", "mi-1")
+    assert [value for value in values if value not in after] == sorted(gone, key=values.index)
+    assert "ContainerMode" in after and "HealthFrequencyMinutes" in after
+
+
+def patched(text: str, diff: Sequence[str]) -> str:
+    """What patch(1) makes of the file, which not every machine has."""
+    old, new, at = text.splitlines(), [], 0
+    for line in diff[2:]:
+        if line.startswith("@@"):
+            start = int(line.split()[1].lstrip("-").partition(",")[0]) - 1
+            new += old[at:start]
+            at = start
+        elif line.startswith("+"):
+            new.append(line[1:])
+        else:
+            assert old[at] == line[1:]
+            new += old[at : at + 1] if line.startswith(" ") else []
+            at += 1
+    return "\n".join([*new, *old[at:]])
 
 
 def test_a_file_that_is_none_or_holds_nothing_of_it_has_no_diff() -> None:
@@ -78,23 +92,42 @@ def test_a_dead_proxy_is_taken_out_of_its_unit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('Environment="http_proxy=http://p" "AWS_CA_BUNDLE=/x"', ['+Environment="AWS_CA_BUNDLE=/x"']),
+        ("Environment=https_proxy=http://p no_proxy=a", []),
+        ("env HTTPS_PROXY=http://p", []),
+    ],
+)
+def test_what_else_a_line_sets_stays(text: str, left: list[str]) -> None:
+    assert [one for one in without_proxies(lines(text)) if one[0] == "+" and one[1] != "+"] == left
+
+
+UPSTART = "/etc/init/amazon-ssm-agent.override"
+
+
+@pytest.mark.parametrize(
     ("texts", "file", "new"),
     [
         (SYSTEMD, DROP_IN, '+Environment="no_proxy=169.254.169.254"'),
+        (("env http_proxy=http://proxy:3128",), UPSTART, "+env no_proxy=169.254.169.254"),
         (
-            ("env http_proxy=http://proxy:3128",),
-            "/etc/init/amazon-ssm-agent.override",
-            "+env no_proxy=169.254.169.254",
+            ("Environment=no_proxy=localhost,.corp", *SYSTEMD),
+            DROP_IN,
+            "+Environment=no_proxy=169.254.169.254,localhost,.corp",
+        ),
+        (
+            ('Environment="http_proxy=http://p" "no_proxy=.corp"',),
+            DROP_IN,
+            '+Environment="http_proxy=http://p" "no_proxy=169.254.169.254,.corp"',
         ),
     ],
 )
 def test_a_proxy_that_takes_the_metadata_gets_an_exception(
     texts: tuple[str, ...], file: str, new: str
 ) -> None:
-    diff = sparing_metadata(lines(*texts, file=file))
-    assert new in diff
-    assert f" {texts[-1]}" in diff
-    assert not [line for line in diff if line[0] == "-" and line[1] != "-"]
+    added = [one for one in sparing_metadata(lines(*texts, file=file)) if one[0] == "+" and one[1] != "+"]
+    assert added == [new]
 
 
 def test_what_the_probe_prints_of_a_unit_has_no_password(tmp_path: Path) -> None:
@@ -109,6 +142,6 @@ def test_what_the_probe_prints_of_a_unit_has_no_password(tmp_path: Path) -> None
     functions = whole.partition("\nwait_for_job\nsay root")[0]
     done = subprocess.run(["sh", "-c", f"{functions}\nlook_at_proxy_files"], capture_output=True, text=True)
     assert "s3cr3t" not in done.stdout
-    (line,) = parse_proxy_lines([one.partition("=")[2] for one in done.stdout.splitlines()])
+    (line,) = [parse_proxy_line(one.partition("=")[2]) for one in done.stdout.splitlines()]
     assert (line.file, line.line) == (str(drop_in), 3)
     assert line.text.startswith("Environment=") and "proxy:3128" in line.text

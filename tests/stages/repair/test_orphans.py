@@ -12,10 +12,11 @@ from haltuun.config import AccountConfig, Config
 from haltuun.engine import open_run
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
-from haltuun.model import Change, Host, Reach, StageName, Unknown
+from haltuun.model import Change, Finding, Host, Reach, StageName, Unknown
 from haltuun.perform import Performer
 from haltuun.run import Run
 from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.repair import STAGE
 from haltuun.stages.repair.facts import Cleared, NodeRow, RepairAccount, RepairFacts
 from haltuun.stages.repair.judge import judge
@@ -50,7 +51,7 @@ def view(cleared: Cleared, clone: RepairFacts = GOOD, host: RepairFacts = GOOD, 
         run_id="run",
         hosts=HOSTS,
         entering=tuple(HOSTS),
-        facts={StageName.repair: {IID: host, CLONE: clone}},
+        facts={StageName.repair: {IID: host, CLONE: clone}, StageName.discover: {}},
         account_facts={StageName.repair: RepairAccount(cleared=(cleared,))},
     )
     return replace(seen, **more)
@@ -90,20 +91,75 @@ def test_after_days_of_silence_it_is_planned_and_never_unasked() -> None:
 )
 def test_it_is_left_where_something_speaks_against_it(seen: View, why: str) -> None:
     assert list(plan_orphans(seen)) == []
-    (found,) = [finding for finding in judge(seen) if finding.code == "ORPHAN_NODE"]
-    assert why in found.message
+    found = told(seen, "ORPHAN_NODE")
+    assert why in found.message and "deregister-managed-instance" not in found.remedy
 
 
-@pytest.mark.parametrize("there", [None, Unknown(unknown="ACCESS_DENIED: …")])
-def test_what_the_account_does_not_list_is_none_of_its_own(there: Any) -> None:
-    seen = view(left(node=there))
+def test_what_the_account_does_not_list_is_none_of_its_own() -> None:
+    seen = view(left(node=None))
     assert list(plan_orphans(seen)) == [] and findings(seen) == []
 
 
-def test_online_from_elsewhere_it_is_a_finding_and_stays() -> None:
-    seen = view(left(node=node(MI, "Online", ip="172.16.0.9", name="attic", last_ping_at=NOW)))
+def test_what_could_not_be_asked_is_said() -> None:
+    seen = view(left(node=Unknown(unknown="ACCESS_DENIED: there")))
     assert list(plan_orphans(seen)) == []
-    assert findings(seen) == ["NODE_STILL_USED"]
+    assert "ACCESS_DENIED: there" in told(seen, "ORPHAN_NODE").message
+
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("cleared", "ping", "holds", "code"),
+    [
+        (20 * MINUTE, 0 * MINUTE, False, "NODE_STILL_USED"),
+        (5 * MINUTE, 7 * MINUTE, False, "ORPHAN_NODE"),  # AWS has not noticed yet that it is gone
+        (20 * MINUTE, 10 * MINUTE, False, "ORPHAN_NODE"),
+        (20 * MINUTE, 0 * MINUTE, True, "ORPHAN_NODE"),  # it is that one
+    ],
+)
+def test_online_from_elsewhere_it_is_a_finding_and_stays(
+    cleared: timedelta, ping: timedelta, holds: bool, code: str
+) -> None:
+    row = node(MI, "Online", ip="172.16.0.9", name="attic", last_ping_at=NOW - ping)
+    clone = GOOD.model_copy(update={"vault_instance_id": MI}) if holds else GOOD
+    seen = view(left(cleared_at=NOW - cleared, node=row), clone=clone)
+    assert list(plan_orphans(seen)) == []
+    assert findings(seen) == [code]
+
+
+def test_where_none_of_its_hosts_is_left_a_person_has_to_look() -> None:
+    seen = view(left(hosts=("i-0eeeeeeeeeeeeeeee",)))
+    assert list(plan_orphans(seen)) == []
+    assert "none of the hosts" in judge(seen)[0].message
+
+
+UNSEEN = RepairFacts(vault_instance_id=Unknown(unknown="SSH_TIMEOUT"))
+
+
+@pytest.mark.parametrize(
+    ("clone", "image", "planned"),
+    [
+        (UNSEEN, "ami-1", False),
+        (UNSEEN, None, False),
+        (UNSEEN, "ami-2", True),
+        (UNSEEN.model_copy(update={"online_as_self": True}), "ami-1", True),
+    ],
+    ids=["its image", "an unknown image", "another image", "online as itself"],
+)
+def test_a_vault_that_nobody_saw_may_hold_it(clone: RepairFacts, image: str | None, planned: bool) -> None:
+    seen = view(left(), clone=clone)
+    known = {IID: DiscoverFacts(image_id="ami-1")}
+    if image:
+        known[CLONE] = DiscoverFacts(image_id=image)
+    seen = replace(seen, facts={**seen.facts, StageName.discover: known})
+    assert bool(list(plan_orphans(seen))) == planned
+    assert ("was not seen" in told(seen, "ORPHAN_NODE").message) != planned
+
+
+def told(seen: View, code: str) -> Finding:
+    (found,) = [finding for finding in judge(seen) if finding.code == code]
+    return found
 
 
 def test_without_one_of_its_hosts_in_the_run_it_waits() -> None:
@@ -153,6 +209,22 @@ def test_what_was_cleared_is_known_by_the_ledger_until_it_is_put_back(run: Run, 
     back = change.model_copy(update={"kind": change.undo.kind, "undoes": change.id})
     run.journal(back, "confirmed")
     assert listed(run) == ()
+
+
+def test_what_was_deregistered_is_not_put_back_on_a_host(run: Run, cloud: SsmState) -> None:
+    """An undo would leave the host with an identity that nobody knows."""
+    clear = clearing()
+    assert clear.undo is not None
+    terms = {"kind": clear.undo.kind, "before": clear.after, "after": clear.undo.after, "undoes": clear.id}
+    back = clear.model_copy(update=terms)
+    keeps = STAGE.kinds[back.kind].keeps
+    assert keeps is not None and keeps(run, back) == ""
+    silent(cloud)
+    (change,) = plan_orphans(view(left()))
+    run.journal(change, "intended")
+    assert keeps(run, back) == ""
+    run.journal(change, "confirmed")
+    assert f"{MI} was deregistered since" in keeps(run, back)
 
 
 def test_it_is_deregistered_once(run: Run, cloud: SsmState) -> None:

@@ -38,7 +38,13 @@ def judged(verify: dict[str, Any] | None = None, online: Any = False, **found: A
     [
         ({"checks": "instance impaired", "profile_arn": None}, "checks fail", "get-console-screenshot"),
         ({"console": Console(signs=("Windows has stopped (STOP)",))}, "did not come up", "screenshot"),
-        ({"profile_arn": None}, "no instance profile", "AmazonSSMManagedInstanceCore"),
+        ({"profile_arn": None}, "has no role", "AmazonSSMManagedInstanceCore"),
+        (
+            {"profile_arn": None, "verify": {"egress_ok": True, "credentials": "default host management"}},
+            "role and network are good",
+            "Get-Service",
+        ),
+        ({"verify": {"credentials": "none"}}, "has no role", "AmazonSSMManagedInstanceCore"),
         (
             {"verify": {"egress_ok": False, "egress_reason": "no route"}},
             "closed (no route)",
@@ -50,8 +56,12 @@ def judged(verify: dict[str, Any] | None = None, online: Any = False, **found: A
             "agent 2.2.392.0",
             "Get-Service AmazonSSMAgent",
         ),
-        ({"console": None}, "role and network show no fault", "Get-Service AmazonSSMAgent"),
-        ({"profile_arn": Unknown(unknown="denied")}, "role and network show no fault", "Get-Service"),
+        ({"console": None}, "role and network are good", "Get-Service AmazonSSMAgent"),
+        (
+            {"profile_arn": Unknown(unknown="denied")},
+            "no fault is seen, with the role unknown",
+            "Get-Service",
+        ),
     ],
 )
 def test_the_first_cause_that_explains_it(given: dict[str, Any], message: str, remedy: str) -> None:
@@ -62,6 +72,7 @@ def test_the_first_cause_that_explains_it(given: dict[str, Any], message: str, r
 
 def test_what_is_online_off_or_no_windows_is_none() -> None:
     assert judged(online=True) == []
+    assert judged(online=Unknown(unknown="denied")) == [], "unknown is not False"
     assert judged(state="stopped") == []
     assert judged(platform="linux") == []
 
