@@ -79,6 +79,7 @@ def take_over_account(
                     state.result()  # raises what the stage could not handle: a lost lease, a defect
         outcome = takeover.outcome() if mode == "apply" else "Planned"
         publish_summary(takeover, outcome)
+        ended = _final(outcome, takeover)
     except KeyboardInterrupt:
         outcome = "Stopped"
         raise
@@ -86,13 +87,7 @@ def take_over_account(
         takeover.end(outcome)
         drop(run.id)
         publish_standing(run)
-    data = {
-        "run": run.id,
-        "flow_run": str(runtime.flow_run.id),
-        "plan_hash": takeover.plan_hash,
-        "outcome": outcome,
-    }
-    return _final(outcome, takeover, data)
+    return ended
 
 
 @flow(
@@ -174,7 +169,13 @@ def batches(known: Mapping[str, Host], hosts: Sequence[str]) -> list[tuple[Seque
     return result
 
 
-def _final(outcome: str, takeover: Takeover, data: dict[str, Any]) -> State[Any]:
+def _final(outcome: str, takeover: Takeover) -> State[Any]:
+    data = {
+        "run": takeover.run.id,
+        "flow_run": str(runtime.flow_run.id),
+        "plan_hash": takeover.plan_hash,
+        "outcome": outcome,
+    }
     if outcome == "GateBlocked":
         return Failed(name="GateBlocked", message=takeover.blocked, data=data)
     if outcome == "AwaitingApproval":

@@ -189,12 +189,25 @@ class Aws:
         self.clock.heard(meta.get("HTTPHeaders", {}).get("date"), asked)
         return dict(answer)
 
-    def pages(self, service: str, operation: str, key: str, region: str, **parameters: Any) -> list[Any]:
-        """All items under `key` over all pages (a plain call where botocore knows no paginator)."""
+    def pages(
+        self,
+        service: str,
+        operation: str,
+        key: str,
+        region: str,
+        *,
+        each: Callable[[Any], Any] = lambda item: item,
+        **parameters: Any,
+    ) -> list[Any]:
+        """All items under `key` over all pages (a plain call where botocore knows no paginator).
+
+        Of each item what `each` makes of it is kept: whole answers of a large account are hundreds of
+        megabytes.
+        """
         client = self._client(service, region)
         name = _snake(client, operation)
         if not client.can_paginate(name):
-            return list(self.call(service, operation, region, **parameters).get(key) or ())
+            return [each(item) for item in self.call(service, operation, region, **parameters).get(key) or ()]
         items: list[Any] = []
         asked = datetime.now(UTC)
         try:
@@ -202,7 +215,7 @@ class Aws:
                 self._record(service, operation, region, mutating=False, ok=True)
                 self.clock.heard(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"), asked)
                 asked = datetime.now(UTC)
-                items.extend(page.get(key) or ())
+                items.extend(map(each, page.get(key) or ()))
         except Exception as error:
             self._record(service, operation, region, mutating=False, ok=False)
             raise _translated(error, service, operation, region) from error

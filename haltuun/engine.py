@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import threading
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +20,7 @@ from haltuun.aws import Aws, chunks
 from haltuun.clock import Clock
 from haltuun.config import Config
 from haltuun.errors import ConfigError, HaltuunError, LeaseLost
-from haltuun.gates import GateResult, evaluate
+from haltuun.gates import Check, GateResult, Row, evaluate
 from haltuun.ledger import ChangeEvent, Lease, Ledger
 from haltuun.model import (
     Barred,
@@ -57,7 +59,7 @@ class Progress:
     """What is known of one stage in this run."""
 
     raw: Json = None
-    host_raw: dict[str, Json | Unknown] = field(default_factory=dict)
+    host_raw: dict[str, bytes] = field(default_factory=dict)  # what each host said, packed
     plan: StagePlan = field(default_factory=StagePlan)
     ordered: tuple[Change, ...] = ()  # the plan's changes, what others need first
     of_host: dict[str, tuple[Change, ...]] = field(default_factory=dict)  # those performed in its turn
@@ -140,6 +142,13 @@ class Takeover:
         run.ledger.end_run(run.account.id, run.id, outcome, body, run.now())
         self.performer.release_lease()
 
+    def let_go(self) -> None:
+        """Of what was seen and planned: the ledger has it, and telling of a large account needs the room."""
+        self.run.facts.clear()
+        self.run.account_facts.clear()
+        self.progress = {name: Progress() for name in self.stages}
+        self.plan, self._planned = None, {}
+
     @property
     def lease(self) -> Lease | None:
         return self.performer.lease
@@ -218,7 +227,7 @@ class Takeover:
         finally:
             progress.doing.pop(instance_id, None)
         with self._lock:
-            progress.host_raw[instance_id] = raw
+            progress.host_raw[instance_id] = _packed(raw)
 
     def settle(self, name: StageName) -> tuple[Finding, ...]:
         """Parse and judge what was looked at before the plan; into the ledger."""
@@ -228,12 +237,12 @@ class Takeover:
     def _parse(self, name: StageName) -> None:
         stage, progress = self.stages[name], self.progress[name]
         view = self.view(name, ())
-        missing = Unknown(unknown="NOT_LOOKED: the host was not asked in this stage")
+        missing = _packed(Unknown(unknown="NOT_LOOKED: the host was not asked in this stage"))
         facts: dict[str, Facts] = {}
         for instance_id, host in self.everyone.items():
-            raw = progress.host_raw.get(instance_id, missing)
+            host_raw = _unpacked(progress.host_raw.get(instance_id, missing))
             try:
-                facts[instance_id] = stage.parse_host(view, host, progress.raw, raw)
+                facts[instance_id] = stage.parse_host(view, host, progress.raw, host_raw)
             except Exception as error:
                 log.exception("parsing %s in %s", instance_id, name.value)
                 unread = Unknown(
@@ -519,7 +528,7 @@ class Takeover:
         barred = {b.host: b for b in progress.plan.barred}
         excluded = {h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded}
         judged = [h for h in progress.entered if h not in excluded]
-        rows = {host: facts.row() for host, facts in run.facts.get(name, {}).items()}
+        rows = {host: _columns(facts.row(), stage.checks) for host, facts in run.facts.get(name, {}).items()}
         progress.gate = evaluate(judged, rows, stage.checks)
         progress.blocked = progress.blocked or progress.gate.blocked
         ended = _by_host(progress.outcomes.values(), self.hosts)
@@ -655,6 +664,20 @@ def unknown_plan(label: str, plan_hash: str) -> ConfigError:
     )
 
 
+def _packed(raw: Json | Unknown) -> bytes:
+    """What was read stays until the result is judged; of thousands of hosts it takes gigabytes unpacked."""
+    return zlib.compress(pickle.dumps(raw), level=1)
+
+
+def _unpacked(packed: bytes) -> Json | Unknown:
+    return pickle.loads(zlib.decompress(packed))
+
+
+def _columns(row: Row, checks: Sequence[Check]) -> Row:
+    """What the checks ask for: whole rows of ten thousand hosts are hundreds of megabytes."""
+    return {check.column: row[check.column] for check in checks if check.column in row}
+
+
 def _own_code(error: HaltuunError) -> str:
     """The error's code; AWS's own ("LimitExceeded") stand in the message and share one page."""
     return error.code if error.code.isupper() else "AWS_REFUSED"
@@ -741,4 +764,7 @@ def current() -> Takeover | None:
 
 
 def drop(run_id: str) -> None:
-    _SESSIONS.pop(run_id, None)
+    """It has ended."""
+    ended = _SESSIONS.pop(run_id, None)
+    if ended is not None:
+        ended.let_go()

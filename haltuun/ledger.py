@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from haltuun.model import (
 # A killed process stops renewing: after this its lease can be taken by the next run.
 LEASE_S = 90
 SCHEMA = 2
+AT_ONCE = 200  # rows
 _CHANGES = TypeAdapter(tuple[Change, ...])
 
 _meta = sa.MetaData()
@@ -193,19 +195,23 @@ class ChangeEvent(Frozen):
 
 
 class Approval(Frozen):
-    """Who approved what, and what was shown: the changes as they stood in the plan of run `plan_run`.
-
-    With `plan_run` "" nobody was shown a plan: `changes` are then what the run went on to plan. They are
-    None where the ledger is older than the record.
-    """
+    """Who approved what."""
 
     run: str
     plan_hash: str
     at: datetime
     who: str
     how: str
-    plan_run: str = ""
-    changes: tuple[Change, ...] | None = None
+
+
+class Shown(Frozen):
+    """What stood before the approver's eyes: the changes as they were in the plan of run `plan_run`.
+
+    With `plan_run` "" nobody was shown a plan: `changes` are then what the run went on to plan.
+    """
+
+    plan_run: str
+    changes: tuple[Change, ...]
 
 
 class HostEvent(Frozen):
@@ -289,14 +295,23 @@ class Ledger:
             )
         return str(found.id)
 
-    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        if rows:
+    def _insert(self, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        """All or none. `rows` may be made on the way: of many hosts there is never all the text at once."""
+        left = iter(rows)
+        if some := list(islice(left, AT_ONCE)):
             with self._writing() as connection:
-                connection.execute(table.insert(), [dict(row) for row in rows])
+                while some:
+                    connection.execute(table.insert(), some)
+                    some = list(islice(left, AT_ONCE))
 
     def _select(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with self._said_plainly("read"), self._engine.connect() as connection:
             return connection.execute(query).fetchall()
+
+    def _each(self, query: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
+        """As `_select`, for what grows with hosts and runs: row by row."""
+        with self._said_plainly("read"), self._engine.connect() as connection:
+            yield from connection.execution_options(yield_per=AT_ONCE).execute(query)
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -362,7 +377,7 @@ class Ledger:
         """`gone`: known from before, and no longer in the account."""
         self._insert(
             _hosts,
-            [
+            (
                 {
                     "account": h.account,
                     "run": run,
@@ -373,7 +388,7 @@ class Ledger:
                 }
                 for some, there in ((hosts, True), (gone, False))
                 for h in some
-            ],
+            ),
         )
 
     def hosts(self, account: str, without: Collection[str] = ()) -> dict[str, Host]:
@@ -386,7 +401,7 @@ class Ledger:
         }
 
     def _newest_hosts(self, account: str, without: Collection[str] = ()) -> dict[str, sa.Row[Any]]:
-        rows = self._select(
+        rows = self._each(
             sa.select(_hosts)
             .where(_hosts.c.account == account, _hosts.c.run.notin_(without))
             .order_by(_hosts.c.seq)
@@ -399,7 +414,7 @@ class Ledger:
         """`facts` by instance id, "" for the account's own."""
         self._insert(
             _observations,
-            [
+            (
                 {
                     "account": account,
                     "run": run,
@@ -410,12 +425,12 @@ class Ledger:
                     "body": value.model_dump_json(),
                 }
                 for host, value in facts.items()
-            ],
+            ),
         )
 
     def observations(self, account: str, host: str) -> dict[StageName, tuple[datetime, Mapping[str, Any]]]:
         """The newest facts of each stage of one host, as data."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_observations)
             .where(_observations.c.account == account, _observations.c.host == host)
             .order_by(_observations.c.seq)
@@ -424,7 +439,7 @@ class Ledger:
 
     def looked_at(self, account: str) -> dict[tuple[str, StageName], datetime]:
         """(Instance id or "", stage) → when it was last looked at."""
-        rows = self._select(
+        rows = self._each(
             sa.select(
                 _observations.c.host, _observations.c.stage, sa.func.max(_observations.c.at).label("at")
             )
@@ -435,7 +450,7 @@ class Ledger:
 
     def first_seen(self, account: str, stage: StageName) -> dict[str, Mapping[str, Any]]:
         """Instance id → the oldest facts of this stage: how Haltuun found the host."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_observations)
             .where(
                 _observations.c.account == account,
@@ -452,7 +467,7 @@ class Ledger:
     ) -> None:
         self._insert(
             _findings,
-            [
+            (
                 {
                     "account": account,
                     "run": run,
@@ -462,7 +477,7 @@ class Ledger:
                     "body": finding.model_dump_json(),
                 }
                 for finding in findings
-            ],
+            ),
         )
 
     def findings(self, account: str, without: Collection[str] = ()) -> list[tuple[StageName, Finding]]:
@@ -478,10 +493,10 @@ class Ledger:
         o = _observations.c
         looks = {
             (row.run, row.stage, row.phase, row.host)
-            for row in self._select(sa.select(o.run, o.stage, o.phase, o.host).where(o.seq.in_(newest)))
+            for row in self._each(sa.select(o.run, o.stage, o.phase, o.host).where(o.seq.in_(newest)))
         }
         # Matched here: as a join it took minutes for two thousand hosts (measured with SQLite).
-        rows = self._select(
+        rows = self._each(
             sa.select(_findings)
             .where(_findings.c.account == account, _findings.c.run.in_({run for run, *_ in looks}))
             .order_by(_findings.c.seq)
@@ -497,7 +512,7 @@ class Ledger:
     ) -> None:
         self._insert(
             _verdicts,
-            [
+            (
                 {
                     "account": account,
                     "run": run,
@@ -507,12 +522,12 @@ class Ledger:
                     "body": status.model_dump_json(),
                 }
                 for host, status in verdicts.items()
-            ],
+            ),
         )
 
     def status(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
         """Instance id → stage → the newest verdict; `since` is when it became what it is."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
         )
         table: dict[str, dict[StageName, HostStatus]] = {}
@@ -527,7 +542,7 @@ class Ledger:
 
     def status_before(self, account: str) -> dict[str, dict[StageName, HostStatus]]:
         """Instance id → stage → the verdict of the run before the one that judged this host last."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
         )
         newest: dict[tuple[str, str], sa.Row[Any]] = {}
@@ -544,7 +559,7 @@ class Ledger:
 
     def judgements(self, account: str) -> dict[tuple[str, StageName], Judgement]:
         """(instance id, stage) → the newest verdict and its run."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
         )
         newest = {(row.host, StageName(row.stage)): row for row in rows}
@@ -555,7 +570,7 @@ class Ledger:
 
     def observed_in(self, account: str, run: str) -> dict[tuple[str, StageName, str], Mapping[str, Any]]:
         """(instance id, stage, phase) → the facts that this run saw, as data."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_observations)
             .where(_observations.c.account == account, _observations.c.run == run, _observations.c.host != "")
             .order_by(_observations.c.seq)
@@ -564,7 +579,7 @@ class Ledger:
 
     def found_in(self, account: str, run: str) -> list[tuple[StageName, str, Finding]]:
         """(stage, phase, finding) of this run, the account's own left out."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_findings)
             .where(_findings.c.account == account, _findings.c.run == run, _findings.c.host != "")
             .order_by(_findings.c.seq)
@@ -598,7 +613,7 @@ class Ledger:
 
     def host_events(self, account: str, event: str) -> list[HostEvent]:
         """Oldest first."""
-        rows = self._select(
+        rows = self._each(
             sa.select(_host_events)
             .where(_host_events.c.account == account, _host_events.c.event == event)
             .order_by(_host_events.c.seq)
@@ -623,7 +638,7 @@ class Ledger:
         order = {row.run: n for n, row in enumerate(self.runs(account))}
         passed = {
             (row.host, row.stage): order[row.run]
-            for row in self._select(
+            for row in self._each(
                 sa.select(_verdicts).where(_verdicts.c.account == account).order_by(_verdicts.c.seq)
             )
             if HostStatus.model_validate_json(row.body).verdict is Verdict.passed
@@ -682,29 +697,20 @@ class Ledger:
             connection.execute(_approvals.insert().values(**of, hash=plan.hash, at=at, who=who, how=how))
             connection.execute(_shown.insert().values(**of, plan_run=plan_run, body=body))
 
-    def approvals(self, account: str, run: str | None = None) -> list[Approval]:
-        """Oldest first; of one run when it is given."""
-        shows = sa.select(_shown).where(_shown.c.account == account)
+    def approvals(self, account: str) -> list[Approval]:
+        """Oldest first, without what was shown: that is as large as the plans."""
         query = sa.select(_approvals).where(_approvals.c.account == account).order_by(_approvals.c.seq)
-        if run is not None:
-            shows, query = shows.where(_shown.c.run == run), query.where(_approvals.c.run == run)
-        shown = {row.run: row for row in self._select(shows)}
-        rows = self._select(query)
-        made = []
-        for row in rows:
-            seen = shown.get(row.run)
-            made.append(
-                Approval(
-                    run=row.run,
-                    plan_hash=row.hash,
-                    at=row.at,
-                    who=row.who,
-                    how=row.how,
-                    plan_run=seen.plan_run if seen else "",
-                    changes=_CHANGES.validate_json(seen.body) if seen else None,
-                )
-            )
-        return made
+        return [
+            Approval(run=row.run, plan_hash=row.hash, at=row.at, who=row.who, how=row.how)
+            for row in self._each(query)
+        ]
+
+    def shown(self, account: str, run: str) -> Shown | None:
+        """What was shown when this run was approved; None when nothing was approved in it."""
+        rows = self._select(sa.select(_shown).where(_shown.c.account == account, _shown.c.run == run))
+        if not rows:
+            return None
+        return Shown(plan_run=rows[-1].plan_run, changes=_CHANGES.validate_json(rows[-1].body))
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -730,7 +736,7 @@ class Ledger:
             query = query.where(sa.or_(*named))
         events = []
         known: dict[str, tuple[Json, Change]] = {}  # the events of one change nearly always carry the same
-        for row in self._select(query):
+        for row in self._each(query):
             body = json.loads(row.body)
             said, change = known.get(row.change, (None, None))
             if change is None or said != body["change"]:
@@ -753,7 +759,7 @@ class Ledger:
     def proved(self, account: str, run: str, proofs: Sequence[Proof]) -> None:
         self._insert(
             _proofs,
-            [
+            (
                 {
                     "account": account,
                     "run": run,
@@ -765,7 +771,7 @@ class Ledger:
                     "evidence": proof.evidence,
                 }
                 for proof in proofs
-            ],
+            ),
         )
 
     def proofs(self, account: str, host: str | None = None) -> list[Proof]:

@@ -61,11 +61,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     _computed_once: ClassVar[tuple[str, ...]] = ()  # cached properties
 
+    def model_post_init(self, context: Any, /) -> None:
+        _share_names(self)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copied = super().model_copy(update=update, deep=deep)
         for name in self._computed_once:
             copied.__dict__.pop(name, None)  # what was computed is the original's
+        _share_names(copied)
         return copied
+
+
+_NAMES: dict[frozenset[str], set[str]] = {}
+
+
+def _share_names(value: BaseModel) -> None:
+    """One set for equal names of given fields: one each was 40 % of what a large account's run held."""
+    names = value.model_fields_set
+    shared = _NAMES.setdefault(frozenset(names), names)
+    object.__setattr__(value, "__pydantic_fields_set__", shared)
 
 
 class Unknown(Frozen):

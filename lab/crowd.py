@@ -20,7 +20,6 @@ from haltuun.run import Run
 from haltuun.simulated import SimulatedTransport
 from haltuun.transport import Result
 from lab.answers import AGENT_VERSION, discover_answer, repair_answer, verify_answer
-from lab.cloud.seed import CORE_POLICY, trust
 from lab.cloud.seeding import OPERATOR_KEY, steer
 from lab.scenario import OPERATING_SYSTEMS
 
@@ -54,13 +53,14 @@ class Crowd:
 
     @property
     def env(self) -> dict[str, str]:
-        """What points boto3 at the account."""
+        """Of a worker: what points boto3 at the account, and what a deployment sets."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": OPERATOR_KEY,
             "AWS_SECRET_ACCESS_KEY": "lab",
             "AWS_DEFAULT_REGION": REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
+            "MALLOC_ARENA_MAX": "2",  # as prefect.yaml gives it to a worker
         }
 
     def write(self, folder: Path) -> Path:
@@ -151,6 +151,8 @@ def _network(ec2: Any) -> dict[str, Any]:
 
 
 def _role(iam: Any) -> None:
+    from lab.cloud.seed import CORE_POLICY, trust  # and moto with it, a hundred megabytes: not for a worker
+
     iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=trust("ec2.amazonaws.com"))
     iam.create_instance_profile(InstanceProfileName=ROLE)
     iam.add_role_to_instance_profile(InstanceProfileName=ROLE, RoleName=ROLE)

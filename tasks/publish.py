@@ -24,6 +24,7 @@ log = logging.getLogger("haltuun")
 def publish_plan(takeover: Takeover) -> None:
     assert takeover.plan is not None
     run = takeover.run
+    own = [one for one in run.ledger.approvals(run.account.id) if one.run == run.id]
     create_markdown_artifact(
         key=_key("plan", takeover.run.account.label),
         markdown=render.plan_markdown(
@@ -31,7 +32,8 @@ def publish_plan(takeover: Takeover) -> None:
             takeover.hosts,
             run.account.label,
             takeover.awaiting(),
-            approvals=run.ledger.approvals(run.account.id, run.id),
+            approval=own[-1] if own else None,
+            shown=run.ledger.shown(run.account.id, run.id) if own else None,
             stale=takeover.stale,
         ),
         description=f"Plan {takeover.plan.hash} for {takeover.run.account.label}",

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from haltuun.cost import basis, say, say_total
 from haltuun.gates import GateResult
-from haltuun.ledger import Approval
+from haltuun.ledger import Approval, Shown
 from haltuun.model import Change, Cost, Host, HostStatus, Plan, Reach, Severity, StageName, Unknown, Verdict
 
 STATUS_MARK = {
@@ -93,10 +93,12 @@ def plan_markdown(
     account: str,
     awaiting: Sequence[Change],
     *,
-    approvals: Sequence[Approval] = (),
+    approval: Approval | None = None,
+    shown: Shown | None = None,
     stale: Collection[str] = (),
 ) -> str:
-    """`stale` are ids of planned changes that are not what was approved."""
+    """`approval` is the run's own, of what was `shown`; `stale` are ids of planned changes that it is not
+    about."""
     counts = Counter(change.reach for change in plan.changes)
     reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
     lines = [
@@ -107,7 +109,8 @@ def plan_markdown(
     cost = say_total(change.monthly_cost for change in plan.changes)
     if cost:
         lines.append(f"Cost in all: {cost}.")
-    lines += [line for one in approvals for line in ("", _approval(one, plan))]
+    if approval is not None:
+        lines += ["", _approval(approval, shown, plan)]
     if stale:
         lines += ["", f"PLAN_STALE, not what was approved: {', '.join(sorted(stale))}."]
     if awaiting:
@@ -146,12 +149,12 @@ def plan_markdown(
     return "\n".join(lines) + "\n"
 
 
-def _approval(one: Approval, plan: Plan) -> str:
-    approved = {change.id for change in one.changes or ()}
+def _approval(one: Approval, shown: Shown | None, plan: Plan) -> str:
+    approved = {change.id for change in shown.changes} if shown else set()
     covered = sum(1 for change in plan.changes if change.id in approved)
-    shown = f"as run {one.plan_run} showed it" if one.plan_run else "without a plan being shown"
+    how = f"as run {shown.plan_run} showed it" if shown and shown.plan_run else "without a plan being shown"
     return md(
-        f"Approved by {one.who}, {one.at:%Y-%m-%d %H:%M} UTC: {one.how}, plan {one.plan_hash} {shown};"
+        f"Approved by {one.who}, {one.at:%Y-%m-%d %H:%M} UTC: {one.how}, plan {one.plan_hash} {how};"
         f" {covered} of these changes."
     )
 

@@ -11,7 +11,8 @@ import pytest
 
 from haltuun import __version__, errors
 from haltuun.config import load_config
-from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli
+from haltuun.model import Host
+from tests.cli.kit import ACCOUNT, ALIAS, HALTUUN, REGION, Cli
 
 pytestmark = [pytest.mark.slow]
 
@@ -110,3 +111,18 @@ def test_doctor_tells_each_thing_by_itself(cli: Cli) -> None:
     ]
     assert "Allow ssm:DescribeInstanceInformation" in found[f"{ALIAS}: reading ssm"]["says"]
     assert f"FAIL  {ALIAS}: reading ssm" in said.out and said.err == ""
+
+
+def test_a_reader_that_leaves_early(cli: Cli) -> None:
+    sound = Host(account=ACCOUNT, region=REGION, instance_id=cli.instances["sound"], name="sound")
+    cli.ledger.saw_hosts("r1", [sound])
+    piped = subprocess.run(
+        ["bash", "-c", f"{HALTUUN} show sound | head -n 1"],
+        env=cli.environment(),
+        cwd=cli.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert piped.stderr == ""
+    assert "sound" in piped.stdout.splitlines()[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +13,7 @@ import boto3
 import pytest
 
 from haltuun import errors
-from tests.cli.kit import ACCOUNT, ALIAS, HALTUUN, REGION, Cli, Front, until
+from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli, Front, until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -194,16 +193,3 @@ def test_a_server_that_is_no_prefect(running: Cli) -> None:
         server.server_close()
     assert done.code == errors.EXIT_ERROR
     done.sentence("PREFECT_UNREACHABLE", url)
-
-
-def test_a_reader_that_leaves_early(running: Cli) -> None:
-    piped = subprocess.run(
-        ["bash", "-c", f"{HALTUUN} show sound | head -n 1"],
-        env=running.environment(),
-        cwd=running.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert piped.stderr == ""
-    assert "sound" in piped.stdout.splitlines()[0]

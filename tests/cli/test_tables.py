@@ -16,7 +16,7 @@ from haltuun.cli.planview import print_plan, waiting
 from haltuun.cli.tables import names_of, status_table
 from haltuun.config import PolicyConfig
 from haltuun.cost import full_backup
-from haltuun.ledger import Approval, Ledger
+from haltuun.ledger import Approval, Ledger, Shown
 from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Unknown, Verdict
 from haltuun.report.render import plan_markdown
 
@@ -188,10 +188,9 @@ def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:
         at=datetime(2026, 11, 25, 2, tzinfo=UTC),
         who="<b>me</b>",
         how="plan hash",
-        plan_run="r1",
-        changes=plan.changes,
     )
-    told = plan_markdown(plan, HOSTS, "acme", [], approvals=[approval], stale=[change.id])
+    shown = Shown(plan_run="r1", changes=plan.changes)
+    told = plan_markdown(plan, HOSTS, "acme", [], approval=approval, shown=shown, stale=[change.id])
     assert "about 1–5 USD |" in told and "Cost in all: about 1–5 USD a month." in told
     assert "none: It stays \\| for good." in told
     assert "2026-11-25 02:00 UTC: plan hash" in told and "as run r1 showed it; 1 of these changes" in told

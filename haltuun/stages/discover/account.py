@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from haltuun.aws import Aws, chunks, tags_of
 from haltuun.errors import AwsError, NotFound
@@ -26,6 +27,7 @@ VOLUMES_A_PAGE = 500
 # DescribeInstanceStatus gives 1,000 a page at most (EC2 API reference).
 STATUSES_A_PAGE = 1000
 REGIONS_AT_ONCE = 8
+T = TypeVar("T")
 
 
 def list_hosts(run: Run) -> list[Host]:
@@ -41,24 +43,22 @@ def list_hosts(run: Run) -> list[Host]:
     regions = run.aws.regions()
     for region in regions:
         try:
-            instances = get_instances(run.aws, region)
+            listed = get_instances(run.aws, region, partial(_host, run.account.id, region))
         except AwsError as error:
             failed.append(error)
             continue
         run.listed.add(region)
-        hosts.extend(
-            Host(
-                account=run.account.id,
-                region=region,
-                instance_id=instance["InstanceId"],
-                name=tags_of(instance).get("Name", ""),
-            )
-            for instance in instances
-            if instance["State"]["Name"] not in GONE
-        )
+        hosts.extend(host for host in listed if host is not None)
     if failed and len(failed) == len(regions):
         raise failed[0]
     return sorted(hosts, key=lambda host: (host.region, host.name, host.instance_id))
+
+
+def _host(account: str, region: str, instance: Mapping[str, Any]) -> Host | None:
+    if instance["State"]["Name"] in GONE:
+        return None
+    name = tags_of(instance).get("Name", "")
+    return Host(account=account, region=region, instance_id=instance["InstanceId"], name=name)
 
 
 def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
@@ -69,26 +69,34 @@ def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
         return dict(zip(regions, answers, strict=True))
 
 
-def get_instances(aws: Aws, region: str) -> list[dict[str, Any]]:
-    reservations = aws.pages("ec2", "DescribeInstances", "Reservations", region)
-    return [instance for reservation in reservations for instance in reservation["Instances"]]
+def get_instances(aws: Aws, region: str, each: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `each` makes of every instance."""
+    reservations = aws.pages(
+        "ec2",
+        "DescribeInstances",
+        "Reservations",
+        region,
+        each=lambda reservation: [each(instance) for instance in reservation["Instances"]],
+    )
+    return [instance for instances in reservations for instance in instances]
 
 
 def get_region(aws: Aws, region: str) -> dict[str, Json]:
     def pages(service: str, operation: str, key: str, **parameters: Any) -> Json:
-        return plain(aws.ask(lambda: aws.pages(service, operation, key, region, **parameters)))
+        return aws.ask(lambda: aws.pages(service, operation, key, region, **{"each": plain, **parameters}))
 
-    instances = plain(aws.ask(lambda: get_instances(aws, region)))
+    instances: Json = aws.ask(lambda: get_instances(aws, region, _instance))
     groups = pages("autoscaling", "DescribeAutoScalingGroups", "AutoScalingGroups")
     own = [{"Key": "OWNER", "Values": ["Self"]}]
     return {
         "instances": instances,
         "statuses": pages("ec2", "DescribeInstanceStatus", "InstanceStatuses", MaxResults=STATUSES_A_PAGE),
-        "images": plain(_images(aws, region, instances)),
+        "images": _images(aws, region, instances),
         "volumes": pages(
             "ec2",
             "DescribeVolumes",
             "Volumes",
+            each=lambda volume: {key: volume.get(key) for key in ("VolumeId", "Size")},
             Filters=[{"Name": "status", "Values": ["in-use"]}],
             MaxResults=VOLUMES_A_PAGE,
         ),
@@ -133,7 +141,7 @@ def _images(aws: Aws, region: str, instances: Json) -> Json:
         found: list[Any] = []
         for some in chunks(ids, FILTER_VALUES):
             wanted = [{"Name": "image-id", "Values": list(some)}]
-            found.extend(aws.pages("ec2", "DescribeImages", "Images", region, Filters=wanted))
+            found.extend(aws.pages("ec2", "DescribeImages", "Images", region, each=plain, Filters=wanted))
         return found
 
     return aws.ask(ask)
@@ -142,7 +150,7 @@ def _images(aws: Aws, region: str, instances: Json) -> Json:
 def get_template_versions(aws: Aws, region: str, groups: Json) -> list[dict[str, Any]]:
     """The newest and the default version of each launch template, and those that a group names by number."""
 
-    def versions(names: Sequence[str], **which: str) -> list[dict[str, Any]]:
+    def versions(names: Sequence[str], **which: Any) -> list[dict[str, Any]]:
         return aws.pages(
             "ec2",
             "DescribeLaunchTemplateVersions",
@@ -187,6 +195,11 @@ def get_ecs_instances(aws: Aws, region: str) -> list[str]:
                 row["ec2InstanceId"] for row in answer["containerInstances"] if row.get("ec2InstanceId")
             )
     return sorted(found)
+
+
+def _instance(said: Mapping[str, Any]) -> Json:
+    """Without its interfaces: what is read of them stands on the instance too, and they are half of it."""
+    return plain({key: value for key, value in said.items() if key != "NetworkInterfaces"})
 
 
 def _or_none(aws: Aws, question: Callable[[], Any]) -> Json:
