@@ -97,5 +97,7 @@ def _headline(agent: Agent, found: Diagnosis) -> Text:
         return Text("Identity: not shown by these files.", style="bold")
     taken = found.identity or "none: the last start took no identity"
     who = f" as {plain(found.instance_id)}" if found.instance_id else ""
-    channel = "" if found.identity is None else ", channel open" if found.connected else ", no open channel"
+    channel = (
+        "" if found.identity is None else ", channel open" if found.connected else ", no open channel shown"
+    )
     return Text(f"Identity: {taken}{who}{channel}.", style="bold")

@@ -1,13 +1,14 @@
 """amazon-ssm-agent.log → what the last start did. Pure.
 
-Sources of the lines: amazon-ssm-agent 3.3.1142.0; an entry may span lines ("caused by: …").
+Sources of the lines: amazon-ssm-agent from 2.0 on (one process; since 3.0 a core and its worker); an
+entry may span lines ("caused by: …").
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 
@@ -17,17 +18,45 @@ from haltuun.stages.repair.facts import Identity, LogLine
 FILE = "/var/log/amazon/ssm/amazon-ssm-agent.log"
 METADATA_ADDRESS = "169.254.169.254"
 
-# The journal puts its own words before those of the agent.
-_HEAD = re.compile(
-    r"^(?:\S.{0,80}\bamazon-ssm-agent[\w.-]*\[\d+\]: )?"
-    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)",
+_HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
+# seelog's own format, of an agent whose logger has no configuration: nanoseconds since 1970.
+_BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
+# What the journal and syslog put before each line of the agent, those that continue an entry included.
+_PREFIX = re.compile(
+    r"^(?!\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ )"
+    r"(?:.{0,120}?\s)?amazon-ssm-agent(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
     re.S,
 )
-_STARTS = re.compile(r"^Proxy environment variables:|^(\[instanceID=\S+\] )?Starting Agent: amazon-ssm-agent")
-_CHECKS = "Checking if agent identity"
+# errors.log (and debug lines) name the place in the source first.
+_PLACE = re.compile(r"^\[\w+ @ [\w.-]+\.go\.\d+\] ")
+# Agents 2.3 log the second before they first call, earlier ones the third; none of them has a worker.
+_STARTS = re.compile(
+    r"^(?:\[instanceID=\S+\] )?"
+    r"(Proxy environment variables:|Create new startup processor|Starting Agent: amazon-ssm-agent)"
+)
+_CHECKS = re.compile(r"^Checking if agent identity type (\w+) can be assumed")
+_CUT_STARTS = re.compile(r"^Checking if agent identity|^\[amazon-ssm-agent\] Starting Core Agent")
 _TAKES = re.compile(r"^Agent will take identity from (\w+)")
-# Agents before 3.0 name the instance in every line and the identity nowhere.
-_OLD_IDENTITY = re.compile(r"\[instanceID=((mi|i)-[0-9a-f]+)\]")
+_NO_IDENTITY = re.compile(
+    r"[Ee]rror occurr?ed when starting (?:amazon-ssm-agent|core manager)|Failed to start agent"
+    r"|Agent failed to assume any identity|failed to find agent identity"
+)
+_GOES_ON = re.compile(r"Starting Core Agent|Create new startup processor|Starting Agent:")
+# Agents before 3.0 name the identity nowhere, and what is left of a log may have lost it: the id in
+# other lines tells, or whose credentials are spoken of.
+_ID = r"(?:mi|i)-[0-9a-f]{8,17}"
+_TELLS_ID = re.compile(
+    rf"\[instanceID=({_ID})\]|controlchannel for instance: ({_ID})|wss://\S+/control-channel/({_ID})"
+    rf"|assumed-role/[^/\s]+/({_ID})\b|Not existing InstanceId ({_ID})"
+)
+_TELLS_IDENTITY = (
+    ("EC2", re.compile(r"EC2RoleProvider |EC2RoleRequestError|identity from EC2$")),
+    (
+        "OnPrem",
+        re.compile(r"\[OnPremCredsProvider\]|MachineFingerprintDoesNotMatch|identity from OnPrem$"),
+    ),
+)
+_STOPPING = re.compile(r"core manager stop|[Cc]losing |[Cc]losed ")
 _CHANNEL = (
     "Set up control channel successfully",
     "SSM Connection channel status is set to ssmmessages",
@@ -39,8 +68,15 @@ _FALLBACK = "SSM Connection channel status is set to ec2messages"
 # Polled until the channel is up; from then on it does not matter (ssmconnectionchannel.go:62-74).
 _POLLING = ("ec2messages.", "[MDSInteractor]")
 _CLEARED = "Registration information has been removed from the instance."
-_PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M)
-_ENDED = re.compile(r"^\[amazon-ssm-agent\] Bye\.")
+_REGISTERED = "Successfully registered the instance with AWS SSM using Managed instance-id"
+_NO_METADATA = "[EC2Identity] Failed to get instance info from IMDS"
+# Systems Manager took a call with the agent's own credentials (EC2RoleProvider.RemoteRetrieve).
+_ACCEPTED = re.compile(r"Successfully connected with (?:instance profile|Systems Manager) role credentials")
+_READY, _NOT_READY = "[CredentialRefresher] Credentials ready", "before retrying retrieve credentials"
+_REPORTS, _REPORT_FAILS = "HealthCheck reporting agent health", "[HealthCheck] error"
+_WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
+_PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
+_ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
 # What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
 _RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
 _DETAILED = ("DEBUG", "TRACE")
@@ -79,7 +115,22 @@ class Start(Frozen):
 
     @property
     def gave_up(self) -> bool:
-        return any("Error occurred when starting amazon-ssm-agent" in entry.text for entry in self.entries)
+        return self.took is None and any(_NO_IDENTITY.search(entry.text) for entry in self.entries)
+
+    @property
+    def went_on(self) -> bool:
+        return any(_GOES_ON.search(entry.text) for entry in self.entries)
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The identities that it tried, in order, the first time round."""
+        tried: list[str] = []
+        for entry in self.entries:
+            if match := _CHECKS.match(entry.text):
+                tried.append(match.group(1))
+            elif tried and (_TAKES.match(entry.text) or _NO_IDENTITY.search(entry.text)):
+                break
+        return tuple(tried)
 
 
 class AgentLog(Frozen):
@@ -90,13 +141,22 @@ class AgentLog(Frozen):
     """
 
     has_start: bool
-    identity: Identity | None  # None: took none, or the log holds no start
+    identity: Identity | None  # None: took none, or the log does not tell
+    instance_id: str | None  # under which it ran, as far as the log tells
     took: Entry | None
+    checked: tuple[str, ...]  # the identities that the last start tried, in order; (): not told whole
+    gave_up: bool  # the last start took none
+    unsaid: bool  # it went on as somebody whom it does not name (agents before 3.0.732)
     entries: tuple[Entry, ...]
     channel: Entry | None  # the newest word of an open control channel (ssmmessages)
     connected: Entry | None  # of that, or of messages polled in its place (ec2messages)
+    accepted: Entry | None  # the newest sign that Systems Manager takes the agent's calls
     cleared_after_start: Entry | None
-    ended: bool  # the core said goodbye: it was stopped
+    registered_after_start: Entry | None
+    meant: (
+        bool  # registered as hybrid after it had been seen to have no metadata: no EC2 instance, or a choice
+    )
+    ended: Entry | None  # the core said goodbye: it was stopped
 
     def since_connected(self) -> tuple[Entry, ...]:
         """What was logged after it came online: faults before that are over."""
@@ -104,6 +164,10 @@ class AgentLog(Frozen):
         if self.channel is None or self.channel is not self.connected:
             return after
         return tuple(entry for entry in after if not any(word in entry.text for word in _POLLING))
+
+    def since_accepted(self) -> tuple[Entry, ...]:
+        """What was logged after Systems Manager last took a call: what it refused before is over."""
+        return _after(self.since_connected(), self.accepted)
 
     def since_channel(self) -> tuple[Entry, ...]:
         """What was logged after the control channel came up."""
@@ -121,10 +185,11 @@ class AgentLog(Frozen):
         for entry in self.entries:
             match = _PROXY.match(entry.text)
             if match:
-                if match.group(2).strip():
-                    found[match.group(1)] = (match.group(2).strip(), entry)
+                name, value = match.group(1).lower(), match.group(2).strip()
+                if value:
+                    found[name] = (value, entry)
                 else:
-                    found.pop(match.group(1), None)
+                    found.pop(name, None)
         return found
 
     def metadata_is_proxied(self) -> Entry | None:
@@ -159,7 +224,8 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     hold people's words is left out, whole."""
     blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
     for place, line in enumerate(lines):
-        if head := _HEAD.match(line.text):
+        text = own_words(line.text)
+        if head := _HEAD.match(text) or _BARE_HEAD.match(text):
             blocks.append((place, head, [line]))
         elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
             blocks[-1][2].append(line)
@@ -167,20 +233,30 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     return [entry for entry in entries if not _relays(entry)]
 
 
+def own_words(text: str) -> str:
+    """A line without what the journal or syslog put before it (rsyslog writes a tab as #011)."""
+    prefixed = _PREFIX.match(text)
+    return prefixed.group(1).replace("#011", "\t") if prefixed else text
+
+
 def _entry(place: int, head: re.Match[str], block: Sequence[LogLine]) -> Entry:
-    first, *more = block
+    first = block[0]
+    text = _PLACE.sub("", head.group(3).strip())
+    words = [own_words(line.text) for line in block]
     return Entry(
         place=place,
         file=first.file,
         line=first.line,
-        level=head.group(2),
-        text="\n".join((head.group(3).strip(), *(line.text for line in more))),
+        level=head.group(2).upper(),
+        text="\n".join((text, *words[1:])),
         at=_time(head.group(1)),
-        raw="\n".join(line.text for line in block),
+        raw="\n".join(words),
     )
 
 
 def _time(text: str) -> datetime | None:
+    if text.isdigit():
+        return datetime.fromtimestamp(int(text), UTC).replace(tzinfo=None)
     try:
         return datetime.fromisoformat(text)
     except ValueError:  # the 31st of a month that has none
@@ -196,54 +272,125 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     """The last start, and what of it still holds."""
     entries = read_entries(lines)
     starts = _starts(entries)
+    meant = _meant(entries)
     if not starts:
-        old = _old_entry(entries)
-        return _summary(has_start=False, identity=_old_identity(entries), entries=tuple(entries), took=old)
+        return _summary(None, tuple(entries), meant=meant)
     last = starts[-1]
     story = list(last.entries)
-    if last.took is None and not _old_identity(last.entries):
+    if last.gave_up:
         for start in reversed(starts[:-1]):
             if not start.gave_up:
                 break
             story = [*start.entries, *story]
-    identity = _identity_of(last)
-    took = last.took or _old_entry(last.entries)
-    return _summary(has_start=True, identity=identity, entries=tuple(story), took=took)
+    return _summary(last, tuple(story), meant=meant)
 
 
-def _summary(
-    *, has_start: bool, identity: Identity | None, entries: tuple[Entry, ...], took: Entry | None
-) -> AgentLog:
+def _summary(last: Start | None, entries: tuple[Entry, ...], *, meant: bool) -> AgentLog:
+    own = entries if last is None else last.entries
+    told, instance_id, identity = _told(own)
+    took = last.took if last is not None else None
+    if took is not None:
+        identity = _identity_of(took)
+    elif last is not None and (last.gave_up or last.checked):
+        told, instance_id, identity = None, None, None
     channel = [entry for entry in entries if any(text in entry.text for text in _CHANNEL)]
     fallback = [entry for entry in entries if _FALLBACK in entry.text]
     connected = max((*channel[-1:], *fallback[-1:]), key=lambda entry: entry.place, default=None)
-    ended = [entry for entry in entries if _ENDED.match(entry.text)]
-    cleared = [entry for entry in entries if _CLEARED in entry.text]
+    ended = _ended(entries)
+    changed = [entry for entry in entries if _CLEARED in entry.text or _REGISTERED in entry.text][-1:]
     return AgentLog(
-        has_start=has_start,
+        has_start=last is not None,
         identity=identity,
-        took=took,
+        instance_id=instance_id if _kind(instance_id) == identity else None,
+        took=took or told,
+        checked=last.checked if last is not None and _STARTS.match(last.entries[0].text) else (),
+        gave_up=last is not None and last.gave_up,
+        unsaid=last is not None and identity is None and last.took is None and last.went_on,
         entries=entries,
         channel=channel[-1] if channel and not ended else None,
         connected=None if ended else connected,
-        cleared_after_start=cleared[-1] if cleared else None,
-        ended=bool(ended),
+        accepted=_accepted(entries, worker=last is None),
+        cleared_after_start=next((entry for entry in changed if _CLEARED in entry.text), None),
+        registered_after_start=next((entry for entry in changed if _REGISTERED in entry.text), None),
+        meant=meant,
+        ended=ended,
     )
 
 
+def _ended(entries: tuple[Entry, ...]) -> Entry | None:
+    """Where two agents write one log, the goodbye of one is not the other's."""
+    lives = (*_CHANNEL, _REPORTS, _READY)
+    for entry in reversed(entries):
+        if _ENDED.match(entry.text):
+            return entry
+        if any(word in entry.text for word in lives):
+            return None
+    return None
+
+
+def _meant(entries: Sequence[Entry]) -> bool:
+    no_metadata = meant = False
+    for entry in entries:
+        if _NO_METADATA in entry.text:
+            no_metadata = True
+        elif _REGISTERED in entry.text:
+            meant = no_metadata
+        elif _CLEARED in entry.text or entry.text.startswith("Agent will take identity from EC2"):
+            no_metadata = meant = False
+    return meant
+
+
+def _accepted(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
+    """Credentials that were got after a failure were got from Systems Manager; a report of the agent's
+    health that the next one follows without an error between them was taken.
+
+    `worker`: one of this start has begun; before that, an older start's may report as somebody else.
+    """
+    newest: Entry | None = None
+    report: Entry | None = None
+    failed = False
+    for entry in entries:
+        worker = worker or any(word in entry.text for word in _WORKER_BEGINS)
+        if not worker and entry.text.startswith("[ssm-agent-worker]"):
+            continue
+        if _ACCEPTED.search(entry.text) or (failed and _READY in entry.text):
+            newest, failed = entry, False
+        elif _NOT_READY in entry.text:
+            failed = True
+        elif _REPORT_FAILS in entry.text:
+            report = None
+        elif _REPORTS in entry.text:
+            newest, report = report or newest, entry
+    return newest
+
+
 def _starts(entries: Sequence[Entry]) -> list[Start]:
-    heads = [i for i, entry in enumerate(entries) if _STARTS.match(entry.text)]
+    heads = _heads(entries)
     if not heads:
         # A log cut in the middle of a start still shows what that start took.
-        heads = [i for i, entry in enumerate(entries) if entry.text.startswith(_CHECKS)][:1]
+        heads = [i for i, entry in enumerate(entries) if _CUT_STARTS.match(entry.text)][:1]
     bounds = [*heads, len(entries)]
     return [Start(entries=tuple(entries[begin:end])) for begin, end in pairwise(bounds)]
 
 
-def _identity_of(start: Start) -> Identity | None:
-    took = start.took
-    if took is None:
-        return _old_identity(start.entries)
+def _heads(entries: Sequence[Entry]) -> list[int]:
+    """Where the starts begin. Agents 2.x write more than one of these words for a start; one that hibernates
+    writes the last of them when it comes up."""
+    heads: list[int] = []
+    words: set[str] = set()
+    for i, entry in enumerate(entries):
+        if head := _STARTS.match(entry.text):
+            word = head.group(1)
+            if not words or word in words or word.startswith("Proxy"):
+                heads.append(i)
+                words = set()
+            words.add(word)
+        elif "hibernate" in entry.text or _ENDED.match(entry.text):
+            words = set()
+    return heads
+
+
+def _identity_of(took: Entry) -> Identity | None:
     match = _TAKES.match(took.text)
     name = match.group(1) if match else ""
     if name in ("EC2", "OnPrem", "CustomIdentity"):
@@ -251,17 +398,21 @@ def _identity_of(start: Start) -> Identity | None:
     return None
 
 
-def _old_identity(entries: Sequence[Entry]) -> Identity | None:
-    entry = _old_entry(entries)
-    match = _OLD_IDENTITY.search(entry.text) if entry else None
-    if match is None:
+def _kind(instance_id: str | None) -> Identity | None:
+    if instance_id is None:
         return None
-    return "OnPrem" if match.group(2) == "mi" else "EC2"
+    return "OnPrem" if instance_id.startswith("mi-") else "EC2"
 
 
-def _old_entry(entries: Sequence[Entry]) -> Entry | None:
-    """The newest that names the instance as agents before 3.0 do in every line."""
+def _told(entries: Sequence[Entry]) -> tuple[Entry | None, str | None, Identity | None]:
+    """The newest entry with the agent's id, and the id; else the newest that tells whose credentials it
+    uses."""
     for entry in reversed(entries):
-        if _OLD_IDENTITY.search(entry.text) and "core manager stop" not in entry.text:
-            return entry
-    return None
+        if (match := _TELLS_ID.search(entry.text)) and not _STOPPING.search(entry.text):
+            instance_id = next(filter(None, match.groups()))
+            return entry, instance_id, _kind(instance_id)
+    for entry in reversed(entries):
+        for identity, words in _TELLS_IDENTITY:
+            if words.search(entry.text):
+                return entry, None, identity  # type: ignore[return-value]
+    return None, None, None

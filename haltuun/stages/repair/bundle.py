@@ -10,25 +10,31 @@ import gzip
 import stat
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from haltuun.errors import ConfigError
-from haltuun.stages.repair.agentlog import FILE as AGENT_LOG
+from haltuun.stages.repair.layout import (
+    AGENT_LOG,
+    CONFIG,
+    CREDENTIALS,
+    DPKG_STATUS,
+    FINGERPRINT,
+    IDENTITY_CONFIG,
+    LOGS,
+    MANIFEST,
+    REGISTRATION_KEY,
+    ROOTS,
+    STATE,
+    SYSTEM_LOGS,
+    Place,
+    log_kind,
+    place,
+)
 from haltuun.stages.repair.logtail import LogTail
-
-LOGS = "var/log/amazon/ssm"
-STATE = "var/lib/amazon/ssm"
-CONFIG = "etc/amazon/ssm/amazon-ssm-agent.json"
-CREDENTIALS = "root/.aws/credentials"
-DPKG_STATUS = "var/lib/dpkg/status"
-IDENTITY_CONFIG = f"{STATE}/runtimeconfig/identity_config.json"
-MANIFEST = f"{STATE}/Vault/Manifest"
-REGISTRATION_KEY = f"{STATE}/Vault/Store/RegistrationKey"
-FINGERPRINT = f"{STATE}/Vault/Store/InstanceFingerprint"
-REGISTRATION = f"{STATE}/registration"
+from haltuun.stages.repair.plaintext import as_utf8, unpacked
 
 # What is read whole, and how much of it at most: dpkg's list of all packages is some megabytes.
 SMALL = {
@@ -40,11 +46,10 @@ SMALL = {
     CREDENTIALS: 1 << 20,
     DPKG_STATUS: 32 << 20,
 }
-_ROOTS = (LOGS, STATE, "etc/amazon/ssm", "root/.aws", DPKG_STATUS)
-_LOG_NAME = PurePosixPath(AGENT_LOG).name
-ERRORS_LOG = "errors.log"  # the same entries, those from WARN or ERROR up
 # How far below PATH a host's root is looked for: bundles have the host's name around it.
-DEPTH = 2
+DEPTH = 5
+# Single files in folders of another layout are looked for so far, and among so many.
+LOOSE_DEPTH = 10
 
 # An agent keeps some 150 MB of logs.
 MOST_BYTES = 4 << 30
@@ -71,15 +76,23 @@ class Bundle:
         """Whether the file, or the folder with something in it, is there."""
         return name in self.names or any(known.startswith(f"{name}/") for known in self.names)
 
-    def take(self, name: str, stream: BinaryIO | None) -> None:
-        """One file; None: it is no plain file."""
+    def take(self, name: str, stream: BinaryIO | None, copied: str = "") -> None:
+        """One file; None: it is no plain file. `copied`: its name where it is now, if that is another."""
         self.names.add(name)
         if stream is None:
             self.unread[name] = "not a plain file"
         elif name in SMALL:
             self._take_small(name, stream)
-        elif _is_log(name):
-            self._take_log(name, stream)
+        elif log_kind(name):
+            self._take_log(name, stream, copied or f"/{name}")
+
+    def add(self, other: Bundle) -> None:
+        """What `other` has and this has not."""
+        mine = {log.kind for log in self.logs}
+        self.logs += [log for log in other.logs if log.kind not in mine]
+        self.small = other.small | self.small
+        self.unread = other.unread | self.unread
+        self.names |= other.names
 
     def _take_small(self, name: str, stream: BinaryIO) -> None:
         content = stream.read(SMALL[name] + 1)
@@ -88,24 +101,23 @@ class Bundle:
         else:
             self.small[name] = content
 
-    def _take_log(self, name: str, stream: BinaryIO) -> None:
-        tail = LogTail(f"/{name}")
-        packed = name.endswith(".gz")
-        plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if packed else stream
+    def _take_log(self, name: str, stream: BinaryIO, label: str) -> None:
+        import lzma
+
+        tail = LogTail(label, log_kind(name) or "agent")
+        plain, packed = unpacked(stream)
         try:
-            tail.feed(cast(BinaryIO, Measured(plain, name)) if packed else plain)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            self.unread[name] = "broken off or not gzip; read as far as it goes"
-        self.logs.append(tail)
+            tail.feed(as_utf8(cast(BinaryIO, Measured(plain, name)) if packed else plain))
+        except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError):
+            self.unread[name] = "broken off or not whole; read as far as it goes"
+        if tail.kind == "system" and tail.is_empty():
+            self.names.discard(name)
+        else:
+            self.logs.append(tail)
 
 
 def wanted(name: str) -> bool:
-    return name in SMALL or _is_log(name)
-
-
-def _is_log(name: str) -> bool:
-    folder, _, base = name.rpartition("/")
-    return folder == LOGS and base.startswith((_LOG_NAME, ERRORS_LOG))
+    return name in SMALL or log_kind(name) is not None
 
 
 class Measured:
@@ -177,25 +189,59 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _read_folder(path: Path) -> Bundle:
-    bundle = Bundle()
     root = _root_of(path)
     if root is None:
-        marks = ((LOGS, _LOG_NAME), (LOGS, ERRORS_LOG), (STATE, "Vault"), (STATE, "runtimeconfig"))
-        for folder, mark in marks:
-            if (path / mark).exists():
-                _walk(bundle, path, path, folder)
-                break
-        return bundle
-    for name in _ROOTS:
+        return _read_loose(path, path, LOOSE_DEPTH)
+    bundle = Bundle()
+    for name in ROOTS:
         _walk(bundle, root, root / name, name)
+    logs = root / SYSTEM_LOGS
+    for folder in dict.fromkeys((path, root, logs, logs / "upstart")):
+        if folder.is_dir():
+            bundle.add(_read_loose(path, folder, 1))
     return bundle
+
+
+def _read_loose(path: Path, folder: Path, depth: int) -> Bundle:
+    """Files that their names tell, wherever they lie in `folder`; links are not followed."""
+    bundle = Bundle()
+    seen = 0
+    level = [folder]
+    for _ in range(depth):
+        children = [child for parent in level for child in sorted(parent.iterdir())]
+        seen += len(children)
+        if seen > MOST_FILES:
+            raise refused(path, f"it holds more than {MOST_FILES} files and no host's root")
+        for child in children:
+            copied = child.relative_to(path).as_posix()
+            if found := place(copied):
+                _take_loose(bundle, path, found.name, child, copied)
+        level = [child for child in children if child.is_dir() and not child.is_symlink()]
+    return bundle
+
+
+def _take_loose(bundle: Bundle, path: Path, name: str, file: Path, copied: str) -> None:
+    if not wanted(name) or file.is_dir():
+        bundle.names.add(name)
+    elif name in bundle.names:
+        raise _several(path, [f"one has {copied}", f"one another {file.name}"])
+    elif file.is_symlink() or not file.is_file():
+        bundle.take(name, None)
+    else:
+        try:
+            with file.open("rb") as stream:
+                bundle.take(name, stream, copied)
+        except OSError as error:
+            bundle.unread[name] = f"cannot be read: {error.strerror or error}"
 
 
 def _root_of(path: Path) -> Path | None:
     """The folder that is laid out as a host's root: `path`, or the only one below it."""
     level = [path]
     for _ in range(DEPTH + 1):
-        found = [folder for folder in level if any((folder / name).exists() for name in _ROOTS)]
+        if len(level) > MOST_FILES:
+            break
+        found = [folder for folder in level if any((folder / name).exists() for name in ROOTS)]
         if len(found) > 1:
             raise _several(path, [str(folder.relative_to(path)) for folder in found])
         if found:
@@ -241,28 +287,16 @@ def _walk(bundle: Bundle, root: Path, path: Path, name: str) -> None:
 
 # -- a file ----------------------------------------------------------------------------------------
 
-_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
-
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[BinaryIO]:
-    import bz2
-    import lzma
-
-    opened: dict[str, Callable[[BinaryIO, str], Any]] = {
-        "gz": gzip.open,
-        "bz2": bz2.open,
-        "xz": lzma.open,
-    }
     with path.open("rb") as raw:
-        head = raw.read(6)
-        raw.seek(0)
-        kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-        if kind is None:
+        plain, packed = unpacked(raw)
+        if packed:
+            yield cast(BinaryIO, Measured(plain, str(path), path.stat().st_size))
+        else:
+            raw.seek(0)
             yield raw
-            return
-        with opened[kind](raw, "rb") as stream:
-            yield cast(BinaryIO, Measured(stream, str(path), path.stat().st_size))
 
 
 def _read_file(path: Path) -> Bundle:
@@ -272,12 +306,7 @@ def _read_file(path: Path) -> Bundle:
         with _unpacked(path) as stream:
             head = stream.read(512)
         if not _is_tar(head):
-            bundle = Bundle()
-            with path.open("rb") as raw:
-                bundle.take(f"{LOGS}/{_LOG_NAME}{'.gz' if head and _is_gzip(path) else ''}", raw)
-            if not any(log.began_at for log in bundle.logs):
-                return Bundle()
-            return bundle
+            return _read_log(path)
         with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             return _read_archive(path, archive)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
@@ -286,9 +315,14 @@ def _read_file(path: Path) -> Bundle:
         ) from error
 
 
-def _is_gzip(path: Path) -> bool:
+def _read_log(path: Path) -> Bundle:
+    """One file that is no archive: a log, whatever its name."""
+    found = place(path.name)
+    name = found.name if found is not None and log_kind(found.name) else f"{LOGS}/{AGENT_LOG}"
+    bundle = Bundle()
     with path.open("rb") as raw:
-        return raw.read(2) == b"\x1f\x8b"
+        bundle.take(name, raw, path.name)
+    return bundle if any(log.began_at for log in bundle.logs) else Bundle()
 
 
 def _is_tar(head: bytes) -> bool:
@@ -302,24 +336,35 @@ def _is_tar(head: bytes) -> bool:
 def _read_archive(path: Path, archive: tarfile.TarFile) -> Bundle:
     """In one pass, because a packed archive can be read forwards only. Each host has a bundle."""
     hosts: dict[str, Bundle] = {}
+    loose, copies = Bundle(), dict[str, str]()
     total = 0
     for count, member in enumerate(archive, 1):
-        name = _safe_name(path, member)
+        copied = _safe_name(path, member)
         total += member.size
         if count > MOST_FILES or total > MOST_BYTES:
             raise refused(path, f"it holds more than {MOST_FILES} files or {MOST_BYTES >> 30} GiB")
-        root, inner = _split(name)
-        if inner is None:
+        found = place(copied)
+        if found is None:
             continue
-        bundle = hosts.setdefault(root, Bundle())
-        if member.isreg() and wanted(inner):
-            stream = archive.extractfile(member)
-            bundle.take(inner, cast(BinaryIO, stream))
-        else:
-            bundle.names.add(inner)
+        bundle = loose if found.root is None else hosts.setdefault(found.root, Bundle())
+        if not (member.isreg() and wanted(found.name)):
+            bundle.names.add(found.name)
+            continue
+        if found.root is None and copies.setdefault(found.name, copied) != copied:
+            raise _several(path, [str(PurePosixPath(name).parent) for name in (copies[found.name], copied)])
+        stream = cast(BinaryIO, archive.extractfile(member))
+        bundle.take(found.name, stream, _label(copied, found))
     if len(hosts) > 1:
         raise _several(path, list(hosts))
-    return next(iter(hosts.values()), Bundle())
+    host = next(iter(hosts.values()), None)
+    if host is None:
+        return loose
+    host.add(loose)
+    return host
+
+
+def _label(copied: str, found: Place) -> str:
+    return copied if found.root is None else f"/{found.name}"
 
 
 def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
@@ -331,15 +376,3 @@ def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
     if not (member.isreg() or member.isdir()):
         raise refused(path, f"{shown} is a device or a pipe")
     return str(PurePosixPath(member.name))
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    """The host's root in the archive, and the name on the host; None where it is no file of the agent."""
-    parts = name.split("/")
-    for depth in range(min(DEPTH, len(parts)) + 1):
-        inner = "/".join(parts[depth:])
-        if any(inner == root or inner.startswith(f"{root}/") for root in _ROOTS):
-            return "/".join(parts[:depth]), inner
-    # A log folder that was packed alone.
-    alone = f"{LOGS}/{parts[-1]}"
-    return ("/".join(parts[:-1]), alone) if _is_log(alone) else ("", None)

@@ -51,8 +51,8 @@ def _identity_id(s: Situation, identity: Identity | None) -> str | None:
     ):
         return config.instance_id or None
     vault = s.agent.vault
-    if identity == "OnPrem" and not isinstance(vault, Unknown):
-        return vault.instance_id or None
+    if identity == "OnPrem" and not isinstance(vault, Unknown) and vault.instance_id:
+        return vault.instance_id
     if identity == "EC2" and not isinstance(s.agent.imds_instance_id, Unknown):
         return s.agent.imds_instance_id or None
-    return None
+    return s.log.instance_id if s.log is not None and s.log.identity == identity else None

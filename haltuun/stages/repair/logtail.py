@@ -3,7 +3,7 @@
 What an agent's log says before its last start is over. So a log is read in blocks, and each start
 that comes up lets go of what is before the few last ones; where one start alone goes on for
 hundreds of megabytes, lines that no rule asks about are let go of, and of those that repeat all but
-the newest.
+the newest. Of a journal or a syslog, only the agent's own lines are looked at.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import BinaryIO
 
-from haltuun.stages.repair.agentlog import ENTRY_LINES
+from haltuun.stages.repair.agentlog import ENTRY_LINES, own_words
 from haltuun.stages.repair.facts import LogLine
+from haltuun.stages.repair.layout import Kind
 
 BLOCK = 1 << 20
 # A restart loop is one story, told by its last few starts.
@@ -33,14 +34,28 @@ TEXT_BYTES = 4 << 10
 # By these, behind the time, entries are alike or not.
 TIME_BYTES, SHAPE_BYTES = 25, 200
 
-_START_WORDS = (b"Proxy environment variables:", b"Starting Agent: amazon-ssm-agent")
-_FIRST_TIME = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.M)
+_START_WORDS = (
+    b"Proxy environment variables:",
+    b"Starting Agent: amazon-ssm-agent",
+    b"Create new startup processor",
+)
+_WORKER = b"[ssm-agent-worker]"  # it has such a processor, too, since 3.0
+_FIRST_TIME = re.compile(rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\d{19} \[)", re.M)
+# The first line that is one or the other tells whether all programs' words are in there.
+_OWN_LINE = re.compile(rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ |\d{19} \[)", re.M)
+_MIXED_LINE = re.compile(
+    rb"^[ \t]*(?:(?:[A-Z][a-z]{2} )?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d |[A-Z][a-z]{2} \d{4}-\d\d-\d\d "
+    rb"|\d{4}-\d\d-\d\dT\d\d:\d\d|\[ *\d+\.\d+\] |amazon-ssm-agent\S*: )",
+    re.M,
+)
+_AGENT = b"amazon-ssm-agent"
+MIXED_LINES = 20_000  # an agent that only ever retries writes so many in weeks
 _WORDS = (
     b"identity",
     b"ontrol channel",
     b"onnection channel",
     b"websocket connection",
-    b"egistration",
+    b"egist",
     b"roxy",
     b"Bye.",
     b"hibernate",
@@ -98,12 +113,16 @@ class _Start:
 class LogTail:
     """Fed with one log, oldest first; then `lines` are what to judge by."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, kind: Kind = "agent") -> None:
         self.file = file
+        self.kind = kind
         self.began_at = b""  # the first line's time, by which rotated files are put in order
         self.has_start = False
         self._line = 1
         self._starts: deque[_Start] = deque([_Start(1)], maxlen=STARTS)
+        # Whether every program's lines are in there; None: no line has told yet.
+        self._mixed: bool | None = None
+        self._agents: deque[tuple[int, bytes]] = deque(maxlen=MIXED_LINES)
 
     def feed(self, stream: BinaryIO) -> None:
         """Raises OSError, EOFError or zlib.error where the stream breaks off; what was read counts."""
@@ -128,6 +147,11 @@ class LogTail:
 
     def _add(self, text: bytes) -> None:
         """Whole lines (the last may lack its newline)."""
+        if self._mixed is None:
+            self._tell(text)
+        if self._mixed:
+            self._add_mixed(text)
+            return
         if not self.began_at and (found := _FIRST_TIME.search(text)):
             self.began_at = found.group()
         begin = 0
@@ -138,6 +162,36 @@ class LogTail:
             begin = cut
         self._append(text[begin:])
 
+    def _tell(self, text: bytes) -> None:
+        own, mixed = _OWN_LINE.search(text), _MIXED_LINE.search(text)
+        if own or mixed:
+            self._mixed = mixed is not None and not (own and own.start() < mixed.start())
+        if self._mixed:
+            self._starts.clear()
+
+    def _add_mixed(self, text: bytes) -> None:
+        at = text.find(_AGENT)
+        line, counted = self._line, 0
+        while at >= 0:
+            begin = text.rfind(b"\n", 0, at) + 1
+            end = text.find(b"\n", at)
+            end = len(text) if end < 0 else end
+            line += text.count(b"\n", counted, begin)
+            counted = begin
+            self._add_mixed_line(line, text[begin : min(end, begin + TEXT_BYTES)])
+            at = text.find(_AGENT, end)
+        self._line += text.count(b"\n")
+
+    def _add_mixed_line(self, line: int, row: bytes) -> None:
+        whole = _text(row)
+        own = own_words(whole)
+        if own == whole:  # another program's
+            return
+        self._agents.append((line, row))
+        if not self.began_at and (found := _FIRST_TIME.search(own.encode())):
+            self.began_at = found.group()
+        self.has_start = self.has_start or any(word.decode() in own for word in _START_WORDS)
+
     def _cuts(self, text: bytes) -> list[int]:
         """Where lines begin that begin a start; only the last few can matter."""
         found: list[int] = []
@@ -147,7 +201,9 @@ class LogTail:
                 at = text.rfind(word, 0, at)
                 if at < 0:
                     break
-                found.append(text.rfind(b"\n", 0, at) + 1)
+                begin = text.rfind(b"\n", 0, at) + 1
+                if _WORKER not in text[begin:at]:
+                    found.append(begin)
         return sorted(set(found))[-STARTS:]
 
     def _append(self, text: bytes) -> None:
@@ -184,13 +240,14 @@ class LogTail:
         start.raw_line = line + old.count(b"\n", at)
         start.raw, start.raw_size = [tail], len(tail)
 
+    def is_empty(self) -> bool:
+        """Whether nothing of an agent was found in it."""
+        return not self.began_at and not any(map(_Start.rows, self._starts))
+
     def lines(self) -> tuple[LogLine, ...]:
         """Those of the last starts, with their numbers in the file."""
-        return tuple(
-            LogLine(file=self.file, line=number, text=_text(row))
-            for start in self._starts
-            for number, row in start.rows()
-        )
+        kept = self._agents if self._mixed else (row for start in self._starts for row in start.rows())
+        return tuple(LogLine(file=self.file, line=number, text=_text(row)) for number, row in kept)
 
 
 def _size(entry: _Rows) -> int:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from haltuun.model import Unknown
-from haltuun.stages.repair import bundle as at
-from haltuun.stages.repair.agentlog import FILE as AGENT_LOG
+from haltuun.stages.repair import layout as at
 from haltuun.stages.repair.bundle import Bundle
 from haltuun.stages.repair.facts import Agent, AgentConfig, IdentityConfig, LogLine, RootCredentials, Vault
+from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.parse import parse_config
+from haltuun.stages.repair.plaintext import decode
 
 # As host.sh's redact does on the host.
 _SECRETS = (
@@ -52,13 +53,11 @@ def _missing(bundle: Bundle, name: str) -> Unknown:
 
 def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
     """The last start and what follows it: from the newest file, and those rotated before it until one
-    holds a start. Where there is none of these, what the agent logged as errors."""
-    if not bundle.logs:
-        return _missing(bundle, AGENT_LOG.lstrip("/"))
-    whole = [log for log in bundle.logs if log.file.startswith(AGENT_LOG)]
-    newest_first = sorted(
-        whole or bundle.logs, key=lambda log: (log.file == AGENT_LOG, log.began_at, log.file), reverse=True
-    )
+    holds a start. Where there is none of these, what the agent printed; else what it logged as errors."""
+    logs = next(filter(None, (_of_kind(bundle, kind) for kind in ("agent", "system", "errors"))), None)
+    if logs is None:
+        return _missing(bundle, f"{at.LOGS}/{at.AGENT_LOG}")
+    newest_first = sorted(logs, key=lambda log: (_is_current(log), log.began_at, log.file), reverse=True)
     taken = []
     for log in newest_first:
         taken.append(log)
@@ -69,12 +68,20 @@ def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
     )
 
 
+def _of_kind(bundle: Bundle, kind: str) -> list[LogTail]:
+    return [log for log in bundle.logs if log.kind == kind and not log.is_empty()]
+
+
+def _is_current(log: LogTail) -> bool:
+    return log.file.rpartition("/")[2] == at.AGENT_LOG
+
+
 def _json(bundle: Bundle, name: str) -> Mapping[str, Any] | Unknown:
     """A file that the agent writes as one JSON object; keys in lower case, as Go reads them."""
     if name not in bundle.small:
         return _missing(bundle, name)
     try:
-        data = json.loads(bundle.small[name].decode("utf-8", "replace"))
+        data = json.loads(decode(bundle.small[name]))
     except (ValueError, RecursionError):
         return Unknown(unknown=f"UNREADABLE: /{name} is no JSON")
     if not isinstance(data, dict):
@@ -136,7 +143,7 @@ def _identity_config(bundle: Bundle) -> IdentityConfig | Unknown:
 def _config(bundle: Bundle) -> AgentConfig | Unknown:
     if at.CONFIG not in bundle.small:
         return _missing(bundle, at.CONFIG)
-    return parse_config(redact(bundle.small[at.CONFIG].decode("utf-8", "replace")))
+    return parse_config(redact(decode(bundle.small[at.CONFIG])))
 
 
 def _credentials(bundle: Bundle) -> RootCredentials | Unknown:
@@ -145,7 +152,7 @@ def _credentials(bundle: Bundle) -> RootCredentials | Unknown:
         return _missing(bundle, at.CREDENTIALS)
     sections: list[str] = []
     default: dict[str, str] = {}
-    for line in bundle.small[at.CREDENTIALS].decode("utf-8", "replace").splitlines():
+    for line in decode(bundle.small[at.CREDENTIALS]).splitlines():
         if head := re.match(r"\s*\[\s*([^\]]*?)\s*\]", line):
             sections.append(head.group(1))
         elif sections and sections[-1] == "default" and "=" in line:
@@ -162,7 +169,7 @@ def _packages(bundle: Bundle) -> dict[str, str] | Unknown:
     """By dpkg's list alone: what is installed otherwise (rpm, snap) leaves no text file."""
     if at.DPKG_STATUS not in bundle.small:
         return _missing(bundle, at.DPKG_STATUS)
-    text = bundle.small[at.DPKG_STATUS].decode("utf-8", "replace")
+    text = decode(bundle.small[at.DPKG_STATUS])
     found = re.search(r"^Package: amazon-ssm-agent\n(?:\S.*\n|[ \t].*\n)*", text, re.M)
     if not found or not re.search(r"^Status: .* installed$", found.group(), re.M):
         return Unknown(unknown="NOT_SHOWN: dpkg does not have the agent; rpm and snap leave no list at hand")

@@ -1,7 +1,10 @@
 """The rules, as data: which fault each names, and how it finds its evidence. Pure.
 
 No evidence, no cause. Only what still holds counts: faults that the log shows before the control
-channel came up are over.
+channel came up are over, and refusals before Systems Manager took a call of the agent's.
+
+They stand in the order in which they are told: what decides who the agent is and where it calls comes
+before what the calls then meet.
 """
 
 from __future__ import annotations
@@ -35,9 +38,10 @@ OVER = timedelta(hours=1)
 Find = Callable[[Situation], Sequence[LogLine]]
 
 
-# What the rules rest on: the agent's source at 2.0.633, 2.2.24 and 3.3.1142.
-EVERY = "agents 2.0 to 3.3.1142; later ones were not checked"
-OF_3 = "agents 3.0 to 3.3.1142, whose core and worker are two processes; later ones were not checked"
+# What the rules rest on: the agent's source at 2.0.633, 2.2.24 and 3.3.1142, and what the source of 2026
+# (built on aws-sdk-go-v2, whose errors are worded otherwise) changes.
+EVERY = "agents 2.0 to 3.3.1142 as seen; later ones by their source"
+OF_3 = "agents 3.0 to 3.3.1142 as seen, whose core and worker are two processes; later ones by their source"
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ def _lines(pattern: str, *, without: str = "") -> Find:
     return lambda s: _still(s, _entries(s.open_entries, pattern, without))
 
 
+def _refused(pattern: str, *, without: str = "") -> Find:
+    """What it says since Systems Manager last took a call."""
+    return lambda s: _still(s, _entries(s.refused_entries, pattern, without))
+
+
 def _channel_lines(pattern: str, *, without: str = "") -> Find:
     """What it says since the control channel came up: polling in its place is no remedy."""
     return lambda s: _still(s, _entries(s.log.since_channel() if s.log else (), pattern, without))
@@ -88,6 +97,8 @@ def _channel_lines(pattern: str, *, without: str = "") -> Find:
 def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
     vault = s.agent.vault
     will = will_take_onprem(s.agent)
+    if s.log is not None and s.log.meant and isinstance(s.agent.imds_instance_id, Unknown):
+        return ()
     found: list[LogLine] = []
     if is_true(will) and not isinstance(vault, Unknown):
         found.append(
@@ -96,6 +107,11 @@ def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
                 f"instanceID={vault.instance_id} region={vault.region}, private key present",
             )
         )
+    elif isinstance(will, Unknown) and s.log is not None:
+        if s.log.cleared_after_start is not None:
+            return ()
+        if s.log.registered_after_start is not None:
+            found.append(s.log.registered_after_start.evidence())
     if identity_taken(s) == "OnPrem" and not _cleared_not_restarted(s) and not is_false(will):
         found.extend(_taken(s))
     return found
@@ -187,11 +203,31 @@ def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:
     return (_file(CREDENTIALS_FILE, "[default] holds a temporary key"),)
 
 
+_METADATA = re.escape(METADATA_ADDRESS)
+_NO_ANSWER = (
+    r"(send request failed|request send failed|StatusCode: 0|dial tcp|Client\.Timeout|deadline exceeded"
+    r"|status code: (0|40[13]))"
+)
+# The SDK says of whatever keeps it from the metadata that there is no role; the line below tells.
+_NO_ROLE = r"no EC2 (instance|IMDS) role found"
+_NO_ROLE_FOR_IMDS = rf"{_NO_ROLE}[\s\S]*{_NO_ANSWER}"
+
+
 def _imds(s: Situation) -> Sequence[LogLine]:
-    return _lines(
-        r"Failed to get instance info from IMDS|failed to get IMDSv2 token"
-        r"|Data from vault is empty.*\n?.*169\.254"  # agents 2.x
+    found = _refused(
+        r"Failed to get instance info from IMDS|failed to get identity (instance id|region)\. Error"
+        r"|failed to get (IMDSv2|API) token|failed to retrieve instance identity role\. Error"
+        rf"|{_NO_ROLE_FOR_IMDS}"
+        r"|Data from vault is empty"  # agents 2.x
     )(s)
+    return found or _no_identity_unexplained(s)
+
+
+def _no_identity_unexplained(s: Situation) -> Sequence[LogLine]:
+    """Agents before 3.2 do not say why they are not the EC2 instance; nothing else keeps them from it."""
+    if s.log is None or not s.log.gave_up or (s.log.checked and "EC2" not in s.log.checked):
+        return ()
+    return [entry.evidence() for entry in _entries(s.log.entries, "failed to find agent identity")]
 
 
 def _imds_unreachable(s: Situation) -> Sequence[LogLine]:
@@ -206,9 +242,10 @@ def _proxy_intercepts_imds(s: Situation) -> Sequence[LogLine]:
     return (proxied.evidence(), *lines) if proxied is not None and lines else ()
 
 
-_METADATA = re.escape(METADATA_ADDRESS)
-_CALLS = r"send request failed|dial tcp|proxyconnect|Client\.Timeout exceeded|x509:"
-_MESSAGES = r"ssmmessages|[Cc]ontrol ?channel|MGSInteractor"
+_CALLS = r"send request failed|request send failed|dial tcp|proxyconnect|Client\.Timeout exceeded|x509:"
+_MESSAGES = r"ssmmessages|[Cc]ontrol ?channel|MGSInteractor|MessageGatewayService"
+# Logs, metrics, updates and keys are other services: a host may well do without them.
+_OTHERS = r"https://(?:[^/\s\"]*\.)?(?:s3|logs|monitoring|kms|sts|ec2)[.-]"
 
 
 # A service that grants or refuses was reached.
@@ -222,49 +259,101 @@ def _failing_calls(pattern: str, *, without: str = "") -> Find:
     """Calls that failed, unless the log shows that they get through again."""
 
     def find(s: Situation) -> Sequence[LogLine]:
-        failed = _entries(s.open_entries, pattern, without)
-        if failed and any(
-            _ANSWERED.search(entry.text) for entry in s.open_entries if entry.place > failed[-1].place
-        ):
-            return ()
-        return _still(s, failed)
+        return _still(s, _failing_entries(s, pattern, without))
 
     return find
 
 
+def _failing_entries(s: Situation, pattern: str, without: str = "") -> list[Entry]:
+    failed = _entries(s.refused_entries, pattern, f"{without}|{_OTHERS}" if without else _OTHERS)
+    answered = failed and any(
+        _ANSWERED.search(entry.text) for entry in s.refused_entries if entry.place > failed[-1].place
+    )
+    return [] if answered else failed
+
+
+# What a proxy answers in a service's place, and what only a call through one can meet.
+_BY_PROXY = (
+    r"proxyconnect|Proxy Authentication Required"
+    r"|https://\S+ \S*(Forbidden|Bad Gateway|Service Unavailable|Gateway Time-?out)\s*$"
+)
+# A call that goes through a proxy looks up and dials no one else.
+_DIRECT = r"dial tcp"
+
+
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
-    direct = _failing_calls("proxyconnect")(s)
-    if direct:
-        return direct
+    by_proxy = _failing_calls(_BY_PROXY)(s)
+    if by_proxy:
+        return by_proxy
     proxies = s.log.proxies if s.log is not None else {}
-    if "https_proxy" not in proxies:
+    if "https_proxy" not in proxies or _failing_entries(s, _DIRECT, _METADATA):
         return ()
     failing = _failing_calls(_CALLS, without=_METADATA)(s)
     return (proxies["https_proxy"][1].evidence(), *failing) if failing else ()
 
 
+_ADDRESS = r"dial tcp [0-9a-f.:\[\]]+:"
+_TIMES_OUT = (
+    rf"{_ADDRESS} (i/o timeout|connect: (network is unreachable|no route to host|connection timed out)"
+    r"|connectex: A (connection attempt failed|socket operation was attempted to an unreachable))"
+    r"|https://\S+ .*(Client\.Timeout exceeded|deadline exceeded|TLS handshake timeout)"
+)
+
+
 def _egress_blocked(s: Situation) -> Sequence[LogLine]:
-    timeouts = _failing_calls(
-        r"dial tcp [0-9a-f.:\[\]]+: i/o timeout|https://\S+ .*(Client\.Timeout exceeded|deadline exceeded)",
-        without=rf"proxyconnect|dial tcp: lookup|{_METADATA}|{_MESSAGES}",
-    )(s)
+    timeouts = _failing_calls(_TIMES_OUT, without=rf"{_BY_PROXY}|dial tcp: lookup|{_METADATA}|{_MESSAGES}")(s)
     return timeouts or _silent_registration(s)
 
 
 def _silent_registration(s: Situation) -> Sequence[LogLine]:
-    """The log ends at the first call, and the clock has gone on."""
-    if s.log is None or not s.log.entries or isinstance(s.agent.clock, Unknown) or is_false(s.agent.running):
+    """The log ends at the first call, and the clock has gone on; of files alone it has, too, for a call
+    that gets through takes no second."""
+    if s.log is None or not s.log.entries or is_false(s.agent.running):
         return ()
     last = s.log.entries[-1]
-    calling = "Registering EC2 instance with Systems Manager" in last.text
-    silent = last.at is not None and s.agent.clock - last.at > SILENCE
-    return (last.evidence(),) if calling and silent else ()
+    if "Registering EC2 instance with Systems Manager" not in last.text:
+        return ()
+    if not isinstance(s.agent.clock, Unknown) and (last.at is None or s.agent.clock - last.at <= SILENCE):
+        return ()
+    return (last.evidence(),)
+
+
+# With it, and it alone, Systems Manager is asked for everything (ec2_role_provider.go:126-152).
+_FIRST_CALL = "ssm:UpdateInstanceInformation"
+_MAY_NOT = r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: "
 
 
 def _role_denied(s: Situation) -> Sequence[LogLine]:
-    return _lines(
-        r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: (ssm|ec2messages):"
-        r"|AssumeRoleUnauthorizedAccess"  # the role does not trust EC2
+    if identity_taken(s) == "OnPrem":  # its role belongs to the registration, not to the instance
+        return ()
+    return _refused(
+        rf"{_MAY_NOT}{_FIRST_CALL}|AssumeRoleUnauthorizedAccess"  # the role does not trust EC2
+    )(s) or _lines(rf"{_MAY_NOT}(ssm|ec2messages):", without=_FIRST_CALL)(s)
+
+
+def _role_missing(s: Situation) -> Sequence[LogLine]:
+    return _refused(_NO_ROLE, without=_NO_ROLE_FOR_IMDS)(s) or _no_credentials_unexplained(s)
+
+
+def _no_credentials_unexplained(s: Situation) -> Sequence[LogLine]:
+    """errors.log has the fallback's refusal, and not the warning that tells what the role lacked."""
+    if s.log is None or s.log.has_start:
+        return ()
+    refused = _refused("no valid credentials could be retrieved for ec2 identity")(s)
+    told = _refused("with instance profile role credentials|failed to retrieve instance identity role")(s)
+    return () if told else refused
+
+
+def _hybrid_gone(s: Situation) -> Sequence[LogLine]:
+    """The service is asked for the registration's token by nothing but the registration: agents tell an
+    unknown id, or that it is not authenticated, by version."""
+    unknown = _refused(r"Not existing InstanceId mi-")(s)
+    if unknown or identity_taken(s) != "OnPrem":
+        return unknown
+    return _refused(
+        r"(RequestManagedInstanceRoleToken|Retrieve credentials produced)\b.*"
+        r"(InvalidInstanceId|AccessDeniedException: *($|\n|Authentication failed))",
+        without="Systems Manager's instance management role|MachineFingerprintDoesNotMatch",
     )(s)
 
 
@@ -274,7 +363,7 @@ def _agent_stopped(s: Situation) -> Sequence[LogLine]:
     if is_false(s.agent.running) and s.agent.package not in ("none",):
         return (_file("/proc", "no process amazon-ssm-agent"),)
     if s.log is not None and s.log.ended and isinstance(s.agent.processes, Unknown):
-        return [e.evidence() for e in s.log.entries if e.text.startswith("[amazon-ssm-agent] Bye.")][-1:]
+        return (s.log.ended.evidence(),)
     return ()
 
 
@@ -294,7 +383,7 @@ def _agent_old(s: Situation) -> Sequence[LogLine]:
     return (said[-1][0].evidence(),) if said and _is_old(said[-1][1].group(1)) else ()
 
 
-_VERSION = re.compile(r"amazon-ssm-agent - v?(\d+(?:\.\d+)+)")
+_VERSION = re.compile(r"(?:amazon-ssm-agent - |Amazon SSM Agent )v?(\d+(?:\.\d+)+)")
 
 
 def _is_old(version: str) -> bool:
@@ -316,20 +405,30 @@ def _disk_full(s: Situation) -> Sequence[LogLine]:
         return (_file("/var", f"{inodes} inodes free: no file can be made, whatever room there is"),)
     if not isinstance(free, Unknown):
         return (_file("/var", f"{free} KiB free"),) if free < DISK_LOW_KB else ()
-    return _lines("no space left on device")(s)
+    return _lines(_NO_ROOM, without=_NO_WATCHES)(s)
+
+
+_NO_ROOM = r"no space left on device|disk quota exceeded|There is not enough space on the disk"
+# The kernel says the same of its inotify watches, which are no room on a disk (issue 262).
+_NO_WATCHES = r"[Ww]atch|inotify|failed to create channel"
 
 
 def _config_broken(s: Situation) -> Sequence[LogLine]:
     config = s.agent.config
-    if not isinstance(config, Unknown):
-        return (_file(CONFIG_FILE, config.problem),) if config.state == "broken" else ()
-    return _lines("app config could not be loaded")(s)
+    if not isinstance(config, Unknown) and config.state == "broken":
+        return (_file(CONFIG_FILE, config.problem),)
+    unloaded = _lines(r"app ?config could not be loaded|Failed to load app config")(s)
+    if isinstance(config, Unknown):
+        return unloaded
+    # It is JSON, and still not to the agent: a mark of Windows before it, a word where a number belongs.
+    return [line for line in unloaded if re.search(r"cannot unmarshal|invalid character 'ï'", line.text)]
 
 
 def _endpoint_override(s: Situation) -> Sequence[LogLine]:
     config = s.agent.config
     if isinstance(config, Unknown):
-        return ()
+        # The agent itself calls its region's own names: an interface endpoint's must have been given to it.
+        return _lines(r"(https|wss)://vpce-[0-9a-z-]+\.")(s)
     return tuple(_file(CONFIG_FILE, endpoint) for endpoint in config.endpoints)
 
 
@@ -342,9 +441,21 @@ def _region_pinned(s: Situation) -> Sequence[LogLine]:
 
 def _order_override(s: Situation) -> Sequence[LogLine]:
     config = s.agent.config
-    if isinstance(config, Unknown) or config.consumption_order in ((), DEFAULT_ORDER):
+    if isinstance(config, Unknown):
+        return _other_order(s)
+    if config.consumption_order in ((), DEFAULT_ORDER):
         return ()
     return (_file(CONFIG_FILE, f"Identity.ConsumptionOrder={list(config.consumption_order)}"),)
+
+
+def _other_order(s: Situation) -> Sequence[LogLine]:
+    """The last start tried other identities than by default, or not the instance's own."""
+    if s.log is None or not s.log.checked:
+        return ()
+    tried = s.log.checked
+    if tried == DEFAULT_ORDER[: len(tried)] and not (s.log.gave_up and "EC2" not in tried):
+        return ()
+    return [e.evidence() for e in _entries(s.log.entries, r"^Checking if agent identity type")][-len(tried) :]
 
 
 def _custom_identity(s: Situation) -> Sequence[LogLine]:
@@ -355,64 +466,81 @@ def _custom_identity(s: Situation) -> Sequence[LogLine]:
 
 
 def _hibernating(s: Situation) -> Sequence[LogLine]:
-    return _lines(r"Entering SSM Agent hibernate")(s)
+    """The second and third are hibernate.log's own."""
+    return _lines(r"Entering SSM Agent hibernate|Agent is in hibernate mode|Backing off health check")(s)
 
 
-_NOT_THESE = rf"proxyconnect|{_METADATA}|{_MESSAGES}"
+_NOT_THESE = rf"{_BY_PROXY}|{_METADATA}|{_MESSAGES}"
 # The agent names the channel before the error as well as after it.
 _MESSAGES_FAIL = (
     rf"^(?=[\s\S]*({_MESSAGES}))[\s\S]*"
-    r"(dial tcp|no such host|x509:|Client\.Timeout exceeded|deadline exceeded|TLS handshake timeout)"
+    r"(dial tcp|no such host|x509:|Client\.Timeout exceeded|deadline exceeded|TLS handshake timeout"
+    r"|connection reset by peer|: (unexpected )?EOF|status: 5\d\d)"
 )
+# A certificate that is not valid yet is valid: the host's clock is behind.
+_NOT_YET = r"x509: certificate has expired or is not yet valid: current time \S+ is before"
 
 RULES: tuple[Rule, ...] = (
+    Rule("CONFIG_BROKEN", _config_broken),
     Rule("STALE_HYBRID", _stale_hybrid),
     Rule("CLEARED_NOT_RESTARTED", _cleared_not_restarted),
     Rule(
         "FINGERPRINT_MISMATCH",
-        _lines(r"MachineFingerprintDoesNotMatch|Machine configuration has changed more than the allowed"),
+        _refused(r"MachineFingerprintDoesNotMatch|Machine configuration has changed more than the allowed"),
     ),
-    Rule("HYBRID_GONE", _lines(r"InvalidInstanceId: Not existing InstanceId mi-")),
+    Rule("HYBRID_GONE", _hybrid_gone),
     Rule("HALF_REPAIRED", _half_repaired),
-    Rule("ORPHAN_WORKER", _orphan_worker, OF_3),
-    Rule("CREDENTIALS_SHADOWED", _credentials_shadowed),
-    Rule("ROLE_MISSING", _lines(r"EC2RoleRequestError: no EC2 instance role found")),
+    Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_3),
+    Rule("CUSTOM_IDENTITY", _custom_identity, OF_3),
+    Rule("IMDS_UNREACHABLE", _imds_unreachable),
+    Rule("PROXY_INTERCEPTS_IMDS", _proxy_intercepts_imds),
+    Rule("ENDPOINT_OVERRIDE", _endpoint_override),
+    Rule("REGION_PINNED", _region_pinned),
+    Rule("PROXY_CONFIGURED", _proxy_configured),
+    Rule(
+        "CLOCK_SKEW",
+        _refused(rf"Signature expired:|Signature not yet current|RequestTimeTooSkewed|{_NOT_YET}"),
+    ),
+    Rule("DNS_FAILS", _failing_calls(r"dial tcp: lookup |no such host", without=rf"{_BY_PROXY}|{_METADATA}")),
+    Rule("EGRESS_BLOCKED", _egress_blocked),
+    Rule(
+        "ENDPOINT_REFUSED",
+        _failing_calls(
+            rf"{_ADDRESS} (connect: connection refused|connectex: No connection could be made)"
+            r"|https://\S+ (read|write) tcp \S+ (read|write): connection reset by peer",
+            without=_NOT_THESE,
+        ),
+    ),
+    Rule(
+        "TLS_UNTRUSTED",
+        _failing_calls(r"x509: |tls: failed to verify certificate", without=rf"proxyconnect|{_NOT_YET}"),
+    ),
+    Rule("ROLE_MISSING", _role_missing),
     Rule("ROLE_DENIED", _role_denied),
-    Rule("THROTTLED", _lines(r"ThrottlingException|Rate exceeded|due to throttling")),
-    Rule("TOKEN_EXPIRED", _lines(r"ExpiredToken(Exception)?\b|security token included in .* is expired")),
-    Rule("CLOCK_SKEW", _lines(r"Signature expired:|Signature not yet current|RequestTimeTooSkewed")),
+    Rule("THROTTLED", _refused(r"ThrottlingException|Rate exceeded|due to throttling")),
+    Rule(
+        "TOKEN_EXPIRED",
+        _refused(
+            r"ExpiredToken(Exception)?\b|security token included in .* is expired"
+            r"|shared credentials are already expired"
+        ),
+    ),
     Rule(
         "MESSAGES_DENIED",
         _channel_lines(
             r"hannel request failed: unexpected response from the service"
             r" <(AccessDenied|.*Unauthorized request)"
             r"|is not authorized to perform: ssmmessages:"
+            r"|Failed to dial websocket, status: 403"
         ),
     ),
     Rule(
         "MESSAGES_UNREACHABLE",
         _channel_lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}"),
     ),
-    Rule("IMDS_UNREACHABLE", _imds_unreachable),
-    Rule("PROXY_INTERCEPTS_IMDS", _proxy_intercepts_imds),
-    Rule("PROXY_CONFIGURED", _proxy_configured),
-    Rule(
-        "DNS_FAILS", _failing_calls(r"dial tcp: lookup |no such host", without=rf"proxyconnect|{_METADATA}")
-    ),
-    Rule("EGRESS_BLOCKED", _egress_blocked),
-    Rule(
-        "ENDPOINT_REFUSED",
-        _failing_calls(r"dial tcp [0-9a-f.:\[\]]+: connect: connection refused", without=_NOT_THESE),
-    ),
-    Rule(
-        "TLS_UNTRUSTED", _failing_calls(r"x509: |tls: failed to verify certificate", without="proxyconnect")
-    ),
-    Rule("ENDPOINT_OVERRIDE", _endpoint_override),
-    Rule("REGION_PINNED", _region_pinned),
-    Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_3),
-    Rule("CUSTOM_IDENTITY", _custom_identity, OF_3),
-    Rule("CONFIG_BROKEN", _config_broken),
     Rule("HIBERNATING", _hibernating),
+    Rule("ORPHAN_WORKER", _orphan_worker, OF_3),
+    Rule("CREDENTIALS_SHADOWED", _credentials_shadowed),
     Rule("AGENT_MISSING", _agent_missing),
     Rule("AGENT_STOPPED", _agent_stopped),
     Rule("AGENT_OLD", _agent_old),

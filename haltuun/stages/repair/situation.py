@@ -22,7 +22,13 @@ class Situation:
 
     @property
     def open_entries(self) -> tuple[Entry, ...]:
+        """What no sign of being online ends."""
         return self.log.since_connected() if self.log else ()
+
+    @property
+    def refused_entries(self) -> tuple[Entry, ...]:
+        """Of these, what no call that Systems Manager took ends."""
+        return self.log.since_accepted() if self.log else ()
 
     @property
     def now(self) -> datetime | None:
@@ -38,9 +44,9 @@ def situation_of(agent: Agent) -> Situation:
 
 
 def identity_taken(s: Situation) -> Identity | None:
-    """What the last start in the log took; identity_config.json only where the log holds no start
+    """What the last start in the log took; identity_config.json only where the log does not tell
     (it can be older than that)."""
-    if s.log is not None and s.log.has_start:
+    if s.log is not None and s.log.has_start and not s.log.unsaid:
         return s.log.identity
     config = s.agent.identity_config
     if not isinstance(config, Unknown) and config is not None:

@@ -22,7 +22,8 @@ WORDING: dict[str, Wording] = {
     "STALE_HYBRID": _w(
         _CRITICAL,
         "The agent takes a hybrid identity (mi-…) from its vault although this is an EC2 instance.",
-        "Stop the agent, run 'amazon-ssm-agent -register -clear' as root, start it.",
+        "Unless this registration is wanted: see that the instance has a role; stop the agent, run"
+        " 'amazon-ssm-agent -register -clear' as root, start it.",
     ),
     "CLEARED_NOT_RESTARTED": _w(
         _HIGH,
@@ -57,12 +58,14 @@ WORDING: dict[str, Wording] = {
     "ROLE_MISSING": _w(
         _HIGH,
         "The instance has no role that the agent could use.",
-        "Attach an instance profile with the agent's permissions, then restart the agent.",
+        "Attach an instance profile with AmazonSSMManagedInstanceCore, then restart the agent: by itself it"
+        " looks again after half an hour.",
     ),
     "ROLE_DENIED": _w(
         _HIGH,
         "The instance's role may not do what the agent needs.",
-        "Add the missing actions to the role, then restart the agent.",
+        "Allow the action that the line names, in the policy that it blames (the role's own, a boundary, an"
+        " SCP or a VPC endpoint's), then restart the agent.",
     ),
     "THROTTLED": _w(_MEDIUM, "Systems Manager throttles the agent's calls.", "Wait; stagger restarts."),
     "TOKEN_EXPIRED": _w(
@@ -87,7 +90,7 @@ WORDING: dict[str, Wording] = {
     ),
     "IMDS_UNREACHABLE": _w(
         _HIGH,
-        "The agent does not reach the instance metadata, so it has no identity at all.",
+        "The agent does not reach the instance metadata: it has no identity, or no credentials.",
         "Enable the metadata service (IMDSv2) and let the host reach 169.254.169.254.",
     ),
     "PROXY_INTERCEPTS_IMDS": _w(
@@ -142,7 +145,7 @@ WORDING: dict[str, Wording] = {
     ),
     "CONFIG_BROKEN": _w(
         _HIGH,
-        "amazon-ssm-agent.json is not valid JSON: the agent does not start.",
+        "amazon-ssm-agent.json is not valid JSON, or not the agent's: the agent does not start.",
         "Correct the file, or move it away (the agent's defaults are good), then start the agent.",
     ),
     "WAITING_SERVICE": _w(

@@ -97,7 +97,7 @@ def test_what_was_rotated_away_is_read_where_the_newest_log_holds_no_start(tmp_p
 
 def test_errors_alone_are_read_where_the_log_is_not_at_hand(tmp_path: Path) -> None:
     errors = {"var/log/amazon/ssm/errors.log": STALE[2].encode()}
-    assert codes(laid_out(tmp_path, errors)) == {"FINGERPRINT_MISMATCH"}
+    assert codes(laid_out(tmp_path, errors)) == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
     came_up = STALE[0] + TIME.format(9) + "INFO Agent will take identity from EC2\n"
     assert codes(laid_out(tmp_path, {LOG: came_up.encode()})) == set()
 

@@ -1,0 +1,91 @@
+"""Where a copied file stood on its host. Pure.
+
+People copy a whole root, a folder of it, single files into one folder, or what Windows has in their place.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from haltuun.model import Frozen
+
+LOGS = "var/log/amazon/ssm"
+STATE = "var/lib/amazon/ssm"
+CONFIG = "etc/amazon/ssm/amazon-ssm-agent.json"
+CREDENTIALS = "root/.aws/credentials"
+DPKG_STATUS = "var/lib/dpkg/status"
+IDENTITY_CONFIG = f"{STATE}/runtimeconfig/identity_config.json"
+MANIFEST = f"{STATE}/Vault/Manifest"
+REGISTRATION_KEY = f"{STATE}/Vault/Store/RegistrationKey"
+FINGERPRINT = f"{STATE}/Vault/Store/InstanceFingerprint"
+REGISTRATION = f"{STATE}/registration"
+
+# What makes a folder the root of a host.
+ROOTS = (LOGS, STATE, "etc/amazon/ssm", "root/.aws", DPKG_STATUS)
+# Where the journal or syslog may stand in a root; the agent's own words are in there, too.
+SYSTEM_LOGS = "var/log"
+
+AGENT_LOG = "amazon-ssm-agent.log"
+# The same entries, those of ERROR and up; and what a hibernating agent says.
+ERROR_LOGS = ("errors.log", "hibernate.log")
+_SYSTEM_LOG = re.compile(r"(syslog|messages|daemon\.log)([-.].*)?$|.*journal.*\.(log|txt)(\.\w+)?$")
+_BY_NAME = {
+    "identity_config.json": IDENTITY_CONFIG,
+    "amazon-ssm-agent.json": CONFIG,
+    "RegistrationKey": REGISTRATION_KEY,
+    "InstanceFingerprint": FINGERPRINT,
+}
+_OF_STATE = re.compile(r"(?:Vault|runtimeconfig|mi-[0-9a-f]{8,}|i-[0-9a-f]{8,})$")
+# Windows keeps the state in InstanceData, and one of its folders beside that.
+_STATE_FOLDERS = ("ssm", "InstanceData")
+
+Kind = Literal["agent", "system", "errors"]
+
+
+class Place(Frozen):
+    """`root`: of the host, within what was copied; None: the name alone tells, not where it stands."""
+
+    root: str | None
+    name: str  # as on the host, without the leading slash
+
+
+def place(copied: str) -> Place | None:
+    """`copied`: relative, with slashes. None: no file of an agent."""
+    parts = copied.split("/")
+    for depth in range(len(parts)):
+        inner = "/".join(parts[depth:])
+        if any(inner == root or inner.startswith(f"{root}/") for root in ROOTS):
+            return Place(root="/".join(parts[:depth]), name=inner)
+    name = _by_name(parts)
+    return Place(root=None, name=name) if name else None
+
+
+def _by_name(parts: list[str]) -> str | None:
+    base = parts[-1]
+    if base.startswith(AGENT_LOG) and "upstart" in parts[:-1]:  # what it printed, as init kept it
+        return f"{SYSTEM_LOGS}/upstart/{base}"
+    if base.startswith((AGENT_LOG, *ERROR_LOGS)):
+        return f"{LOGS}/{base}"
+    if _SYSTEM_LOG.match(base):
+        return f"{SYSTEM_LOGS}/{base}"
+    if base in _BY_NAME:
+        return _BY_NAME[base]
+    if base == "registration" and len(parts) > 1 and parts[-2] in _STATE_FOLDERS:
+        return REGISTRATION
+    for depth, part in enumerate(parts):
+        if _OF_STATE.match(part):
+            return "/".join((STATE, *parts[depth:]))
+    return None
+
+
+def log_kind(name: str) -> Kind | None:
+    """Of a name on the host; None: it is no log that is read."""
+    folder, _, base = name.rpartition("/")
+    if folder == LOGS:
+        if base.startswith(AGENT_LOG):
+            return "agent"
+        return "errors" if base.startswith(ERROR_LOGS) else None
+    if folder == f"{SYSTEM_LOGS}/upstart" or (folder == SYSTEM_LOGS and _SYSTEM_LOG.match(base)):
+        return "system"
+    return None

@@ -1,0 +1,91 @@
+"""A log in the forms in which it is copied (packed, as Windows writes text) → UTF-8 bytes, forward only."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
+
+_READ = 1 << 20
+_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+def _bz2(stream: BinaryIO) -> Any:
+    import bz2
+
+    return bz2.BZ2File(stream)
+
+
+def _xz(stream: BinaryIO) -> Any:
+    import lzma
+
+    return lzma.LZMAFile(stream)
+
+
+_PACKERS: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": _bz2,
+    b"\xfd7zXZ": _xz,
+}
+
+
+def unpacked(stream: BinaryIO) -> tuple[BinaryIO, bool]:
+    """By its first bytes, whatever its name; and whether it was packed."""
+    head, whole = _peek(stream)
+    for magic, opened in _PACKERS.items():
+        if head.startswith(magic):
+            return cast(BinaryIO, opened(whole)), True
+    return whole, False
+
+
+def as_utf8(stream: BinaryIO) -> BinaryIO:
+    """Without the mark that Windows puts before text; what cannot be decoded is replaced."""
+    head, whole = _peek(stream)
+    for mark, encoding in _BOMS.items():
+        if head.startswith(mark):
+            whole.read(len(mark))
+            return whole if encoding == "utf-8" else cast(BinaryIO, _Recoded(whole, encoding))
+    return whole
+
+
+def decode(content: bytes) -> str:
+    """A small file, whole."""
+    for mark, encoding in _BOMS.items():
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, "replace")
+    return content.decode("utf-8", "replace")
+
+
+def _peek(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
+    head = stream.read(6)
+    return head, cast(BinaryIO, _Rest(head, stream))
+
+
+class _Rest:
+    """What was read ahead, and then the rest."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._head:
+            return self._stream.read(size)
+        if 0 <= size <= len(self._head):
+            ahead, self._head = self._head[:size], self._head[size:]
+            return ahead
+        ahead, self._head = self._head, b""
+        return ahead + self._stream.read(size if size < 0 else size - len(ahead))
+
+
+class _Recoded:
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    def read(self, size: int = -1) -> bytes:
+        """At least one character, however few bytes come at a time; b"" at the end."""
+        while data := self._stream.read(size if size > 0 else _READ):
+            if text := self._decoder.decode(data):
+                return text.encode("utf-8", "replace")
+        return self._decoder.decode(b"", True).encode("utf-8", "replace")

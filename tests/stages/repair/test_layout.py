@@ -1,0 +1,165 @@
+"""Files as people copy them: single ones, other folders, Windows', the journal's, in other encodings."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from haltuun.errors import ConfigError
+from haltuun.stages.repair.bundle import read_bundle
+from haltuun.stages.repair.diagnose import Diagnosis, diagnose
+from haltuun.stages.repair.layout import Place, place
+from haltuun.stages.repair.offline import read_agent
+
+NAME = "amazon-ssm-agent.log"
+ENTRIES = (
+    "2026-11-23 06:00:01.0000 INFO Proxy environment variables:",
+    "2026-11-23 06:00:02.0000 INFO Agent will take identity from EC2",
+    "2026-11-23 06:00:03.0000 WARN EC2RoleProvider Err: EC2RoleRequestError: no EC2 instance role found",
+    "caused by: EC2MetadataError: failed to make EC2Metadata request",
+    "\tstatus code: 404, request id: ",
+)
+TEXT = "".join(f"{line}\n" for line in ENTRIES)
+OTHERS = "Nov 23 06:00:00 web-01 systemd[1]: Started amazon-ssm-agent.service - amazon-ssm-agent.\n"
+PREFIXES = (
+    "Nov 23 06:00:03 ip-10-0-0-5 amazon-ssm-agent[2373]: ",
+    "Nov  3 06:00:03 ip-10-0-0-5.ec2.internal amazon-ssm-agent: ",
+    "Mon 2026-11-23 06:00:03 UTC ip-10-0-0-5 amazon-ssm-agent[2373]: ",
+    "2026-11-23T06:00:03.768740+00:00 ip-10-0-0-5 amazon-ssm-agent.amazon-ssm-agent[526]: ",
+    "2026-11-23T06:00:03Z amazon-ssm-agent.amazon-ssm-agent[526]: ",
+    "[   12.345678] ip-10-0-0-5 amazon-ssm-agent[812]: ",
+    "amazon-ssm-agent[812]: ",
+)
+
+
+def found(path: Path) -> Diagnosis:
+    return diagnose(read_agent(read_bundle(path)))
+
+
+def codes(path: Path) -> list[str]:
+    return [cause.code for cause in found(path).causes]
+
+
+def laid_out(folder: Path, files: dict[str, str | bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def packed(folder: Path) -> Path:
+    path = folder.with_suffix(".tgz")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, arcname=".")
+    return path
+
+
+def journal(prefix: str) -> str:
+    lines = (line.replace("\t", "#011") for line in ENTRIES)
+    return OTHERS + "".join(f"{prefix}{line}\n{OTHERS}" for line in lines)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_journal_and_syslog_alone(tmp_path: Path, prefix: str) -> None:
+    host = laid_out(tmp_path / "host", {"journalctl-u-ssm.txt": journal(prefix)})
+    for path in (host, packed(host), host / "journalctl-u-ssm.txt"):
+        (cause,) = found(path).causes
+        (line,) = cause.evidence
+        assert (cause.code, line.file, line.line) == ("ROLE_MISSING", "journalctl-u-ssm.txt", 6)
+        assert line.text == " | ".join(ENTRIES[2:])
+
+
+def test_syslog_counts_only_where_the_agent_s_own_log_is_not_at_hand(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "var/log/syslog": OTHERS,
+        "var/log/syslog.1": journal(PREFIXES[0]),
+        "var/lib/amazon/ssm/registration": "{}",
+    }
+    host = laid_out(tmp_path / "host", files)
+    assert codes(host) == codes(packed(host)) == ["ROLE_MISSING"]
+    healthy = f"{ENTRIES[0]}\n{ENTRIES[1]}\n"
+    laid_out(host, {f"var/log/amazon/ssm/{NAME}": healthy})
+    assert codes(host) == codes(packed(host)) == []
+    with pytest.raises(ConfigError, match="holds no file of an SSM agent"):
+        read_bundle(laid_out(tmp_path / "other", {"syslog": OTHERS}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT.replace("\n", "\r\n").encode("utf-8-sig"),
+        TEXT.replace("\n", "\r\n").encode("utf-16"),
+        b"\xfe\xff" + TEXT.encode("utf-16-be"),
+        gzip.compress(TEXT.encode("utf-16")),
+        bz2.compress(TEXT.encode()),
+        lzma.compress(TEXT.encode()),
+    ],
+    ids=["utf-8 bom crlf", "utf-16", "utf-16 be", "gzip", "bzip2", "xz"],
+)
+def test_encodings_and_packers_by_what_is_in_the_file(tmp_path: Path, content: bytes) -> None:
+    host = laid_out(tmp_path / "host", {NAME: content})
+    assert codes(host) == codes(packed(host)) == ["ROLE_MISSING"]
+    assert found(host).identity == "EC2"
+
+
+def test_the_logger_s_own_format(tmp_path: Path) -> None:
+    bare = "1764000000123456789 [Info] Agent will take identity from OnPrem\n"
+    assert codes(laid_out(tmp_path, {NAME: bare})) == ["STALE_HYBRID"]
+
+
+KEY = json.dumps({"instanceID": "mi-0aa11bb22cc33dd44", "region": "cn-north-1", "privateKey": "MII"})
+STATE = {"Manifest": '{"RegistrationKey": "x"}', "Store/RegistrationKey": "\ufeff" + KEY}
+
+
+@pytest.mark.parametrize(
+    "vault",
+    [
+        "case/7/web-01/var/lib/amazon/ssm/Vault",
+        "ticket/state/ssm/Vault",
+        "C/ProgramData/Amazon/SSM/InstanceData/Vault",
+    ],
+)
+def test_the_state_in_other_folders(tmp_path: Path, vault: str) -> None:
+    files: dict[str, str | bytes] = {f"{vault}/{name}": text for name, text in STATE.items()}
+    files[str(Path(vault).with_name("mi-0aa11bb22cc33dd44") / "x")] = ""
+    host = laid_out(tmp_path / "host", files)
+    assert codes(host) == codes(packed(host)) == ["STALE_HYBRID", "HALF_REPAIRED"]
+    laid_out(host, {str(Path(vault).with_name("registration")): "{}"})
+    assert codes(host) == codes(packed(host)) == ["STALE_HYBRID"]
+
+
+def test_two_hosts_without_a_root_are_not_taken_for_one(tmp_path: Path) -> None:
+    host = laid_out(tmp_path / "host", {f"web-01/{NAME}": TEXT, f"web-02/{NAME}": TEXT})
+    for path in (host, packed(host)):
+        with pytest.raises(ConfigError, match="files of 2 hosts"):
+            read_bundle(path)
+
+
+def test_a_mark_that_a_copy_put_before_the_configuration_breaks_nothing(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {NAME: TEXT, "amazon-ssm-agent.json": "\ufeff{}"}
+    assert codes(laid_out(tmp_path, files)) == ["ROLE_MISSING"]
+
+
+@pytest.mark.parametrize(
+    ("copied", "root", "name"),
+    [
+        ("web/var/log/amazon/ssm/errors.log", "web", "var/log/amazon/ssm/errors.log"),
+        ("var/log/upstart/amazon-ssm-agent.log.1", None, "var/log/upstart/amazon-ssm-agent.log.1"),
+        ("x/runtimeconfig/a.json", None, "var/lib/amazon/ssm/runtimeconfig/a.json"),
+    ],
+)
+def test_where_a_file_stood(copied: str, root: str | None, name: str) -> None:
+    assert place(copied) == Place(root=root, name=name)
+
+
+@pytest.mark.parametrize(
+    "copied", ["registration", "app/Manifest", "home/joe/.aws/credentials", "mi-5/notes"]
+)
+def test_what_is_no_file_of_an_agent(copied: str) -> None:
+    assert place(copied) is None
