@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 
@@ -50,7 +50,13 @@ _TELLS_ID = re.compile(
     rf"|assumed-role/[^/\s]+/({_ID})\b|Not existing InstanceId ({_ID})"
 )
 _TELLS_IDENTITY = (
-    ("EC2", re.compile(r"EC2RoleProvider |EC2RoleRequestError|identity from EC2$")),
+    # The others' credentials come otherwise, and only an EC2 instance registers itself.
+    (
+        "EC2",
+        re.compile(
+            r"instance profile role cred|EC2RoleRequestError|ec2 identity|\[Registrar\]|identity from EC2$"
+        ),
+    ),
     (
         "OnPrem",
         re.compile(r"\[OnPremCredsProvider\]|MachineFingerprintDoesNotMatch|identity from OnPrem$"),
@@ -80,6 +86,7 @@ _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|
 # What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
 _RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
 _DETAILED = ("DEBUG", "TRACE")
+LAST_DAY = timedelta(days=1)
 # An error of the agent spans three or four lines, a stack trace some dozens.
 ENTRY_LINES = 100
 # A failure that repeats drops to debug from the fourth time on (credentialrefresher.go:270-276).
@@ -274,7 +281,7 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     starts = _starts(entries)
     meant = _meant(entries)
     if not starts:
-        return _summary(None, tuple(entries), meant=meant)
+        return _summary(None, _of_last_day(entries), meant=meant)
     last = starts[-1]
     story = list(last.entries)
     if last.gave_up:
@@ -283,6 +290,14 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
                 break
             story = [*start.entries, *story]
     return _summary(last, tuple(story), meant=meant)
+
+
+def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """errors.log goes back for months and never says that anything went well again."""
+    newest = next((entry.at for entry in reversed(entries) if entry.at), None)
+    if newest is None or any(entry.level == "INFO" for entry in entries):
+        return tuple(entries)
+    return tuple(entry for entry in entries if entry.at is None or newest - entry.at <= LAST_DAY)
 
 
 def _summary(last: Start | None, entries: tuple[Entry, ...], *, meant: bool) -> AgentLog:

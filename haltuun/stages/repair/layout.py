@@ -20,25 +20,28 @@ MANIFEST = f"{STATE}/Vault/Manifest"
 REGISTRATION_KEY = f"{STATE}/Vault/Store/RegistrationKey"
 FINGERPRINT = f"{STATE}/Vault/Store/InstanceFingerprint"
 REGISTRATION = f"{STATE}/registration"
+# Either is there while the agent is installed as a snap.
+SNAP = ("snap/amazon-ssm-agent", "etc/systemd/system/snap.amazon-ssm-agent.amazon-ssm-agent.service")
 
 # What makes a folder the root of a host.
-ROOTS = (LOGS, STATE, "etc/amazon/ssm", "root/.aws", DPKG_STATUS)
+ROOTS = (LOGS, STATE, "etc/amazon/ssm", "root/.aws", DPKG_STATUS, *SNAP)
 # Where the journal or syslog may stand in a root; the agent's own words are in there, too.
 SYSTEM_LOGS = "var/log"
 
 AGENT_LOG = "amazon-ssm-agent.log"
 # The same entries, those of ERROR and up; and what a hibernating agent says.
 ERROR_LOGS = ("errors.log", "hibernate.log")
-_SYSTEM_LOG = re.compile(r"(syslog|messages|daemon\.log)([-.].*)?$|.*journal.*\.(log|txt)(\.\w+)?$")
+_SYSTEM_LOG = re.compile(
+    r"(syslog|messages|daemon\.log|journalctl)([-._].*)?$|.*journal.*\.(log|txt)(\.\w+)?$"
+)
 _BY_NAME = {
     "identity_config.json": IDENTITY_CONFIG,
     "amazon-ssm-agent.json": CONFIG,
     "RegistrationKey": REGISTRATION_KEY,
     "InstanceFingerprint": FINGERPRINT,
+    "registration": REGISTRATION,
 }
 _OF_STATE = re.compile(r"(?:Vault|runtimeconfig|mi-[0-9a-f]{8,}|i-[0-9a-f]{8,})$")
-# Windows keeps the state in InstanceData, and one of its folders beside that.
-_STATE_FOLDERS = ("ssm", "InstanceData")
 
 Kind = Literal["agent", "system", "errors"]
 
@@ -71,8 +74,6 @@ def _by_name(parts: list[str]) -> str | None:
         return f"{SYSTEM_LOGS}/{base}"
     if base in _BY_NAME:
         return _BY_NAME[base]
-    if base == "registration" and len(parts) > 1 and parts[-2] in _STATE_FOLDERS:
-        return REGISTRATION
     for depth, part in enumerate(parts):
         if _OF_STATE.match(part):
             return "/".join((STATE, *parts[depth:]))

@@ -166,12 +166,15 @@ def _credentials(bundle: Bundle) -> RootCredentials | Unknown:
 
 
 def _packages(bundle: Bundle) -> dict[str, str] | Unknown:
-    """By dpkg's list alone: what is installed otherwise (rpm, snap) leaves no text file."""
+    """By dpkg's list, and the snap's own files; what rpm installed leaves no text file."""
     if at.DPKG_STATUS not in bundle.small:
         return _missing(bundle, at.DPKG_STATUS)
     text = decode(bundle.small[at.DPKG_STATUS])
     found = re.search(r"^Package: amazon-ssm-agent\n(?:\S.*\n|[ \t].*\n)*", text, re.M)
-    if not found or not re.search(r"^Status: .* installed$", found.group(), re.M):
-        return Unknown(unknown="NOT_SHOWN: dpkg does not have the agent; rpm and snap leave no list at hand")
-    version = re.search(r"^Version: (\S+)$", found.group(), re.M)
-    return {"deb": version.group(1) if version else ""}
+    packages = {"snap": ""} if any(map(bundle.has, at.SNAP)) else {}
+    if found and re.search(r"^Status: .* installed$", found.group(), re.M):
+        version = re.search(r"^Version: (\S+)$", found.group(), re.M)
+        packages["deb"] = version.group(1) if version else ""
+    return packages or Unknown(
+        unknown="NOT_SHOWN: neither dpkg nor a snap has the agent; rpm leaves no list at hand"
+    )

@@ -134,6 +134,30 @@ def test_the_state_in_other_folders(tmp_path: Path, vault: str) -> None:
     assert codes(host) == codes(packed(host)) == ["STALE_HYBRID"]
 
 
+@pytest.mark.parametrize("around", ["", "state/"])
+def test_the_state_folder_alone(tmp_path: Path, around: str) -> None:
+    files: dict[str, str | bytes] = {f"{around}Vault/{name}": text for name, text in STATE.items()}
+    files |= {f"{around}mi-0aa11bb22cc33dd44/x": "", f"{around}registration": "{}"}
+    host = laid_out(tmp_path / "ssm", files)
+    assert codes(host) == codes(packed(host)) == ["STALE_HYBRID"]
+
+
+def test_a_snap_beside_the_package(tmp_path: Path) -> None:
+    status = "Package: amazon-ssm-agent\nStatus: install ok installed\nVersion: 3.3.1142.0-1\n\n"
+    files: dict[str, str | bytes] = {"var/lib/dpkg/status": status, f"var/log/amazon/ssm/{NAME}": TEXT}
+    host = laid_out(tmp_path / "host", files)
+    assert codes(host) == ["ROLE_MISSING"]
+    laid_out(host, {"snap/amazon-ssm-agent/7993/amazon-ssm-agent": ""})
+    assert codes(host) == codes(packed(host)) == ["ROLE_MISSING", "SNAP_AND_DEB"]
+
+
+def test_errors_of_other_days_are_not_today_s(tmp_path: Path) -> None:
+    old = "2026-05-01 06:00:00 ERROR [f @ x.go.1] [HealthCheck] error details - ThrottlingException\n"
+    new = "2026-11-23 06:00:00 ERROR [f @ x.go.1] [CredentialRefresher] MachineFingerprintDoesNotMatch: \n"
+    host = laid_out(tmp_path, {"errors.log": old + new})
+    assert codes(host) == ["STALE_HYBRID", "FINGERPRINT_MISMATCH"]
+
+
 def test_two_hosts_without_a_root_are_not_taken_for_one(tmp_path: Path) -> None:
     host = laid_out(tmp_path / "host", {f"web-01/{NAME}": TEXT, f"web-02/{NAME}": TEXT})
     for path in (host, packed(host)):
@@ -158,8 +182,6 @@ def test_where_a_file_stood(copied: str, root: str | None, name: str) -> None:
     assert place(copied) == Place(root=root, name=name)
 
 
-@pytest.mark.parametrize(
-    "copied", ["registration", "app/Manifest", "home/joe/.aws/credentials", "mi-5/notes"]
-)
+@pytest.mark.parametrize("copied", ["app/Manifest", "home/joe/.aws/credentials", "mi-5/notes"])
 def test_what_is_no_file_of_an_agent(copied: str) -> None:
     assert place(copied) is None
