@@ -68,7 +68,7 @@ def _unknown(agent: Agent) -> dict[str, str]:
 
 def _print(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_headline(agent, found))
+    console.print(_headline(found))
     for cause in found.causes:
         severity = WORDING[cause.code].severity
         console.print()
@@ -92,12 +92,10 @@ def _print(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> None:
             console.print(Text(f"  {plain(why.partition(': ')[2])}", style="dim"))
 
 
-def _headline(agent: Agent, found: Diagnosis) -> Text:
-    if isinstance(agent.log, Unknown) and found.identity is None:
+def _headline(found: Diagnosis) -> Text:
+    if found.identity is None and not found.shown:
         return Text("Identity: not shown by these files.", style="bold")
     taken = found.identity or "none: the last start took no identity"
     who = f" as {plain(found.instance_id)}" if found.instance_id else ""
-    channel = (
-        "" if found.identity is None else ", channel open" if found.connected else ", no open channel shown"
-    )
-    return Text(f"Identity: {taken}{who}{channel}.", style="bold")
+    channel = ", channel open" if found.connected else ", no open channel shown"
+    return Text(f"Identity: {taken}{who}{channel if found.identity else ''}.", style="bold")

@@ -287,6 +287,8 @@ def _walk(bundle: Bundle, root: Path, path: Path, name: str) -> None:
 
 # -- a file ----------------------------------------------------------------------------------------
 
+_NOT_READ = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"\x28\xb5\x2f\xfd": "zstd"}
+
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[BinaryIO]:
@@ -305,6 +307,13 @@ def _read_file(path: Path) -> Bundle:
     try:
         with _unpacked(path) as stream:
             head = stream.read(512)
+        kind = next((kind for magic, kind in _NOT_READ.items() if head.startswith(magic)), None)
+        if kind is not None:
+            raise ConfigError(
+                f"is packed with {kind}, which is not read.",
+                subject=str(path),
+                remedy="Unpack it and name the folder, or pack it as .tgz.",
+            )
         if not _is_tar(head):
             return _read_log(path)
         with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:

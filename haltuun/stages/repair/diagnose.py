@@ -10,8 +10,9 @@ from haltuun.stages.repair.wording import WORDING
 
 
 class Diagnosis(Frozen):
-    """Identity of the last start (None: it took none), its id, and the causes found."""
+    """Identity of the last start (None: it took none, or no start is `shown`), its id, the causes found."""
 
+    shown: bool
     identity: Identity | None
     instance_id: str | None
     connected: bool
@@ -34,6 +35,7 @@ def diagnose(agent: Agent) -> Diagnosis:
             )
     identity = identity_taken(s)
     return Diagnosis(
+        shown=s.log is not None and s.log.has_start,
         identity=identity,
         instance_id=_identity_id(s, identity),
         connected=s.log is not None and s.log.connected is not None,

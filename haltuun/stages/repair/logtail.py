@@ -49,7 +49,7 @@ _MIXED_LINE = re.compile(
     re.M,
 )
 _AGENT = b"amazon-ssm-agent"
-MIXED_LINES = 20_000  # an agent that only ever retries writes so many in weeks
+MIXED_LINES = 10_000  # an agent that only ever retries writes so many in weeks
 _WORDS = (
     b"identity",
     b"ontrol channel",
@@ -123,6 +123,7 @@ class LogTail:
         # Whether every program's lines are in there; None: no line has told yet.
         self._mixed: bool | None = None
         self._agents: deque[tuple[int, bytes]] = deque(maxlen=MIXED_LINES)
+        self._agents_size = 0
 
     def feed(self, stream: BinaryIO) -> None:
         """Raises OSError, EOFError or zlib.error where the stream breaks off; what was read counts."""
@@ -187,7 +188,12 @@ class LogTail:
         own = own_words(whole)
         if own == whole:  # another program's
             return
+        if len(self._agents) == MIXED_LINES:
+            self._agents_size -= len(self._agents[0][1])
         self._agents.append((line, row))
+        self._agents_size += len(row)
+        while self._agents_size > KEPT_BYTES:
+            self._agents_size -= len(self._agents.popleft()[1])
         if not self.began_at and (found := _FIRST_TIME.search(own.encode())):
             self.began_at = found.group()
         self.has_start = self.has_start or any(word.decode() in own for word in _START_WORDS)

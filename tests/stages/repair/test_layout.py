@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from haltuun.errors import ConfigError
+from haltuun.stages.repair import logtail
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.layout import Place, place
+from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.offline import read_agent
 
 NAME = "amazon-ssm-agent.log"
@@ -106,6 +110,27 @@ def test_encodings_and_packers_by_what_is_in_the_file(tmp_path: Path, content: b
     host = laid_out(tmp_path / "host", {NAME: content})
     assert codes(host) == codes(packed(host)) == ["ROLE_MISSING"]
     assert found(host).identity == "EC2"
+
+
+def test_a_packer_that_is_not_read_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "host.zip", "w") as archive:
+        archive.writestr(NAME, TEXT)
+    with pytest.raises(ConfigError, match="packed with zip, which is not read"):
+        read_bundle(tmp_path / "host.zip")
+
+
+def test_of_a_long_journal_the_newest_lines_count_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logtail, "KEPT_BYTES", 4000)
+    prefix = PREFIXES[0]
+    chatter = f"{prefix}2026-11-23 06:00:09.0000 INFO [CredentialRefresher] Next rotation\n"
+    tail = LogTail("/journal")
+    tail.feed(io.BytesIO((journal(prefix) + (OTHERS + chatter) * 500 + journal(prefix)).encode()))
+    lines = tail.lines()
+    assert sum(len(line.text) for line in lines) <= 4000
+    assert lines[-1].line == 11 + 1000 + 10
+    assert tail.has_start and tail.began_at == b"2026-11-23 06:00:01"
 
 
 def test_the_logger_s_own_format(tmp_path: Path) -> None:
