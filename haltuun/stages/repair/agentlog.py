@@ -21,6 +21,8 @@ METADATA_ADDRESS = "169.254.169.254"
 _HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
 # seelog's own format, of an agent whose logger has no configuration: nanoseconds since 1970.
 _BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
+# Of lines that somebody has taken the times off.
+_UNTIMED_HEAD = re.compile(r"^\s*()(DEBUG|INFO|WARN|ERROR|CRITICAL) (.*)", re.S)
 # What the journal and syslog put before each line of the agent, those that continue an entry included.
 _PREFIX = re.compile(
     r"^(?!\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ )"
@@ -229,10 +231,13 @@ def covers_metadata(no_proxy: str) -> bool:
 def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     """Lines → entries; a line without a time continues the entry above it. Evidence is recorded, so what may
     hold people's words is left out, whole."""
+    texts = [own_words(line.text) for line in lines]
+    heads = [_HEAD.match(text) or _BARE_HEAD.match(text) for text in texts]
+    if not any(heads):
+        heads = [_UNTIMED_HEAD.match(text) for text in texts]
     blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
-    for place, line in enumerate(lines):
-        text = own_words(line.text)
-        if head := _HEAD.match(text) or _BARE_HEAD.match(text):
+    for place, (line, head) in enumerate(zip(lines, heads, strict=True)):
+        if head:
             blocks.append((place, head, [line]))
         elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
             blocks[-1][2].append(line)
@@ -266,7 +271,7 @@ def _time(text: str) -> datetime | None:
         return datetime.fromtimestamp(int(text), UTC).replace(tzinfo=None)
     try:
         return datetime.fromisoformat(text)
-    except ValueError:  # the 31st of a month that has none
+    except ValueError:  # none, or the 31st of a month that has none
         return None
 
 
@@ -344,12 +349,15 @@ def _ended(entries: tuple[Entry, ...]) -> Entry | None:
 
 
 def _meant(entries: Sequence[Entry]) -> bool:
-    no_metadata = meant = False
+    """Up to the first start after the registration only: the next may be another machine's, of its image."""
+    no_metadata = meant = started = False
     for entry in entries:
         if _NO_METADATA in entry.text:
             no_metadata = True
         elif _REGISTERED in entry.text:
-            meant = no_metadata
+            meant, started = no_metadata, False
+        elif entry.text.startswith("Agent will take identity from OnPrem"):
+            meant, started = meant and not started, True
         elif _CLEARED in entry.text or entry.text.startswith("Agent will take identity from EC2"):
             no_metadata = meant = False
     return meant

@@ -40,7 +40,9 @@ _START_WORDS = (
     b"Create new startup processor",
 )
 _WORKER = b"[ssm-agent-worker]"  # it has such a processor, too, since 3.0
-_FIRST_TIME = re.compile(rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\d{19} \[)", re.M)
+_FIRST_TIME = re.compile(
+    rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\d{19} \[|[ \t]*(?:INFO|WARN|ERROR) [\[A-Z])", re.M
+)
 # The first line that is one or the other tells whether all programs' words are in there.
 _OWN_LINE = re.compile(rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ |\d{19} \[)", re.M)
 _MIXED_LINE = re.compile(

@@ -475,8 +475,10 @@ _NOT_THESE = rf"{_BY_PROXY}|{_METADATA}|{_MESSAGES}"
 _MESSAGES_FAIL = (
     rf"^(?=[\s\S]*({_MESSAGES}))[\s\S]*"
     r"(dial tcp|no such host|x509:|Client\.Timeout exceeded|deadline exceeded|TLS handshake timeout"
-    r"|connection reset by peer|: (unexpected )?EOF|status: 5\d\d)"
+    r"|connection reset by peer|: EOF|status: 5\d\d)"
 )
+# A channel that breaks is opened again at once; what matters is whether that succeeds.
+_CLOSES = r"websocket: close|Reach the retry limit|Failed to close"
 # A certificate that is not valid yet is valid: the host's clock is behind.
 _NOT_YET = r"x509: certificate has expired or is not yet valid: current time \S+ is before"
 
@@ -536,7 +538,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "MESSAGES_UNREACHABLE",
-        _channel_lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}"),
+        _channel_lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}|{_CLOSES}"),
     ),
     Rule("HIBERNATING", _hibernating),
     Rule("ORPHAN_WORKER", _orphan_worker, OF_3),

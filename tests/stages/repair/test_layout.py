@@ -119,6 +119,13 @@ def test_a_packer_that_is_not_read_is_named(tmp_path: Path) -> None:
         read_bundle(tmp_path / "host.zip")
 
 
+def test_lines_without_their_times(tmp_path: Path) -> None:
+    bare = "".join(f" {line[25:] if line.startswith('2026') else line}\n" for line in ENTRIES)
+    prefixed = "".join(f"amazon-ssm-agent.amazon-ssm-agent[1]:{line}\n" for line in bare.splitlines())
+    host = laid_out(tmp_path, {"bare": bare, "status.txt": f"Active: active (running)\n{prefixed}"})
+    assert codes(host / "bare") == codes(host / "status.txt") == ["ROLE_MISSING"]
+
+
 def test_of_a_long_journal_the_newest_lines_count_in_bounded_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
