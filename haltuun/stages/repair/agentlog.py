@@ -1,36 +1,24 @@
 """amazon-ssm-agent.log → what the last start did. Pure.
 
-Sources of the lines: amazon-ssm-agent from 2.0 on (one process; since 3.0 a core and its worker); an
-entry may span lines ("caused by: …").
+Sources of the lines: amazon-ssm-agent from 2.0 on (one process; since 3.0 a core and its worker).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 
 from haltuun.model import Frozen
+from haltuun.stages.repair.entries import Entry, read_entries
 from haltuun.stages.repair.facts import Identity, LogLine
 
 FILE = "/var/log/amazon/ssm/amazon-ssm-agent.log"
 METADATA_ADDRESS = "169.254.169.254"
+LAST_DAY = timedelta(days=1)
 
-_HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
-# seelog's own format, of an agent whose logger has no configuration: nanoseconds since 1970.
-_BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
-# Of lines that somebody has taken the times off.
-_UNTIMED_HEAD = re.compile(r"^\s*()(DEBUG|INFO|WARN|ERROR|CRITICAL) (.*)", re.S)
-# What the journal and syslog put before each line of the agent, those that continue an entry included.
-_PREFIX = re.compile(
-    r"^(?!\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ )"
-    r"(?:.{0,120}?\s)?amazon-ssm-agent(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
-    re.S,
-)
-# errors.log (and debug lines) name the place in the source first.
-_PLACE = re.compile(r"^\[\w+ @ [\w.-]+\.go\.\d+\] ")
 # Agents 2.3 log the second before they first call, earlier ones the third; none of them has a worker.
 _STARTS = re.compile(
     r"^(?:\[instanceID=\S+\] )?"
@@ -82,35 +70,18 @@ _NO_METADATA = "[EC2Identity] Failed to get instance info from IMDS"
 _ACCEPTED = re.compile(r"Successfully connected with (?:instance profile|Systems Manager) role credentials")
 _READY, _NOT_READY = "[CredentialRefresher] Credentials ready", "before retrying retrieve credentials"
 _REPORTS, _REPORT_FAILS = "HealthCheck reporting agent health", "[HealthCheck] error"
+# Who in the core asks for credentials.
+_CORE = (
+    "[CredentialRefresher]",
+    "EC2RoleProvider",
+    "[OnPremCredsProvider]",
+    "[TokenRequestService]",
+    "[EC2Identity]",
+    "[Registrar]",
+)
 _WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
 _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
-# What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
-_RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
-_DETAILED = ("DEBUG", "TRACE")
-LAST_DAY = timedelta(days=1)
-# An error of the agent spans three or four lines, a stack trace some dozens.
-ENTRY_LINES = 100
-# A failure that repeats drops to debug from the fourth time on (credentialrefresher.go:270-276).
-_OWN = ("[CredentialRefresher]", "EC2RoleProvider")
-
-
-class Entry(Frozen):
-    """One log entry; `text` is without time and level, continuation lines joined by newlines.
-
-    `place`: where it stands among all that were read, as a log may go on in a second file.
-    """
-
-    place: int
-    file: str
-    line: int
-    level: str
-    text: str
-    at: datetime | None
-    raw: str
-
-    def evidence(self) -> LogLine:
-        return LogLine(file=self.file, line=self.line, text=self.raw.replace("\n", " | "))
 
 
 class Start(Frozen):
@@ -159,7 +130,8 @@ class AgentLog(Frozen):
     entries: tuple[Entry, ...]
     channel: Entry | None  # the newest word of an open control channel (ssmmessages)
     connected: Entry | None  # of that, or of messages polled in its place (ec2messages)
-    accepted: Entry | None  # the newest sign that Systems Manager takes the agent's calls
+    credentialed: Entry | None  # the newest sign that the core got its credentials
+    reported: Entry | None  # the newest report of the agent's health that was taken
     cleared_after_start: Entry | None
     registered_after_start: Entry | None
     meant: (
@@ -175,8 +147,16 @@ class AgentLog(Frozen):
         return tuple(entry for entry in after if not any(word in entry.text for word in _POLLING))
 
     def since_accepted(self) -> tuple[Entry, ...]:
-        """What was logged after Systems Manager last took a call: what it refused before is over."""
-        return _after(self.since_connected(), self.accepted)
+        """What was logged after Systems Manager last took such a call: what it refused before is over. The
+        worker reports with the credentials that it has; that says nothing of those that the core asks for."""
+        marks = [mark.place for mark in (self.credentialed, self.reported) if mark]
+        core = self.credentialed.place if self.credentialed else -1
+        worker = max(marks, default=-1)
+        return tuple(
+            entry
+            for entry in self.since_connected()
+            if entry.place > (core if entry.text.startswith(_CORE) else worker)
+        )
 
     def since_channel(self) -> tuple[Entry, ...]:
         """What was logged after the control channel came up."""
@@ -228,58 +208,6 @@ def covers_metadata(no_proxy: str) -> bool:
     return False
 
 
-def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
-    """Lines → entries; a line without a time continues the entry above it. Evidence is recorded, so what may
-    hold people's words is left out, whole."""
-    texts = [own_words(line.text) for line in lines]
-    heads = [_HEAD.match(text) or _BARE_HEAD.match(text) for text in texts]
-    if not any(heads):
-        heads = [_UNTIMED_HEAD.match(text) for text in texts]
-    blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
-    for place, (line, head) in enumerate(zip(lines, heads, strict=True)):
-        if head:
-            blocks.append((place, head, [line]))
-        elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
-            blocks[-1][2].append(line)
-    entries = [_entry(*block) for block in blocks]
-    return [entry for entry in entries if not _relays(entry)]
-
-
-def own_words(text: str) -> str:
-    """A line without what the journal or syslog put before it (rsyslog writes a tab as #011)."""
-    prefixed = _PREFIX.match(text)
-    return prefixed.group(1).replace("#011", "\t") if prefixed else text
-
-
-def _entry(place: int, head: re.Match[str], block: Sequence[LogLine]) -> Entry:
-    first = block[0]
-    text = _PLACE.sub("", head.group(3).strip())
-    words = [own_words(line.text) for line in block]
-    return Entry(
-        place=place,
-        file=first.file,
-        line=first.line,
-        level=head.group(2).upper(),
-        text="\n".join((text, *words[1:])),
-        at=_time(head.group(1)),
-        raw="\n".join(words),
-    )
-
-
-def _time(text: str) -> datetime | None:
-    if text.isdigit():
-        return datetime.fromtimestamp(int(text), UTC).replace(tzinfo=None)
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:  # none, or the 31st of a month that has none
-        return None
-
-
-def _relays(entry: Entry) -> bool:
-    detailed = entry.level in _DETAILED and not entry.text.startswith(_OWN)
-    return detailed or _RELAYED.search(entry.text) is not None
-
-
 def read_log(lines: Sequence[LogLine]) -> AgentLog:
     """The last start, and what of it still holds."""
     entries = read_entries(lines)
@@ -329,7 +257,8 @@ def _summary(last: Start | None, entries: tuple[Entry, ...], *, meant: bool) -> 
         entries=entries,
         channel=channel[-1] if channel and not ended else None,
         connected=None if ended else connected,
-        accepted=_accepted(entries, worker=last is None),
+        credentialed=_credentialed(entries),
+        reported=_reported(entries, worker=last is None),
         cleared_after_start=next((entry for entry in changed if _CLEARED in entry.text), None),
         registered_after_start=next((entry for entry in changed if _REGISTERED in entry.text), None),
         meant=meant,
@@ -363,24 +292,30 @@ def _meant(entries: Sequence[Entry]) -> bool:
     return meant
 
 
-def _accepted(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
-    """Credentials that were got after a failure were got from Systems Manager; a report of the agent's
-    health that the next one follows without an error between them was taken.
+def _credentialed(entries: tuple[Entry, ...]) -> Entry | None:
+    """Credentials that were got after a failure were got from Systems Manager; others may be old ones."""
+    newest: Entry | None = None
+    failed = False
+    for entry in entries:
+        if _ACCEPTED.search(entry.text) or (failed and _READY in entry.text):
+            newest, failed = entry, False
+        elif _NOT_READY in entry.text:
+            failed = True
+    return newest
+
+
+def _reported(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
+    """A report that the next one follows without an error between them was taken.
 
     `worker`: one of this start has begun; before that, an older start's may report as somebody else.
     """
     newest: Entry | None = None
     report: Entry | None = None
-    failed = False
     for entry in entries:
         worker = worker or any(word in entry.text for word in _WORKER_BEGINS)
         if not worker and entry.text.startswith("[ssm-agent-worker]"):
             continue
-        if _ACCEPTED.search(entry.text) or (failed and _READY in entry.text):
-            newest, failed = entry, False
-        elif _NOT_READY in entry.text:
-            failed = True
-        elif _REPORT_FAILS in entry.text:
+        if _REPORT_FAILS in entry.text:
             report = None
         elif _REPORTS in entry.text:
             newest, report = report or newest, entry

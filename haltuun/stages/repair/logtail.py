@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import BinaryIO
 
-from haltuun.stages.repair.agentlog import ENTRY_LINES, own_words
+from haltuun.stages.repair.entries import ENTRY_LINES, own_words
 from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.layout import Kind
 

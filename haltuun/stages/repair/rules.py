@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from haltuun.model import Unknown, is_false, is_true
-from haltuun.stages.repair.agentlog import METADATA_ADDRESS, Entry
+from haltuun.stages.repair.agentlog import METADATA_ADDRESS
+from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.leftovers import CONFIG_FILE
 from haltuun.stages.repair.situation import DEFAULT_ORDER, Situation, identity_taken, will_take_onprem

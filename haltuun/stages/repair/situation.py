@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from haltuun.model import Unknown
-from haltuun.stages.repair.agentlog import AgentLog, Entry, read_log
+from haltuun.stages.repair.agentlog import AgentLog, read_log
+from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import Agent, Identity
 
 # agent/appconfig/constants.go:293-295

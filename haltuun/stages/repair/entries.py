@@ -1,0 +1,104 @@
+"""Lines → log entries, in every form in which an agent's lines come. Pure.
+
+An entry may span lines ("caused by: …").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from haltuun.model import Frozen
+from haltuun.stages.repair.facts import LogLine
+
+_HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
+# seelog's own format, of an agent whose logger has no configuration: nanoseconds since 1970.
+_BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
+# Of lines that somebody has taken the times off.
+_UNTIMED_HEAD = re.compile(r"^\s*()(DEBUG|INFO|WARN|ERROR|CRITICAL) (.*)", re.S)
+# What the journal and syslog put before each line of the agent, those that continue an entry included.
+_PREFIX = re.compile(
+    r"^(?!\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ )"
+    r"(?:.{0,120}?\s)?amazon-ssm-agent(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
+    re.S,
+)
+# errors.log (and debug lines) name the place in the source first.
+_PLACE = re.compile(r"^\[\w+ @ [\w.-]+\.go\.\d+\] ")
+# What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
+_RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
+_DETAILED = ("DEBUG", "TRACE")
+# An error of the agent spans three or four lines, a stack trace some dozens.
+ENTRY_LINES = 100
+# A failure that repeats drops to debug from the fourth time on (credentialrefresher.go:270-276).
+_OWN = ("[CredentialRefresher]", "EC2RoleProvider")
+
+
+class Entry(Frozen):
+    """One log entry; `text` is without time and level, continuation lines joined by newlines.
+
+    `place`: where it stands among all that were read, as a log may go on in a second file.
+    """
+
+    place: int
+    file: str
+    line: int
+    level: str
+    text: str
+    at: datetime | None
+    raw: str
+
+    def evidence(self) -> LogLine:
+        return LogLine(file=self.file, line=self.line, text=self.raw.replace("\n", " | "))
+
+
+def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
+    """Lines → entries; a line without a time continues the entry above it. Evidence is recorded, so what may
+    hold people's words is left out, whole."""
+    texts = [own_words(line.text) for line in lines]
+    heads = [_HEAD.match(text) or _BARE_HEAD.match(text) for text in texts]
+    if not any(heads):
+        heads = [_UNTIMED_HEAD.match(text) for text in texts]
+    blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
+    for place, (line, head) in enumerate(zip(lines, heads, strict=True)):
+        if head:
+            blocks.append((place, head, [line]))
+        elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
+            blocks[-1][2].append(line)
+    entries = [_entry(*block) for block in blocks]
+    return [entry for entry in entries if not _relays(entry)]
+
+
+def own_words(text: str) -> str:
+    """A line without what the journal or syslog put before it (rsyslog writes a tab as #011)."""
+    prefixed = _PREFIX.match(text)
+    return prefixed.group(1).replace("#011", "\t") if prefixed else text
+
+
+def _entry(place: int, head: re.Match[str], block: Sequence[LogLine]) -> Entry:
+    first = block[0]
+    text = _PLACE.sub("", head.group(3).strip())
+    words = [own_words(line.text) for line in block]
+    return Entry(
+        place=place,
+        file=first.file,
+        line=first.line,
+        level=head.group(2).upper(),
+        text="\n".join((text, *words[1:])),
+        at=_time(head.group(1)),
+        raw="\n".join(words),
+    )
+
+
+def _time(text: str) -> datetime | None:
+    if text.isdigit():
+        return datetime.fromtimestamp(int(text), UTC).replace(tzinfo=None)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # none, or the 31st of a month that has none
+        return None
+
+
+def _relays(entry: Entry) -> bool:
+    detailed = entry.level in _DETAILED and not entry.text.startswith(_OWN)
+    return detailed or _RELAYED.search(entry.text) is not None
