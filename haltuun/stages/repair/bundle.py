@@ -195,8 +195,10 @@ def _read_folder(path: Path) -> Bundle:
     bundle = Bundle()
     for name in ROOTS:
         _walk(bundle, root, root / name, name)
-    logs = root / SYSTEM_LOGS
-    for folder in dict.fromkeys((path, root, logs, logs / "upstart")):
+    folders = [path, root]
+    if not any(log.kind == "agent" and not log.is_empty() for log in bundle.logs):
+        folders += [root / SYSTEM_LOGS, root / SYSTEM_LOGS / "upstart"]
+    for folder in dict.fromkeys(folders):
         if folder.is_dir():
             bundle.add(_read_loose(path, folder, 1))
     return bundle
@@ -205,6 +207,7 @@ def _read_folder(path: Path) -> Bundle:
 def _read_loose(path: Path, folder: Path, depth: int) -> Bundle:
     """Files that their names tell, wherever they lie in `folder`; links are not followed."""
     bundle = Bundle()
+    taken: dict[str, str] = {}
     seen = 0
     level = [folder]
     for _ in range(depth):
@@ -215,16 +218,16 @@ def _read_loose(path: Path, folder: Path, depth: int) -> Bundle:
         for child in children:
             copied = child.relative_to(path).as_posix()
             if found := place(copied):
-                _take_loose(bundle, path, found.name, child, copied)
+                if wanted(found.name) and taken.setdefault(found.name, copied) != copied:
+                    raise _several(path, [taken[found.name], copied])
+                _take_loose(bundle, found.name, child, copied)
         level = [child for child in children if child.is_dir() and not child.is_symlink()]
     return bundle
 
 
-def _take_loose(bundle: Bundle, path: Path, name: str, file: Path, copied: str) -> None:
+def _take_loose(bundle: Bundle, name: str, file: Path, copied: str) -> None:
     if not wanted(name) or file.is_dir():
         bundle.names.add(name)
-    elif name in bundle.names:
-        raise _several(path, [f"one has {copied}", f"one another {file.name}"])
     elif file.is_symlink() or not file.is_file():
         bundle.take(name, None)
     else:
@@ -360,7 +363,7 @@ def _read_archive(path: Path, archive: tarfile.TarFile) -> Bundle:
             bundle.names.add(found.name)
             continue
         if found.root is None and copies.setdefault(found.name, copied) != copied:
-            raise _several(path, [str(PurePosixPath(name).parent) for name in (copies[found.name], copied)])
+            raise _several(path, [copies[found.name], copied])
         stream = cast(BinaryIO, archive.extractfile(member))
         bundle.take(found.name, stream, _label(copied, found))
     if len(hosts) > 1:

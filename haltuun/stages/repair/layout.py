@@ -34,6 +34,8 @@ ERROR_LOGS = ("errors.log", "hibernate.log")
 _SYSTEM_LOG = re.compile(
     r"(syslog|messages|daemon\.log|journalctl)([-._].*)?$|.*journal.*\.(log|txt)(\.\w+)?$"
 )
+# With a host's name or a number put to it; what follows ".log" is a rotation's.
+_RENAMED_LOG = re.compile(r".*ssm-agent.*?\.(?:log|txt)((?:[.-].*)?)$")
 _BY_NAME = {
     "identity_config.json": IDENTITY_CONFIG,
     "amazon-ssm-agent.json": CONFIG,
@@ -72,6 +74,8 @@ def _by_name(parts: list[str]) -> str | None:
         return f"{LOGS}/{base}"
     if _SYSTEM_LOG.match(base):
         return f"{SYSTEM_LOGS}/{base}"
+    if renamed := _RENAMED_LOG.match(base):
+        return f"{LOGS}/{AGENT_LOG}{renamed.group(1)}"
     if base in _BY_NAME:
         return _BY_NAME[base]
     for depth, part in enumerate(parts):

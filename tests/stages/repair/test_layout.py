@@ -193,7 +193,7 @@ def test_errors_of_other_days_are_not_today_s(tmp_path: Path) -> None:
 def test_two_hosts_without_a_root_are_not_taken_for_one(tmp_path: Path) -> None:
     host = laid_out(tmp_path / "host", {f"web-01/{NAME}": TEXT, f"web-02/{NAME}": TEXT})
     for path in (host, packed(host)):
-        with pytest.raises(ConfigError, match="files of 2 hosts"):
+        with pytest.raises(ConfigError, match=rf"files of 2 hosts \(web-01/{NAME}, web-02/{NAME}\)"):
             read_bundle(path)
 
 
@@ -207,6 +207,9 @@ def test_a_mark_that_a_copy_put_before_the_configuration_breaks_nothing(tmp_path
     [
         ("web/var/log/amazon/ssm/errors.log", "web", "var/log/amazon/ssm/errors.log"),
         ("var/log/upstart/amazon-ssm-agent.log.1", None, "var/log/upstart/amazon-ssm-agent.log.1"),
+        ("web-01_amazon-ssm-agent.log.2.gz", None, "var/log/amazon/ssm/amazon-ssm-agent.log.2.gz"),
+        ("amazon-ssm-agent (1).txt", None, "var/log/amazon/ssm/amazon-ssm-agent.log"),
+        ("journalctl-amazon-ssm-agent.log", None, "var/log/journalctl-amazon-ssm-agent.log"),
         ("x/runtimeconfig/a.json", None, "var/lib/amazon/ssm/runtimeconfig/a.json"),
     ],
 )
