@@ -191,7 +191,7 @@ def read_bundle(path: Path) -> Bundle:
 def _read_folder(path: Path) -> Bundle:
     root = _root_of(path)
     if root is None:
-        return _read_loose(path, path, LOOSE_DEPTH)
+        return _read_loose(path, path, LOOSE_DEPTH, alone=True)
     bundle = Bundle()
     for name in ROOTS:
         _walk(bundle, root, root / name, name)
@@ -200,12 +200,15 @@ def _read_folder(path: Path) -> Bundle:
         folders += [root / SYSTEM_LOGS, root / SYSTEM_LOGS / "upstart"]
     for folder in dict.fromkeys(folders):
         if folder.is_dir():
-            bundle.add(_read_loose(path, folder, 1))
+            bundle.add(_read_loose(path, folder, 1, alone=False))
     return bundle
 
 
-def _read_loose(path: Path, folder: Path, depth: int) -> Bundle:
-    """Files that their names tell, wherever they lie in `folder`; links are not followed."""
+def _read_loose(path: Path, folder: Path, depth: int, *, alone: bool) -> Bundle:
+    """Files that their names tell, wherever they lie in `folder`; links are not followed.
+
+    `alone`: there is no host's root besides, so that two of a name are of two hosts.
+    """
     bundle = Bundle()
     taken: dict[str, str] = {}
     seen = 0
@@ -218,9 +221,10 @@ def _read_loose(path: Path, folder: Path, depth: int) -> Bundle:
         for child in children:
             copied = child.relative_to(path).as_posix()
             if found := place(copied):
-                if wanted(found.name) and taken.setdefault(found.name, copied) != copied:
+                if taken.setdefault(found.name, copied) == copied or not wanted(found.name):
+                    _take_loose(bundle, found.name, child, copied)
+                elif alone:
                     raise _several(path, [taken[found.name], copied])
-                _take_loose(bundle, found.name, child, copied)
         level = [child for child in children if child.is_dir() and not child.is_symlink()]
     return bundle
 
@@ -348,7 +352,7 @@ def _is_tar(head: bytes) -> bool:
 def _read_archive(path: Path, archive: tarfile.TarFile) -> Bundle:
     """In one pass, because a packed archive can be read forwards only. Each host has a bundle."""
     hosts: dict[str, Bundle] = {}
-    loose, copies = Bundle(), dict[str, str]()
+    loose, taken, twice = Bundle(), dict[str, str](), list[str]()
     total = 0
     for count, member in enumerate(archive, 1):
         copied = _safe_name(path, member)
@@ -362,13 +366,16 @@ def _read_archive(path: Path, archive: tarfile.TarFile) -> Bundle:
         if not (member.isreg() and wanted(found.name)):
             bundle.names.add(found.name)
             continue
-        if found.root is None and copies.setdefault(found.name, copied) != copied:
-            raise _several(path, [copies[found.name], copied])
+        if found.root is None and taken.setdefault(found.name, copied) != copied:
+            twice = twice or [taken[found.name], copied]
+            continue
         stream = cast(BinaryIO, archive.extractfile(member))
         bundle.take(found.name, stream, _label(copied, found))
     if len(hosts) > 1:
         raise _several(path, list(hosts))
     host = next(iter(hosts.values()), None)
+    if host is None and twice:
+        raise _several(path, twice)
     if host is None:
         return loose
     host.add(loose)

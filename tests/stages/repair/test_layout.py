@@ -197,6 +197,14 @@ def test_two_hosts_without_a_root_are_not_taken_for_one(tmp_path: Path) -> None:
             read_bundle(path)
 
 
+def test_copies_beside_a_host_s_root_do_not_count(tmp_path: Path) -> None:
+    healthy = f"{ENTRIES[0]}\n{ENTRIES[1]}\n"
+    files: dict[str, str | bytes] = {f"var/log/amazon/ssm/{NAME}": healthy}
+    files |= {f"{folder}{NAME}": TEXT for folder in ("", "home/a/", "home/b/")}
+    host = laid_out(tmp_path / "host", files)
+    assert codes(host) == codes(packed(host)) == []
+
+
 def test_a_mark_that_a_copy_put_before_the_configuration_breaks_nothing(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {NAME: TEXT, "amazon-ssm-agent.json": "\ufeff{}"}
     assert codes(laid_out(tmp_path, files)) == ["ROLE_MISSING"]
