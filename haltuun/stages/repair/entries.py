@@ -17,10 +17,12 @@ _HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)",
 _BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
 # Of lines that somebody has taken the times off.
 _UNTIMED_HEAD = re.compile(r"^\s*()(DEBUG|INFO|WARN|ERROR|CRITICAL) (.*)", re.S)
-# What the journal and syslog put before each line of the agent, those that continue an entry included.
+# Whose lines they are by the journal and syslog; Bottlerocket runs the agent in its control container.
+TAGS = ("amazon-ssm-agent", "host-containers@control", "host-ctr")
+# What these put before each line of the agent, those that continue an entry included.
 _PREFIX = re.compile(
     r"^(?!\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ )"
-    r"(?:.{0,120}?\s)?amazon-ssm-agent(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
+    rf"(?:.{{0,120}}?\s)?(?:{'|'.join(TAGS)})(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
     re.S,
 )
 # errors.log (and debug lines) name the place in the source first.

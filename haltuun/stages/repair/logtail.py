@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import BinaryIO
 
-from haltuun.stages.repair.entries import ENTRY_LINES, own_words
+from haltuun.stages.repair.entries import ENTRY_LINES, TAGS, own_words
 from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.layout import Kind
 
@@ -50,7 +51,7 @@ _MIXED_LINE = re.compile(
     rb"|\d{4}-\d\d-\d\dT\d\d:\d\d|\[ *\d+\.\d+\] |amazon-ssm-agent\S*: )",
     re.M,
 )
-_AGENT = b"amazon-ssm-agent"
+_TAGS = tuple(tag.encode() for tag in TAGS)
 MIXED_LINES = 10_000  # an agent that only ever retries writes so many in weeks
 _WORDS = (
     b"identity",
@@ -173,16 +174,13 @@ class LogTail:
             self._starts.clear()
 
     def _add_mixed(self, text: bytes) -> None:
-        at = text.find(_AGENT)
         line, counted = self._line, 0
-        while at >= 0:
-            begin = text.rfind(b"\n", 0, at) + 1
-            end = text.find(b"\n", at)
-            end = len(text) if end < 0 else end
+        for begin in _lines_with(_TAGS, text):
             line += text.count(b"\n", counted, begin)
             counted = begin
+            end = text.find(b"\n", begin)
+            end = len(text) if end < 0 else end
             self._add_mixed_line(line, text[begin : min(end, begin + TEXT_BYTES)])
-            at = text.find(_AGENT, end)
         self._line += text.count(b"\n")
 
     def _add_mixed_line(self, line: int, row: bytes) -> None:
@@ -272,6 +270,18 @@ def _rows(first: int, text: bytes) -> _Rows:
 @lru_cache(maxsize=SHAPES)
 def _shape(text: bytes) -> bytes:
     return _NUMBERS.sub(b"#", text)
+
+
+def _lines_with(words: Sequence[bytes], text: bytes) -> list[int]:
+    """Where they begin."""
+    found: set[int] = set()
+    for word in words:
+        at = text.find(word)
+        while at >= 0:
+            found.add(text.rfind(b"\n", 0, at) + 1)
+            end = text.find(b"\n", at)
+            at = text.find(word, end) if end >= 0 else -1
+    return sorted(found)
 
 
 def _entries_that_matter(text: bytes) -> list[int]:

@@ -337,9 +337,8 @@ def _role_missing(s: Situation) -> Sequence[LogLine]:
 
 
 def _no_credentials_unexplained(s: Situation) -> Sequence[LogLine]:
-    """errors.log has the fallback's refusal, and not the warning that tells what the role lacked."""
-    if s.log is None or s.log.has_start:
-        return ()
+    """errors.log, and what is left of a log by level, has the fallback's refusal, and not the warning that
+    tells what the role lacked."""
     refused = _refused("no valid credentials could be retrieved for ec2 identity")(s)
     told = _refused("with instance profile role credentials|failed to retrieve instance identity role")(s)
     return () if told else refused

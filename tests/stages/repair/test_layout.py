@@ -39,6 +39,8 @@ PREFIXES = (
     "2026-11-23T06:00:03Z amazon-ssm-agent.amazon-ssm-agent[526]: ",
     "[   12.345678] ip-10-0-0-5 amazon-ssm-agent[812]: ",
     "amazon-ssm-agent[812]: ",
+    "Jan 23 19:45:49 ip-10-0-0-5.ec2.internal host-containers@control[1411]: ",
+    "Dec 19 00:13:26 ip-10-0-0-5.ec2.internal host-ctr[3198]: ",
 )
 
 
