@@ -85,10 +85,33 @@ class PolicyConfig(_Section):
         return value
 
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PackagePin(_Section):
+    """One package of the agent. `arch` as AWS's folders are called; "any" fits wherever the package does."""
+
+    format: Literal["deb", "rpm", "snap"]
+    arch: Literal["amd64", "arm64", "386", "any"] = "any"
+    version: str
+    sha256: Sha256
+
+
 class AgentConfig(_Section):
     package_source: str | None = None  # folder or URL of agent packages
-    version: str | None = None
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    version: str | None = None  # of the deb
+    sha256: Sha256 | None = None  # of the deb
+    packages: list[PackagePin] = []
+
+    @property
+    def pins(self) -> tuple[PackagePin, ...]:
+        """All that is pinned, the likeliest first: the first that fits a host is installed there."""
+        deb = (
+            (PackagePin(format="deb", version=self.version, sha256=self.sha256),)
+            if self.version and self.sha256
+            else ()
+        )
+        return (*deb, *self.packages)
 
 
 class Config(_Section):

@@ -95,6 +95,9 @@ class Agent(Frozen):
     packages: dict[str, str] | Unknown = _NOT_ASKED  # "deb", "rpm", "snap" → version
     binary: str | Unknown = _NOT_ASKED  # path, "" where there is none
     dpkg_arch: str = ""  # "amd64"; "" where there is no dpkg
+    rpm_arch: str = ""  # "x86_64"; "" where there is no rpm
+    snap_arch: str = ""  # "x86_64", the machine's; "" where there is no snapd
+    services: dict[str, str] = Field(default_factory=dict)  # deb and snap, where both are: "running, enabled"
     processes: tuple[Process, ...] | Unknown = _NOT_ASKED
     enabled: bool | Unknown = _NOT_ASKED
     imds_instance_id: str | Unknown = _NOT_ASKED
@@ -118,10 +121,21 @@ class Agent(Frozen):
 
     @property
     def package(self) -> str | Unknown:
-        """ "deb", "snap", "rpm", or "none"; deb before snap where both are."""
+        """ "deb", "snap", "rpm", or "none"; where deb and snap are, the deb unless only the snap starts."""
         if isinstance(self.packages, Unknown):
             return self.packages
+        starts = [kind for kind, state in self.services.items() if state.endswith(" enabled")]
+        if starts == ["snap"]:
+            return "snap"
         return next((kind for kind in ("deb", "rpm", "snap") if kind in self.packages), "none")
+
+    @property
+    def managers(self) -> dict[str, str]:
+        """What can be installed here, the preferred format first → architecture, as the host calls it. An rpm
+        beside dpkg is a tool there, not what the system is made of."""
+        rpm = {} if self.dpkg_arch else {"rpm": self.rpm_arch}
+        every = {"deb": self.dpkg_arch, **rpm, "snap": self.snap_arch}
+        return {kind: arch for kind, arch in every.items() if arch}
 
     @property
     def version(self) -> str | Unknown:
@@ -174,12 +188,12 @@ class Cleared(Frozen):
 
 
 class RepairAccount(Frozen):
-    """All managed nodes by region, and whether the agent package that the configuration pins is there."""
+    """All managed nodes by region, and which of the pinned agent packages are of no use."""
 
     _computed_once: ClassVar[tuple[str, ...]] = ("_by_id",)
 
     nodes: dict[str, tuple[NodeRow, ...] | Unknown] = Field(default_factory=dict)
-    package_problem: str | Unknown | None = _NOT_ASKED  # None: it is there and its sha256 is right
+    package_problems: dict[str, str] = Field(default_factory=dict)  # sha256 of a pin → why it is of no use
     cleared: tuple[Cleared, ...] = ()
 
     def node(self, region: str, node_id: str) -> NodeRow | Unknown | None:

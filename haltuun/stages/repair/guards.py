@@ -225,7 +225,19 @@ def _pinned_elsewhere(case: Case) -> Barred | None:
 
 
 def _two_packages(case: Case) -> Barred | None:
-    return case.barred_by("SNAP_AND_DEB") if case.has("SNAP_AND_DEB") else None
+    """How their services are has to be seen: snapd needs systemd."""
+    if not case.has("SNAP_AND_DEB"):
+        return None
+    if case.agent.init != "systemd" or len(case.agent.services) < 2:
+        return case.barred_by("SNAP_AND_DEB")
+    if case.found is not None and case.found.way == "run-command":
+        return case.barred(
+            "SNAP_NEEDS_SSH",
+            "The agent is there as snap and as deb, and one of them is itself the only way in: stopping it"
+            " would end the repair half-way.",
+            SNAP_REMEDY,
+        )
+    return None
 
 
 def _no_service_manager(case: Case) -> Barred | None:

@@ -72,13 +72,37 @@ rpm_version() {
     rpm -q --qf '%{VERSION}-%{RELEASE}\n' amazon-ssm-agent 2>/dev/null | grep -v 'not installed' | head -n 1
 }
 
+# unit_starts UNIT: at the next boot. Under systemd.
+unit_starts() {
+    case $(bounded 20 systemctl is-enabled "$1" 2>/dev/null) in enabled*) return 0 ;; *) return 1 ;; esac
+}
+
+# The unit of the agent in use: where deb and snap are, the deb's unless only the snap's starts.
+unit_in_use() {
+    if [ -z "$(snap_version)" ]; then
+        echo "$UNIT"
+    elif [ -z "$(deb_version)" ]; then
+        echo "$SNAP_UNIT"
+    elif ! unit_starts "$UNIT" && unit_starts "$SNAP_UNIT"; then
+        echo "$SNAP_UNIT"
+    else
+        echo "$UNIT"
+    fi
+}
+
+# unit_state UNIT: "running, enabled", "stopped, disabled", …; nothing where systemd does not answer.
+unit_state() {
+    case $(bounded 20 systemctl is-active "$1" 2>/dev/null) in
+        active | activating | reloading) runs=running ;;
+        inactive | failed | deactivating) runs=stopped ;;
+        *) return 1 ;;
+    esac
+    if unit_starts "$1"; then echo "$runs, enabled"; else echo "$runs, disabled"; fi
+}
+
 service_enabled() {
     case $(init_system) in
-        systemd)
-            name=$UNIT
-            [ -n "$(snap_version)" ] && [ -z "$(deb_version)" ] && name=$SNAP_UNIT
-            case $(bounded 20 systemctl is-enabled "$name" 2>/dev/null) in enabled*) echo yes ;; *) echo no ;; esac
-            ;;
+        systemd) yes_no unit_starts "$(unit_in_use)" ;;
         upstart)
             if [ ! -e /etc/init/$UNIT.conf ]; then
                 echo no

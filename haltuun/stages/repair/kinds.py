@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
+from haltuun.config import PackagePin
 from haltuun.errors import HaltuunError, PlanStale, Unreachable, WrongBox
 from haltuun.jobs import INTERRUPTED
 from haltuun.model import Change, Host, Json, Unknown, is_true
@@ -15,10 +16,10 @@ from haltuun.stages.repair.deregister import DEREGISTER
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.guards import SNAP_REMEDY
-from haltuun.stages.repair.package import get_package
+from haltuun.stages.repair.package import get_package, pin_of
 from haltuun.stages.repair.parse import parse_agent, parse_clock, right_box
 from haltuun.stages.repair.probe import get_output, script
-from haltuun.stages.repair.state import UNKNOWN, WAKEABLE, as_planned, state_of
+from haltuun.stages.repair.state import SERVICE_WORDS, UNKNOWN, WAKEABLE, as_planned, state_of
 from haltuun.transport import Result, Transport
 
 # A closed network is silent for about 128 s, so less proves nothing.
@@ -31,9 +32,9 @@ JOB_TIMEOUT_S = 900.0
 LOCK_WAIT_S = 900
 # Beyond it a shell tells the signal that ended it.
 SIGNALLED = 128
+JOB_SCRIPTS = ("host.sh", "job.sh", "listening.sh", "service.sh", "saved.sh", "package.sh", "repair.sh")
 # A job killed on the host (kill -9, reboot) is begun once more: each action continues where it was.
 ATTEMPTS = 2
-PACKAGE_FILE = "amazon-ssm-agent.deb"
 
 
 def look(run: Run, change: Change) -> Json | Unknown:
@@ -63,22 +64,35 @@ def _apply(action: str) -> Callable[[Run, Change], Json]:
 
 
 def _apply_install(run: Run, change: Change) -> Json:
-    arch = _dpkg_arch(run, change)
-    package = get_package(run.config.agent, arch)
+    pin = pin_of(run.config.agent, change.after["sha256"])
+    package = get_package(run.config.agent, pin, _arch(run, change, pin))
+    name = f"amazon-ssm-agent.{pin.format}"
     env = {
-        "PACKAGE_FILE": PACKAGE_FILE,
-        "PACKAGE_SHA256": change.after["sha256"],
+        "PACKAGE_FILE": name,
+        "PACKAGE_FORMAT": pin.format,
+        "PACKAGE_SHA256": pin.sha256,
         "PACKAGE_VERSION": change.after["version"],
         "LOCK_WAIT_S": str(LOCK_WAIT_S),
     }
-    files = {PACKAGE_FILE: package}
-    return _concluded(change, _job(run, change, "install", env, files, timeout_s=LOCK_WAIT_S + JOB_TIMEOUT_S))
+    timeout_s = LOCK_WAIT_S + JOB_TIMEOUT_S
+    return _concluded(change, _job(run, change, "install", env, {name: package}, timeout_s=timeout_s))
 
 
-def _dpkg_arch(run: Run, change: Change) -> str:
-    if "://" not in (run.config.agent.package_source or ""):
+def _arch(run: Run, change: Change, pin: PackagePin) -> str:
+    """The host's, where the package's address depends on it."""
+    if pin.arch != "any" or "://" not in (run.config.agent.package_source or ""):
         return ""
-    return parse_agent(get_output(run, _host(run, change))).dpkg_arch
+    return parse_agent(get_output(run, _host(run, change))).managers.get(pin.format, "")
+
+
+def _apply_service(run: Run, change: Change) -> Json:
+    """`after` names one or both of two packages: {"deb_service": "stopped, disabled"}."""
+    env = {}
+    for word in SERVICE_WORDS:
+        kind = word.partition("_")[0].upper()
+        env[f"{kind}_SERVICE"] = str(change.after.get(word, ""))
+        env[f"WAS_{kind}"] = str(change.before.get(word, ""))
+    return _concluded(change, _job(run, change, "service", env))
 
 
 def _host(run: Run, change: Change) -> Host:
@@ -93,7 +107,7 @@ def _job(
     files: Mapping[str, bytes] | None = None,
     timeout_s: float = JOB_TIMEOUT_S,
 ) -> Result:
-    text = script("host.sh", "job.sh", "listening.sh", "service.sh", "saved.sh", "repair.sh")
+    text = script(*JOB_SCRIPTS)
     transport = _reach(run, _host(run, change))
     try:
         for attempt in range(1, ATTEMPTS + 1):
@@ -138,6 +152,7 @@ def _env(run: Run, change: Change, action: str) -> dict[str, str]:
         "EXPECT_VAULT": str(after.get("registration") or ""),
         "FOREIGN": "yes" if after.get("unproven") == "stays off" else "no",
         "MOVE_TOKEN": "yes" if after.get("token") == "goes with it" else "no",
+        "UNDOES": change.undoes,
         "UNFINISHED": str(after.get("unfinished") or ""),
         "SAVED_FROM": str(after.get("saved") or ""),
         "WANT_RUNNING": _yes_no(after.get("running")),
@@ -220,6 +235,7 @@ def _fate(report: Report) -> str:
         "removed": " The agent that Haltuun installed was removed again.",
         "foreign": " The other owner's registration stays off.",
         "failed": " The saved state could not be put back.",
+        "services": " The services of both packages are as they were again.",
     }.get(report.get("restored", ""), "")
 
 
@@ -330,4 +346,5 @@ KINDS: Mapping[str, Kind] = {
     ),
     DEREGISTER.name: DEREGISTER,
     "agent.install": Kind(name="agent.install", look=look, apply=_apply_install, on_host=True),
+    "agent.service": Kind(name="agent.service", look=look, apply=_apply_service, on_host=True),
 }

@@ -35,11 +35,11 @@ give_back_for_them() {
         restart) [ -z "$UNFINISHED" ] || give_back ;;
         install)
             # Somebody else's agent, installed meanwhile, stays.
-            if [ -e "$HALTUUN/installed/$UNIT" ]; then
+            if [ -e "$INSTALLED" ]; then
                 stop_agent
                 STOPPED=no
-                if dpkg --remove "$UNIT" >>"$JOB_DIR/dpkg.out" 2>&1 </dev/null; then
-                    rm -f "$HALTUUN/installed/$UNIT"
+                if remove_package; then
+                    rm -f "$INSTALLED"
                     say restored removed
                 else
                     say restored failed

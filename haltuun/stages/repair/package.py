@@ -1,63 +1,96 @@
-"""The agent package that the configuration pins: found in its folder or fetched from its URL."""
+"""The agent packages that the configuration pins: found in its folder or fetched from its URL."""
 
 from __future__ import annotations
 
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from haltuun.config import AgentConfig
+from haltuun.config import AgentConfig, PackagePin
 from haltuun.errors import HaltuunError
 
-REMEDY = "Correct agent.package_source, version and sha256 in haltuun.yaml."
+REMEDY = "Correct agent.package_source, version, sha256 and packages in haltuun.yaml."
 FETCH_TIMEOUT_S = 60.0
 # amazon-ssm-agent 3.3 is about 30 MB.
 MAX_BYTES = 200_000_000
+# AWS's own layout below a base: <version>/<folder>_<arch>/amazon-ssm-agent.<format>. It offers no snap.
+FOLDERS = {"deb": "debian", "rpm": "linux"}
+# What dpkg, rpm and uname call an architecture → what AWS's folders do.
+ARCHITECTURES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "i386": "386",
+    "i486": "386",
+    "i586": "386",
+    "i686": "386",
+}
 
 
-def package_problem(config: AgentConfig) -> str | None:
-    """Why the package cannot be used; None where it can, or is behind a URL (fetched when needed)."""
-    if not config.package_source or "://" in config.package_source:
-        return None
-    try:
-        find_file(Path(config.package_source), config.sha256 or "")
-    except HaltuunError as error:
-        return error.message
-    return None
+def fitting(config: AgentConfig, managers: Mapping[str, str]) -> Iterator[PackagePin]:
+    """The pins that fit a host, the preferred first; `managers`: format → architecture, in its words."""
+    for kind, said in managers.items():
+        arch = ARCHITECTURES.get(said, said)
+        yield from (pin for pin in config.pins if pin.format == kind and pin.arch in (arch, "any"))
 
 
-def get_package(config: AgentConfig, arch: str) -> bytes:
-    """The package's bytes, its sha256 being the pinned one.
+def pin_of(config: AgentConfig, sha256: str) -> PackagePin:
+    """The pin that a plan was made with.
 
     Raises:
         HaltuunError: AGENT_PACKAGE.
     """
-    source, sha256 = config.package_source or "", config.sha256 or ""
+    found = next((pin for pin in config.pins if pin.sha256 == sha256), None)
+    if found is None:
+        raise _error("the package that was planned is not pinned any more.")
+    return found
+
+
+def package_problems(config: AgentConfig) -> dict[str, str]:
+    """sha256 of a pin → why its package cannot be used; what is behind a URL is fetched when needed."""
+    if not config.package_source or "://" in config.package_source:
+        return {}
+    problems = {}
+    for pin in config.pins:
+        try:
+            find_file(Path(config.package_source), pin)
+        except HaltuunError as error:
+            problems[pin.sha256] = error.message
+    return problems
+
+
+def get_package(config: AgentConfig, pin: PackagePin, arch: str) -> bytes:
+    """The package, its sha256 being the pinned one; `arch` is the host's, used where the pin has none.
+
+    Raises:
+        HaltuunError: AGENT_PACKAGE.
+    """
+    source = config.package_source or ""
     if "://" not in source:
-        return find_file(Path(source), sha256).read_bytes()
-    data = _fetch(_url(source, config.version or "", arch))
-    if hashlib.sha256(data).hexdigest() != sha256:
+        return find_file(Path(source), pin).read_bytes()
+    data = _fetch(_url(source, pin, ARCHITECTURES.get(arch, arch) if pin.arch == "any" else pin.arch))
+    if hashlib.sha256(data).hexdigest() != pin.sha256:
         raise _error("what the URL gives has another sha256 than the pinned one.")
     return data
 
 
-def find_file(folder: Path, sha256: str) -> Path:
-    """The *.deb of the folder that has the pinned checksum.
+def find_file(folder: Path, pin: PackagePin) -> Path:
+    """The file of the folder that has the pinned checksum.
 
     Raises:
         HaltuunError: AGENT_PACKAGE.
     """
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.deb"))
+    files = [folder] if folder.is_file() else sorted(folder.glob(f"*.{pin.format}"))
     if not files:
-        raise _error("there is no *.deb in the folder.")
+        raise _error(f"there is no *.{pin.format} in the folder.")
     try:
         for file in files:
-            if _sha256(file) == sha256:
+            if _sha256(file) == pin.sha256:
                 return file
     except OSError as error:
         raise _error(f"a package cannot be read ({error.strerror}).") from error
-    raise _error("no *.deb in the folder has the pinned sha256.")
+    raise _error(f"no *.{pin.format} in the folder has the pinned sha256.")
 
 
 def _sha256(file: Path) -> str:
@@ -65,11 +98,13 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _url(source: str, version: str, arch: str) -> str:
-    """The file itself, or AWS's own layout below a base: <version>/debian_<arch>/amazon-ssm-agent.deb."""
-    if source.endswith(".deb"):
+def _url(source: str, pin: PackagePin, arch: str) -> str:
+    """The file itself, or where AWS's own layout has it below a base."""
+    if source.endswith(f".{pin.format}"):
         return source
-    return f"{source.rstrip('/')}/{version}/debian_{arch}/amazon-ssm-agent.deb"
+    if pin.format not in FOLDERS:
+        raise _error(f"AWS offers no *.{pin.format} below a URL: name the file's own, or a folder with it.")
+    return f"{source.rstrip('/')}/{pin.version}/{FOLDERS[pin.format]}_{arch}/amazon-ssm-agent.{pin.format}"
 
 
 def _fetch(url: str) -> bytes:

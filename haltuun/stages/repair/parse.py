@@ -37,7 +37,7 @@ _NODE_ID = re.compile(r"^(mi|i)-[0-9a-f]{8,}$")
 
 
 def parse_account(view: View, raw: Json) -> RepairAccount:
-    """`raw`: {"nodes": {region: [InstanceInformation, …] or Unknown}, "package_problem": text or None,
+    """`raw`: {"nodes": {region: [InstanceInformation, …] or Unknown}, "package_problems": {sha256: text},
     "cleared": [{"node_id", "region", "hosts", "at", "node": InstanceInformation, None or Unknown}]}.
     """
     nodes: dict[str, tuple[NodeRow, ...] | Unknown] = {}
@@ -53,7 +53,7 @@ def parse_account(view: View, raw: Json) -> RepairAccount:
         )
         for row in raw["cleared"]
     )
-    return RepairAccount(nodes=nodes, package_problem=raw["package_problem"], cleared=cleared)
+    return RepairAccount(nodes=nodes, package_problems=raw["package_problems"], cleared=cleared)
 
 
 def parse_node(region: str, row: Mapping[str, Any]) -> NodeRow:
@@ -88,6 +88,9 @@ def parse_agent(output: str) -> Agent:
         binary=_one(lines, "binary"),
         processes=tuple(_process(text) for text in lines["process"]),
         dpkg_arch=_one(lines, "dpkg_arch"),
+        rpm_arch=_one(lines, "rpm_arch"),
+        snap_arch=_one(lines, "snap_arch"),
+        services=dict(_service(text) for text in lines["service"]),
         enabled=_yes(lines, "enabled"),
         imds_instance_id=_imds(lines, "imds_instance_id"),
         imds_account=_imds(lines, "imds_account"),
@@ -162,6 +165,12 @@ def _unfinished(text: str) -> Unfinished:
         foreign=foreign == "yes",
         saved_at=datetime.strptime(saved_at, "%Y-%m-%d %H:%M:%S"),
     )
+
+
+def _service(text: str) -> tuple[str, str]:
+    """ "deb running, enabled"."""
+    kind, _, state = text.partition(" ")
+    return kind, state
 
 
 def _process(text: str) -> Process:

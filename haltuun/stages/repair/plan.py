@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
+from haltuun.config import PackagePin
 from haltuun.model import (
     Barred,
     Change,
@@ -31,13 +33,17 @@ from haltuun.stages.repair.guards import (
     waiting,
 )
 from haltuun.stages.repair.orphans import plan_orphans
-from haltuun.stages.repair.package import REMEDY
+from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
+from haltuun.stages.repair.rules import OFF, ON
 from haltuun.stages.repair.situation import situation_of
 from haltuun.stages.repair.state import WAKEABLE, state_of
 from haltuun.stages.repair.wording import WORDING
 
 SAVED = "/var/lib/haltuun/saved"
+# Said where a change is approved, and part of its id.
+UNPROVEN = "UNPROVEN: its script was tested against recorded output only, not on a real host."
+UNPROVEN_TERM: dict[str, Json] = {"proven": "on recorded output only"}
 # After that a saved state tells nothing of what is wrong today.
 UNFINISHED_FOR = timedelta(days=7)
 
@@ -84,6 +90,8 @@ def plan_host(case: Case) -> tuple[Change, ...] | Barred:
     barred = first(case, UNTOUCHABLE) or first(case, BY_HAND)
     if barred is not None:
         return barred
+    if case.has("SNAP_AND_DEB"):
+        return _one_of_two(case)
     if case.has("STALE_HYBRID"):
         return first(case, BEFORE_CLEARING) or _repair_stale(case)
     if case.has("AGENT_MISSING"):
@@ -93,7 +101,7 @@ def plan_host(case: Case) -> tuple[Change, ...] | Barred:
     others = (*_credentials(case), *_enable(case))
     if others or not is_false(case.facts.online_as_self):
         return others
-    return waiting(case)
+    return _renew(case) or waiting(case)
 
 
 def _is_well(case: Case) -> bool:
@@ -301,30 +309,130 @@ def _credentials(case: Case) -> tuple[Change, ...]:
 
 
 def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change, ...] | Barred:
-    config = case.view.config.agent
-    if not config.package_source or not config.version or not config.sha256:
+    config, agent = case.view.config.agent, case.agent
+    if not config.package_source or not config.pins:
         return case.barred_by("AGENT_MISSING")
-    if not case.agent.dpkg_arch:
+    pin = _pin(case)
+    if pin is None:
+        kinds = (
+            ", ".join(f"{kind} {arch}" for kind, arch in _managers(case).items())
+            or "neither deb, rpm nor snap"
+        )
         return case.barred(
             "AGENT_MISSING",
-            "The agent is missing, and only Debian packages are installed by Haltuun.",
-            "Install amazon-ssm-agent by hand, then retry.",
+            f"{WORDING['AGENT_MISSING'].message} No package is pinned that fits this host ({kinds}).",
+            "Add it to agent.packages in haltuun.yaml, or install amazon-ssm-agent by hand, then retry.",
         )
-    problem = case.account.package_problem
-    if known(problem) and problem:
+    problem = case.account.package_problems.get(pin.sha256)
+    if problem:
         return case.barred("AGENT_PACKAGE", f"The pinned agent package cannot be used: {problem}", REMEDY)
-    version = config.version.split("-")[0]
-    install = _step(
+    if agent.package == "none":
+        return (_install(case, pin, depends_on, "enable and start it", undo_kind="agent.remove"),)
+    what = "for what is left of it is not whole"
+    if _version(pin) == agent.version:
+        no_undo = "what was missing of the package is put back, nothing else"
+        return (_install(case, pin, depends_on, what, no_undo=no_undo),)
+    return (_replace(case, pin, depends_on, what),)
+
+
+def _renew(case: Case) -> tuple[Change, ...]:
+    """An agent too old for what is asked of it, which nothing else helps."""
+    pin = _pin(case) if case.has("AGENT_OLD") and case.view.config.agent.package_source else None
+    if pin is None or pin.sha256 in case.account.package_problems or _version(pin) == case.agent.version:
+        return ()
+    return (_replace(case, pin, (), f"for {case.agent.version} is older than Session Manager"),)
+
+
+def _replace(case: Case, pin: PackagePin, depends_on: tuple[str, ...], why: str) -> Change:
+    """Another version in place of what is there; that is the way back where its package is pinned, too."""
+    there = case.agent.version
+    former = next(
+        (one for one in fitting(case.view.config.agent, _managers(case)) if _version(one) == there), None
+    )
+    if former is None:
+        no_undo = f"the package of version {there}, which was there, is not pinned in agent.packages"
+        return _install(case, pin, depends_on, why, no_undo=no_undo)
+    return _install(case, pin, depends_on, why, undo_kind="agent.install", undo_sha256=former.sha256)
+
+
+def _install(
+    case: Case,
+    pin: PackagePin,
+    depends_on: tuple[str, ...],
+    why: str,
+    *,
+    undo_kind: str = "",
+    undo_sha256: str = "",
+    no_undo: str = "",
+) -> Change:
+    source = _shown(case.view.config.agent.package_source or "")
+    unproven = pin.format != "deb"
+    now = state_of(case.host, case.agent)
+    after: dict[str, Json] = {"package": pin.format, "version": _version(pin), "running": True}
+    undo_after = {**{key: now[key] for key in after}, "sha256": undo_sha256} if undo_sha256 else None
+    return _step(
         case,
         "agent.install",
-        {"package": "deb", "version": version, "running": True},
-        f"Install amazon-ssm-agent {version} from {_shown(config.package_source)} (sha256 pinned), enable and"
-        " start it.",
+        after,
+        f"Install amazon-ssm-agent {_version(pin)} as {pin.format} from {source} (sha256 pinned), {why}."
+        f"{' ' + UNPROVEN if unproven else ''}",
         depends_on=depends_on,
-        undo_kind="agent.remove",
-        terms={"sha256": config.sha256},
+        undo_kind=undo_kind,
+        undo_after=undo_after,
+        no_undo=no_undo,
+        terms={"sha256": pin.sha256, **(UNPROVEN_TERM if unproven else {})},
     )
-    return (install,)
+
+
+def _managers(case: Case) -> dict[str, str]:
+    """Format → architecture: of the package that is there, else of all that can be installed."""
+    managers, there = case.agent.managers, case.agent.package
+    return managers if there == "none" else {kind: arch for kind, arch in managers.items() if kind == there}
+
+
+def _pin(case: Case) -> PackagePin | None:
+    return next(fitting(case.view.config.agent, _managers(case)), None)
+
+
+def _version(pin: PackagePin) -> str:
+    return pin.version.split("-")[0]
+
+
+def _one_of_two(case: Case) -> tuple[Change, ...] | Barred:
+    """Of snap and deb the one not in use is stopped and disabled; what is kept is then restarted or cleared,
+    for both wrote into one state folder."""
+    kept = _kept(case)
+    other = "snap" if kept == "deb" else "deb"
+    stop = f"{'snap stop --disable' if other == 'snap' else 'systemctl disable --now'} amazon-ssm-agent"
+    stale = case.has("STALE_HYBRID")
+    after: dict[str, Json] = {f"{other}_service": OFF}
+    then = f". Restart the {kept}; if the proof does not come, both services are as before again"
+    if stale:
+        then = ""
+    step = _step(
+        case,
+        "agent.service",
+        after if stale else {**after, f"{kept}_service": ON},
+        f"Of the agent's two packages stop and disable the {other} ('{stop}'); both stay installed{then}."
+        f" {UNPROVEN}",
+        undo_kind="agent.service",
+        terms=UNPROVEN_TERM,
+    )
+    alone = replace(case, prepared=(*case.prepared, step))
+    if not stale:
+        return first(case, BEFORE_RESTARTING) or (step, *_credentials(alone))
+    rest = first(case, BEFORE_CLEARING) or _repair_stale(alone)
+    return rest if isinstance(rest, Barred) else (step, *rest)
+
+
+def _kept(case: Case) -> str:
+    """The one that runs, else the one that starts; where that says nothing the snap: the deb's own preinst
+    refuses to stand beside it."""
+    for word in ("running,", " enabled"):
+        found = [kind for kind, state in case.agent.services.items() if word in state]
+        if len(found) == 1:
+            return found[0]
+    return "snap"
 
 
 def _shown(source: str) -> str:

@@ -17,7 +17,7 @@ from haltuun.run import Run
 from haltuun.stages.base import View
 from haltuun.stages.discover.host import no_way_in, standing_of
 from haltuun.stages.repair.facts import RepairAccount
-from haltuun.stages.repair.package import package_problem
+from haltuun.stages.repair.package import package_problems
 from haltuun.stages.repair.parse import parse_agent
 
 PROBE_TIMEOUT_S = 420.0
@@ -50,7 +50,7 @@ def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
     nodes = {region: get_nodes(run, region) for region in regions}
     return {
         "nodes": nodes,
-        "package_problem": package_problem(run.config.agent),
+        "package_problems": package_problems(run.config.agent),
         "cleared": [{**row, "node": _listed_node(run, nodes, row)} for row in get_cleared(run)],
     }
 

@@ -59,6 +59,13 @@ look_at_credentials() {
     '
 }
 
+# Two packages of the agent: which of them runs, and which would at the next boot.
+look_at_services() {
+    if [ -z "$(deb_version)" ] || [ -z "$(snap_version)" ]; then return 0; fi
+    how=$(unit_state "$UNIT") && say service "deb $how"
+    how=$(unit_state "$SNAP_UNIT") && say service "snap $how"
+}
+
 look_at_processes() {
     agent_processes | while read -r comm pid started; do
         say process "$comm $pid $started"
@@ -129,6 +136,9 @@ say snap "$(snap_version)"
 say rpm "$(rpm_version)"
 say binary "$(agent_binary)"
 say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
+say rpm_arch "$(rpm --eval '%{_arch}' 2>/dev/null)"
+say snap_arch "$(have snap && uname -m)"
+look_at_services
 look_at_processes
 say enabled "$(service_enabled)"
 look_at_vault

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Changes the agent, one ACTION a job: restart, clear, aside, install, credentials, state, restore,
+# Changes the agent, one ACTION a job: restart, clear, aside, install, credentials, state, service, restore,
 # remove. Every action may be run again after it was killed at any moment.
-# Needs metadata.sh, host.sh, job.sh, service.sh and saved.sh before it.
+# Needs metadata.sh, host.sh, job.sh, service.sh, saved.sh and package.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before it
 #
 # Given by the environment: JOB_DIR (of the transport), ACTION, CHANGE_ID, RUN_ID, TARGET_INSTANCE_ID,
@@ -114,74 +114,6 @@ do_aside() {
     conclude give_back
 }
 
-check_package() {
-    [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$PACKAGE_SHA256" ] || failed "the package's sha256 is not the pinned one"
-    [ "$(dpkg-deb -f "$1" Package)" = amazon-ssm-agent ] || failed "the package is not amazon-ssm-agent"
-    version=$(dpkg-deb -f "$1" Version)
-    [ "${version%%-*}" = "$PACKAGE_VERSION" ] || failed "the package holds version $version, pinned is $PACKAGE_VERSION"
-    architecture=$(dpkg-deb -f "$1" Architecture)
-    case $architecture in
-        all | "$(dpkg --print-architecture)") ;;
-        *) failed "the package is for $architecture" ;;
-    esac
-}
-
-# Another dpkg (unattended-upgrades) may hold the lock for a while: the words are of dpkg's lib/dpkg/file.c,
-# "is" in older versions. A dpkg that works is never killed.
-install_package() {
-    last=$(($(date +%s) + ${LOCK_WAIT_S:-600}))
-    while ! DEBIAN_FRONTEND=noninteractive dpkg -i "$1" >"$JOB_DIR/dpkg.out" 2>&1 </dev/null; do
-        grep -q '^dpkg: error: .* \(is\|was\) locked by another process' "$JOB_DIR/dpkg.out" || return 1
-        [ "$(date +%s)" -lt "$last" ] || return 1
-        sleep 5
-    done
-}
-
-# Something of the package is there, be it half.
-is_unpacked() {
-    case $(dpkg-query -W -f '${Status}' "$UNIT" 2>/dev/null) in
-        '' | *not-installed | *config-files) return 1 ;;
-    esac
-}
-
-do_install() {
-    package=$JOB_DIR/$PACKAGE_FILE
-    check_package "$package"
-    remember_service
-    OFFSET=$(wc -c <"$AGENT_LOG" 2>/dev/null || echo 0)
-    if [ -z "$(deb_version)" ]; then
-        mkdir -p "$HALTUUN/installed"
-        # What the package's scripts make has to be readable by others.
-        umask 022
-        echo "$PACKAGE_SHA256" >"$HALTUUN/installed/$UNIT"
-        if ! install_package "$package"; then
-            REASON="dpkg: $({ grep -i error "$JOB_DIR/dpkg.out" || tail -n 2 "$JOB_DIR/dpkg.out"; } | head -n 2)"
-            say hint dpkg
-            if is_unpacked; then
-                CHANGED=yes
-                dpkg --remove "$UNIT" >>"$JOB_DIR/dpkg.out" 2>&1 </dev/null
-            fi
-            rm -f "$HALTUUN/installed/$UNIT"
-            finish failed 40
-        fi
-        CHANGED=yes
-    fi
-    NAME=$UNIT
-    enable_service
-    core_runs || service start
-    conclude
-}
-
-do_remove() {
-    [ -e "$HALTUUN/installed/$UNIT" ] || finish stale 33 "Haltuun did not install the agent here"
-    remember_service
-    stop_agent
-    dpkg --remove "$UNIT" >"$JOB_DIR/dpkg.out" 2>&1 </dev/null || failed "dpkg --remove: $(tail -n 1 "$JOB_DIR/dpkg.out")"
-    rm -f "$HALTUUN/installed/$UNIT"
-    STOPPED=no
-    finish 'done' 0
-}
-
 do_credentials() {
     [ -e "$CREDENTIALS" ] || finish 'done' 0
     remember_service
@@ -226,12 +158,15 @@ do_restore() {
 
 prove_right_box
 INIT=$(init_system)
-NAME=$UNIT
-if [ -n "$(snap_version)" ] && [ -z "$(deb_version)" ]; then NAME=$SNAP_UNIT; fi
+if [ "$INIT" = systemd ]; then NAME=$(unit_in_use); else NAME=$UNIT; fi
 if [ "$INIT" = sysv ]; then failed "no service manager that is known here"; fi
 case $ACTION in
-    restart | clear | aside | restore) refuse_to_end_itself ;;
+    restart | clear | aside | restore | install | remove) refuse_to_end_itself ;;
     state) [ "${WANT_RUNNING:-}" != no ] || refuse_to_end_itself ;;
+    service)
+        NAME=$SNAP_UNIT
+        refuse_to_end_itself
+        ;;
 esac
 case $ACTION in
     restart) do_restart ;;
@@ -241,6 +176,7 @@ case $ACTION in
     remove) do_remove ;;
     credentials) do_credentials ;;
     state) do_state ;;
+    service) do_service ;;
     restore) do_restore ;;
     *) failed "no such action: $ACTION" ;;
 esac

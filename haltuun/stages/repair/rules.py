@@ -35,6 +35,8 @@ SILENCE = timedelta(seconds=20)
 # An agent with an open channel reports every 5 minutes: what failed and was not said again is over.
 OVER = timedelta(hours=1)
 
+# How a service is: now, and at the next boot.
+ON, OFF = "running, enabled", "stopped, disabled"
 
 Find = Callable[[Situation], Sequence[LogLine]]
 
@@ -368,9 +370,14 @@ def _agent_stopped(s: Situation) -> Sequence[LogLine]:
 
 
 def _agent_missing(s: Situation) -> Sequence[LogLine]:
-    if s.agent.package == "none" and s.agent.binary == "":
+    if s.agent.binary != "" or isinstance(s.agent.packages, Unknown):
+        return ()
+    if not s.agent.packages:
         return (_file("/usr/bin/amazon-ssm-agent", "not installed, in no package"),)
-    return ()
+    if not is_false(s.agent.running):
+        return ()
+    there = ", ".join(f"{kind} {version}" for kind, version in s.agent.packages.items())
+    return (_file("/usr/bin/amazon-ssm-agent", f"gone, while it counts as installed ({there})"),)
 
 
 def _agent_old(s: Situation) -> Sequence[LogLine]:
@@ -396,7 +403,13 @@ def _snap_and_deb(s: Situation) -> Sequence[LogLine]:
     packages = s.agent.packages
     if isinstance(packages, Unknown) or not {"snap", "deb"} <= set(packages):
         return ()
-    return (_file("/var/lib/dpkg/status", f"deb {packages['deb']} and snap {packages['snap']}"),)
+    if OFF in s.agent.services.values():
+        return ()
+    said = [
+        f"{kind} {packages[kind]}{f' ({s.agent.services[kind]})' if kind in s.agent.services else ''}"
+        for kind in ("deb", "snap")
+    ]
+    return (_file("/var/lib/dpkg/status", " and ".join(said)),)
 
 
 def _disk_full(s: Situation) -> Sequence[LogLine]:

@@ -9,6 +9,8 @@ from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, Identity, RootCredentials
 from haltuun.stages.repair.situation import will_take_onprem
 
+# Of a host with two packages of the agent: how the service of each is.
+SERVICE_WORDS = ("deb_service", "snap_service")
 # The word for what could not be seen: no id, no kind and no state is called so.
 UNKNOWN = "unknown"
 
@@ -62,6 +64,7 @@ def state_of(host: Host, agent: Agent) -> dict[str, Json]:
         "package": _known(agent.package),
         "version": _known(agent.version),
         "credentials": _kind_of(credentials),
+        **{word: agent.services.get(word.partition("_")[0], "none") for word in SERVICE_WORDS},
     }
 
 

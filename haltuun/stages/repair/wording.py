@@ -160,8 +160,8 @@ WORDING: dict[str, Wording] = {
     ),
     "AGENT_MISSING": _w(
         _HIGH,
-        "The Systems Manager agent is not installed.",
-        "Set agent.package_source, version and sha256 in haltuun.yaml, or install it by hand.",
+        "The Systems Manager agent is not installed, or not whole.",
+        "Set agent.package_source and pin its package in haltuun.yaml, or install it by hand.",
     ),
     "AGENT_STOPPED": _w(
         _HIGH, "The Systems Manager agent is installed and does not run.", "Start and enable the agent."
@@ -172,7 +172,8 @@ WORDING: dict[str, Wording] = {
     "SNAP_AND_DEB": _w(
         _MEDIUM,
         "The agent is installed as snap and as deb; the two fight over one state folder.",
-        "Keep the one that runs and remove the other.",
+        "Keep one; stop and disable the other ('systemctl disable --now amazon-ssm-agent' for the deb,"
+        " 'snap stop --disable amazon-ssm-agent' for the snap), then restart the one that is kept.",
     ),
     "DISK_FULL": _w(
         _HIGH,

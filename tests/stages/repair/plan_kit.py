@@ -114,7 +114,7 @@ def plan(
     package: AgentConfig = PACKAGE,
     dhmc: Any = None,
     prepared: tuple[Change, ...] = (),
-    package_problem: str | None = None,
+    package_problems: dict[str, str] | None = None,
     asked: Any = None,
     clones: dict[str, DiscoverFacts] | None = None,
     now: datetime = NOW,
@@ -133,7 +133,7 @@ def plan(
         "hostname": "web-01",
         **found,
     }
-    account = f.RepairAccount(nodes={REGION: nodes}, package_problem=package_problem)
+    account = f.RepairAccount(nodes={REGION: nodes}, package_problems=package_problems or {})
     view = View(
         account=AccountConfig(id=ACCOUNT, hosts={IID: host} if host else {}),
         config=Config(agent=package),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -384,6 +386,31 @@ def test_install_and_remove_again(hosts: Hosts) -> None:
         assert b.look().package == "none"
 
 
+def test_a_deb_is_made_whole_and_an_older_one_replaced(hosts: Hosts, tmp_path: Path) -> None:
+    """Real dpkg; what rpm and snap do there is tried against recorded output in test_packages.py."""
+    with bench(hosts, "bare") as b:
+        (install,) = b.plan().changes
+        b.perform(install)
+        b.run.open(b.host).run("systemctl stop amazon-ssm-agent", timeout_s=60)
+        hosts.file("bare", "/usr/bin/amazon-ssm-agent").unlink()
+        (again,) = b.plan().changes
+        assert again.kind == "agent.install" and again.undo is None and "UNPROVEN" not in again.summary
+        b.perform(again)
+
+        (pinned,) = Path(b.run.config.agent.package_source or "").glob("*.deb")
+        tree, older = tmp_path / "tree", hosts.file("bare", "/var/lib/older.deb")
+        subprocess.run(["dpkg-deb", "-R", str(pinned), str(tree)], check=True)
+        control = tree / "DEBIAN/control"
+        control.write_text(re.sub("(?m)^Version: .*$", "Version: 2.2.800.0-1", control.read_text()))
+        subprocess.run(["dpkg-deb", "-b", str(tree), str(older)], check=True, stdout=subprocess.DEVNULL)
+        b.run.open(b.host).run("dpkg -i /var/lib/older.deb", timeout_s=60)
+        there = {"package": "deb", "version": "2.2.800.0", "running": True}
+        replace = install.model_copy(update={"before": there})
+        b.perform(replace)
+        b.undo(install)
+        assert b.look().package == "none"
+
+
 def test_a_stale_vault_without_an_agent_is_moved_aside_before_it_is_installed(hosts: Hosts) -> None:
     with bench(hosts, "clone-2") as b:
         b.run.open(b.host).run("dpkg --remove amazon-ssm-agent", timeout_s=60)
@@ -398,13 +425,13 @@ def test_a_stale_vault_without_an_agent_is_moved_aside_before_it_is_installed(ho
         assert registered(hosts, "clone-2").startswith("mi-")
 
 
-def test_a_package_with_another_checksum_is_not_installed(hosts: Hosts) -> None:
+def test_a_package_that_is_not_pinned_is_not_installed(hosts: Hosts) -> None:
     with bench(hosts, "bare") as b:
         (install,) = b.plan().changes
         other = install.model_copy(update={"after": {**install.after, "sha256": "0" * 64}})
         error = failure(b, other)
-        assert error.code == "REPAIR_FAILED"
-        assert "sha256" in error.message
+        assert (error.code, error.unchanged) == ("AGENT_PACKAGE", True)
+        assert "not pinned" in error.message
         assert b.look().package == "none"
 
 

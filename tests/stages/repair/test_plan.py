@@ -245,7 +245,7 @@ BARRED: dict[str, tuple[Any, dict[str, Any], str, Verdict]] = {
     "no agent and no package": (agent(**BARE), {"package": AgentConfig()}, "AGENT_MISSING", Verdict.held),
     "no agent and a wrong package": (
         agent(**BARE),
-        {"package_problem": "no *.deb in the folder has the pinned sha256."},
+        {"package_problems": {"a" * 64: "no *.deb in the folder has the pinned sha256."}},
         "AGENT_PACKAGE",
         Verdict.held,
     ),
