@@ -77,6 +77,9 @@ class RootCredentials(Frozen):
     present: bool
     sections: tuple[str, ...] = ()
     default_kind: Literal["none", "temporary", "long-term"] = "none"
+    of_agent: bool = False  # [default] is as the agent writes it, so nobody else's
+    digest: str = ""  # sha256 of the whole file
+    others: str = "none"  # sha256 of what is left of it without the agent's section
 
 
 class Unfinished(Frozen):

@@ -32,7 +32,16 @@ JOB_TIMEOUT_S = 900.0
 LOCK_WAIT_S = 900
 # Beyond it a shell tells the signal that ended it.
 SIGNALLED = 128
-JOB_SCRIPTS = ("host.sh", "job.sh", "listening.sh", "service.sh", "saved.sh", "package.sh", "repair.sh")
+JOB_SCRIPTS = (
+    "host.sh",
+    "job.sh",
+    "listening.sh",
+    "service.sh",
+    "saved.sh",
+    "package.sh",
+    "token.sh",
+    "repair.sh",
+)
 # A job killed on the host (kill -9, reboot) is begun once more: each action continues where it was.
 ATTEMPTS = 2
 
@@ -153,6 +162,7 @@ def _env(run: Run, change: Change, action: str) -> dict[str, str]:
         "FOREIGN": "yes" if after.get("unproven") == "stays off" else "no",
         "MOVE_TOKEN": "yes" if after.get("token") == "goes with it" else "no",
         "UNDOES": change.undoes,
+        "CREDENTIALS_SUM": str(after.get("file") or ""),
         "UNFINISHED": str(after.get("unfinished") or ""),
         "SAVED_FROM": str(after.get("saved") or ""),
         "WANT_RUNNING": _yes_no(after.get("running")),

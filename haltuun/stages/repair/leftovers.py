@@ -1,6 +1,7 @@
 """What a predecessor left in the agent's configuration and unit, as the change a person would make. Pure.
 
-Nothing of it is changed by Haltuun: an endpoint, a proxy or an order may be meant, and only a person knows.
+Haltuun changes only what is provably the agent's own (its token in root's AWS credentials): an endpoint, a
+proxy or an order may be meant, and only a person knows.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any
 
 from haltuun.model import Unknown
 from haltuun.stages.repair.agentlog import METADATA_ADDRESS
-from haltuun.stages.repair.facts import Agent, LogLine
+from haltuun.stages.repair.facts import Agent, LogLine, RootCredentials
 
+CREDENTIALS_FILE = "/root/.aws/credentials"
+# What the agent writes there (agent/managedInstances/sharedCredentials); a value never leaves the host.
+TOKEN_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 CONFIG_FILE = "/etc/amazon/ssm/amazon-ssm-agent.json"
 # The sections of the file that may name another endpoint than the region's.
 ENDPOINT_SECTIONS = ("Ssm", "Mds", "Mgs", "S3", "Kms")
@@ -38,6 +42,8 @@ def shown(code: str, agent: Agent | Unknown) -> tuple[str, ...]:
     """The unified diff, line by line, that takes the cause's leftovers away; none for other causes."""
     if isinstance(agent, Unknown):
         return ()
+    if code == "CREDENTIALS_SHADOWED" and not isinstance(agent.credentials, Unknown):
+        return without_token(agent.credentials)
     if code in LEFT and not isinstance(agent.config, Unknown) and agent.config.text:
         return config_diff(agent.config.text, LEFT[code])
     if code == "PROXY_CONFIGURED" and not isinstance(agent.proxy_lines, Unknown):
@@ -45,6 +51,14 @@ def shown(code: str, agent: Agent | Unknown) -> tuple[str, ...]:
     if code == "PROXY_INTERCEPTS_IMDS" and not isinstance(agent.proxy_lines, Unknown):
         return sparing_metadata(agent.proxy_lines)
     return ()
+
+
+def without_token(credentials: RootCredentials) -> tuple[str, ...]:
+    """The agent's own section, names of keys only; nothing where it may be a person's."""
+    if not credentials.of_agent:
+        return ()
+    keys = (f"-{key} = ***" for key in TOKEN_KEYS)
+    return (f"--- {CREDENTIALS_FILE}", f"+++ {CREDENTIALS_FILE}", "@@ [default] @@", "-[default]", *keys)
 
 
 def config_diff(text: str, unwanted: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -261,6 +261,9 @@ def _credentials(lines: Lines) -> RootCredentials | Unknown:
         present=there,
         sections=tuple(lines["credentials_section"]),
         default_kind=kind if kind in ("temporary", "long-term") else "none",
+        of_agent=_one(lines, "credentials_of_agent") == "yes",
+        digest=_one(lines, "credentials_sum"),
+        others=_one(lines, "credentials_others") or "none",
     )
 
 

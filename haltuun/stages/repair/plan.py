@@ -22,7 +22,7 @@ from haltuun.model import (
     known,
 )
 from haltuun.stages.base import View
-from haltuun.stages.repair.facts import RepairAccount, RepairFacts, Unfinished
+from haltuun.stages.repair.facts import RepairAccount, RepairFacts, RootCredentials, Unfinished
 from haltuun.stages.repair.guards import (
     BEFORE_CLEARING,
     BEFORE_RESTARTING,
@@ -32,6 +32,7 @@ from haltuun.stages.repair.guards import (
     first,
     waiting,
 )
+from haltuun.stages.repair.leftovers import CREDENTIALS_FILE, TOKEN_KEYS
 from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
@@ -176,15 +177,15 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
         if foreign
         else "if the proof does not come, the saved state is put back"
     )
-    token = _token_is_the_agents(case)
+    token = case.agent.credentials if _token_is_the_agents(case) else None
     terms: dict[str, Json] = {
         "registration": mi,
         "registration_region": region,
         "unproven": "stays off" if foreign else "put back",
         "token": "goes with it" if token else "not touched",
     }
-    if token:
-        fate += "; the hybrid agent's token in /root/.aws/credentials goes with the saved state"
+    if isinstance(token, RootCredentials):
+        fate += f"; {_token(token)} goes with the saved state"
     if case.has("AGENT_MISSING"):
         aside = _step(
             case,
@@ -286,26 +287,33 @@ def _enable(case: Case) -> tuple[Change, ...]:
 
 
 def _token_is_the_agents(case: Case) -> bool:
-    """A person's profiles beside it are named in a finding, and the file is not touched."""
+    """What a person wrote is named in a finding, and the file is not touched."""
     credentials = case.agent.credentials
-    return (
-        case.has("CREDENTIALS_SHADOWED")
-        and not isinstance(credentials, Unknown)
-        and credentials.sections == ("default",)
-    )
+    return case.has("CREDENTIALS_SHADOWED") and not isinstance(credentials, Unknown) and credentials.of_agent
 
 
 def _credentials(case: Case) -> tuple[Change, ...]:
-    if not _token_is_the_agents(case):
+    credentials = case.agent.credentials
+    if not _token_is_the_agents(case) or isinstance(credentials, Unknown):
         return ()
+    # While it still is a hybrid one, the agent writes a new token each half hour.
+    frozen = case.facts.identity == "EC2" and bool(credentials.digest)
     step = _step(
         case,
         "agent.credentials_aside",
-        {"credentials": "none"},
-        "Move the hybrid agent's token (/root/.aws/credentials, only [default]) aside once the agent is EC2.",
+        {"credentials": "none", "other_profiles": credentials.others},
+        f"Once the agent is EC2, take out {_token(credentials)}; the file is saved first, and undo puts it"
+        " back byte for byte.",
         undo_kind="agent.credentials_restore",
+        terms={"file": credentials.digest} if frozen else None,
     )
     return (step,)
+
+
+def _token(credentials: RootCredentials) -> str:
+    others = sum(name != "default" for name in credentials.sections)
+    stay = f"; {others} other profile(s) there stay as they are" if others else ""
+    return f"the hybrid agent's token ([default] in {CREDENTIALS_FILE}: {', '.join(TOKEN_KEYS)}{stay})"
 
 
 def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change, ...] | Barred:
@@ -453,8 +461,8 @@ def _notes(case: Case) -> list[Finding]:
             code="CREDENTIALS_SHADOWED",
             severity=wording.severity,
             host=case.host.instance_id,
-            message="Beside the hybrid agent's token /root/.aws/credentials holds other profiles:"
-            " it is not touched.",
+            message=f"[default] in {CREDENTIALS_FILE} holds a temporary key, and is not just what the agent"
+            " writes there: it may be a person's, and is not touched.",
             remedy=wording.remedy,
         )
     ]

@@ -149,7 +149,9 @@ def get_output(run: Run, host: Host) -> str:
     transport = run.open(host)
     try:
         result = transport.run(
-            script("host.sh", "probe.sh"), timeout_s=PROBE_TIMEOUT_S, env={"BUSY_WAIT_S": str(BUSY_WAIT_S)}
+            script("host.sh", "token.sh", "probe.sh"),
+            timeout_s=PROBE_TIMEOUT_S,
+            env={"BUSY_WAIT_S": str(BUSY_WAIT_S)},
         )
         return result.stdout
     finally:

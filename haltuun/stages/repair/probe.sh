@@ -1,6 +1,6 @@
 #!/bin/sh
 # Looks at the agent; changes nothing. Prints key=value lines; of key files only named fields.
-# Needs metadata.sh and host.sh before it. BUSY_WAIT_S: how long to wait for a job of Haltuun that is still at work.
+# Needs metadata.sh, host.sh and token.sh before it. BUSY_WAIT_S: how long to wait for a job of Haltuun that is still at work.
 
 look_at_identity_config() {
     if [ -e "$IDENTITY_CONFIG" ]; then
@@ -42,6 +42,7 @@ look_at_config() {
 
 look_at_credentials() {
     say credentials_file "$(yes_no test -e "$CREDENTIALS")"
+    say credentials_others "$(others_sum)"
     [ -e "$CREDENTIALS" ] || return 0
     tr -d '\r' <"$CREDENTIALS" | awk '
         /^[ \t]*\[/ {
@@ -57,6 +58,8 @@ look_at_credentials() {
         section == "default" && /^[ \t]*aws_session_token[ \t]*=[ \t]*[^ \t]/ { temporary = 1 }
         END { print "credentials_default=" (key ? (temporary ? "temporary" : "long-term") : "none") }
     '
+    say credentials_of_agent "$(yes_no token_is_the_agents)"
+    say credentials_sum "$(credentials_sum)"
 }
 
 # Two packages of the agent: which of them runs, and which would at the next boot.

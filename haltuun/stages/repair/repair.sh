@@ -1,12 +1,12 @@
 #!/bin/sh
 # Changes the agent, one ACTION a job: restart, clear, aside, install, credentials, state, service, restore,
 # remove. Every action may be run again after it was killed at any moment.
-# Needs metadata.sh, host.sh, job.sh, service.sh, saved.sh and package.sh before it.
+# Needs metadata.sh, host.sh, job.sh, service.sh, saved.sh, package.sh and token.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before it
 #
 # Given by the environment: JOB_DIR (of the transport), ACTION, CHANGE_ID, RUN_ID, TARGET_INSTANCE_ID,
-# TARGET_ACCOUNT, TARGET_REGION, WAY, and by action EXPECT_VAULT, FOREIGN, UNFINISHED, PACKAGE_*, LOCK_WAIT_S,
-# SAVED_FROM, WANT_*.
+# TARGET_ACCOUNT, TARGET_REGION, WAY, UNDOES, and by action EXPECT_VAULT, FOREIGN, MOVE_TOKEN, UNFINISHED,
+# PACKAGE_*, LOCK_WAIT_S, SAVED_FROM, WANT_*, CREDENTIALS_SUM, DEB_SERVICE, SNAP_SERVICE, WAS_*.
 # Prints key=value lines; the last is result=… and the exit code says the same.
 
 : "${JOB_DIR:?}" "${ACTION:?}" "${RUN_ID:?}" "${TARGET_INSTANCE_ID:?}" "${TARGET_ACCOUNT:?}" "${TARGET_REGION:?}"
@@ -16,7 +16,7 @@ conclude() {
     case $? in
         0)
             if [ "${MOVE_TOKEN:-no}" = yes ] && token_is_the_agents; then
-                move_aside "$CREDENTIALS" || REASON="$CREDENTIALS could not be moved aside"
+                take_token_out || REASON="the token could not be taken out of $CREDENTIALS"
             fi
             saved_has_ended
             finish 'done' 0
@@ -31,14 +31,6 @@ conclude() {
             finish not_proven 21
             ;;
     esac
-}
-
-# Nothing but [default], and in it a temporary key: what the hybrid agent shares, and no person's.
-token_is_the_agents() {
-    [ "$(grep -c '^[[:space:]]*\[' "$CREDENTIALS" 2>/dev/null)" = 1 ] &&
-        grep -q '^[[:space:]]*\[[[:space:]]*default' "$CREDENTIALS" &&
-        grep -q -e '^[[:space:]]*aws_access_key_id[[:space:]]*=[[:space:]]*ASIA' \
-            -e '^[[:space:]]*aws_session_token[[:space:]]*=' "$CREDENTIALS"
 }
 
 # The registration is still the planned one, or this very run has already taken it away.
@@ -115,13 +107,19 @@ do_aside() {
 }
 
 do_credentials() {
-    [ -e "$CREDENTIALS" ] || finish 'done' 0
+    if ! grep -q '^[[:space:]]*\[[[:space:]]*default' "$CREDENTIALS" 2>/dev/null; then
+        saved_has_ended
+        finish 'done' 0
+    fi
     remember_service
     [ "$(json_string "$IDENTITY_CONFIG" IdentityType)" = EC2 ] || finish not_taken 20 "the agent has not the EC2 identity"
-    token_is_the_agents || finish stale 33 "$CREDENTIALS holds more than a temporary [default]"
+    token_is_the_agents || finish stale 33 "[default] in $CREDENTIALS is not as the agent writes it"
+    if [ -n "$CREDENTIALS_SUM" ] && [ "$(credentials_sum)" != "$CREDENTIALS_SUM" ]; then
+        finish stale 33 "$CREDENTIALS was changed since it was planned"
+    fi
     room_to_save "$CREDENTIALS"
     save "$CREDENTIALS" "$CREDENTIALS"
-    move_aside "$CREDENTIALS" || failed "$CREDENTIALS could not be moved aside"
+    take_token_out || failed "the token could not be taken out of $CREDENTIALS"
     saved_has_ended
     finish 'done' 0
 }
@@ -146,6 +144,9 @@ do_restore() {
     esac
     remember_service
     if [ "$(cat "$SAVED_FROM/restore" 2>/dev/null)" = "$CREDENTIALS" ]; then
+        if ! credentials_as_left "$SAVED_FROM" && ! same_file "$CREDENTIALS" "$SAVED_FROM/files$CREDENTIALS"; then
+            finish stale 33 "$CREDENTIALS was changed since the token was taken out"
+        fi
         restore_files "$SAVED_FROM" || failed "$SAVED_FROM does not match its checksums"
         finish 'done' 0
     fi

@@ -18,11 +18,10 @@ from haltuun.model import Unknown, is_false, is_true
 from haltuun.stages.repair.agentlog import METADATA_ADDRESS
 from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import LogLine
-from haltuun.stages.repair.leftovers import CONFIG_FILE
+from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE
 from haltuun.stages.repair.situation import DEFAULT_ORDER, Situation, identity_taken, will_take_onprem
 
 SSM = "/var/lib/amazon/ssm"
-CREDENTIALS_FILE = "/root/.aws/credentials"
 EVIDENCE_LINES = 3  # of one fault that repeats every few minutes, the newest
 
 # Below it there is no Session Manager (AWS: agent version history).
@@ -203,7 +202,8 @@ def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:
     registered = not isinstance(vault, Unknown) and bool(vault.instance_id)
     if not (shared or dirs or registered or identity_taken(s) == "OnPrem"):
         return ()
-    return (_file(CREDENTIALS_FILE, "[default] holds a temporary key"),)
+    whose = ", as the agent writes it" if credentials.of_agent else ""
+    return (_file(CREDENTIALS_FILE, f"[default] holds a temporary key{whose}"),)
 
 
 _METADATA = re.escape(METADATA_ADDRESS)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # State is saved, root only and with checksums, before anything of it is changed; and given back.
-# Needs host.sh, job.sh and service.sh before it.
+# Needs host.sh, job.sh and service.sh before it, and token.sh after it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before it
 
 saved_by_this_run() {
@@ -79,6 +79,10 @@ restore_files() {
     while read -r path; do
         # What never was moved need not be movable, either.
         same_file "$path" "$1/files$path" && continue
+        if [ "$path" = "$CREDENTIALS" ] && ! credentials_as_left "$1"; then
+            say kept "$CREDENTIALS was changed since the token was taken out of it"
+            continue
+        fi
         if [ -e "$path" ]; then
             mkdir -p "$kept${path%/*}"
             mv "$path" "$kept$path" || return 1

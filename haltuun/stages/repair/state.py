@@ -64,6 +64,7 @@ def state_of(host: Host, agent: Agent) -> dict[str, Json]:
         "package": _known(agent.package),
         "version": _known(agent.version),
         "credentials": _kind_of(credentials),
+        "other_profiles": UNKNOWN if isinstance(credentials, Unknown) else credentials.others,
         **{word: agent.services.get(word.partition("_")[0], "none") for word in SERVICE_WORDS},
     }
 

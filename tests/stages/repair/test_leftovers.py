@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from haltuun.stages.repair.facts import LogLine
+from haltuun.stages.repair.facts import LogLine, RootCredentials
 from haltuun.stages.repair.leftovers import (
     LEFT,
     config_diff,
@@ -145,3 +145,63 @@ def test_what_the_probe_prints_of_a_unit_has_no_password(tmp_path: Path) -> None
     (line,) = [parse_proxy_line(one.partition("=")[2]) for one in done.stdout.splitlines()]
     assert (line.file, line.line) == (str(drop_in), 3)
     assert line.text.startswith("Environment=") and "proxy:3128" in line.text
+
+
+OWN = (
+    "[default]\n"
+    "aws_access_key_id     = ASIAHYBRID000000000\n"
+    "aws_secret_access_key = wJalr/s3cr3t\n"
+    "aws_session_token     = hy-t0k3n==\n"
+)
+MINE = "# mine\n[me]\naws_access_key_id = AKIAMINE\nregion = eu-west-1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "rest"),
+    [
+        (f"{OWN}\n", True, ""),
+        (f"{OWN}\n{MINE}", True, MINE),
+        (f"{MINE}\n{OWN}\n[other]\nrole_arn = x\n", True, f"{MINE}\n[other]\nrole_arn = x\n"),
+        (f"{OWN}region                = eu-west-1\n", False, None),
+        (OWN.replace("     = ", " = "), False, None),  # `aws configure` writes so
+        (OWN.replace("ASIA", "AKIA"), False, None),
+        (OWN.replace("[default]", "[default]\n; from the portal"), False, None),
+        (OWN.rpartition("aws_session")[0], False, None),
+        (f"{OWN}\n{OWN}", False, None),
+        (f"{OWN}{MINE}".rstrip(), False, None),
+        (MINE, False, None),
+        ("", False, None),
+    ],
+)
+@pytest.mark.parametrize("shell", ["dash", "busybox sh"])
+def test_only_what_the_agent_alone_writes_is_its_own(
+    tmp_path: Path, text: str, own: bool, rest: str | None, shell: str
+) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(text)
+    functions = script("host.sh", "token.sh")
+    asked = f"{functions}\nCREDENTIALS={file}\ntoken_is_the_agents && echo own && without_token"
+    done = subprocess.run([*shell.split(), "-c", asked], capture_output=True, text=True)
+    assert done.stdout == (f"own\n{rest}" if own else "")
+
+
+def test_a_link_to_the_file_is_a_persons(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text(OWN)
+    (tmp_path / "credentials").symlink_to("there")
+    asked = f"{script('host.sh', 'token.sh')}\nCREDENTIALS={tmp_path}/credentials\ntoken_is_the_agents"
+    assert subprocess.run(["dash", "-c", asked], check=False).returncode == 1
+
+
+def test_the_agents_token_is_shown_without_its_values() -> None:
+    credentials = RootCredentials(
+        present=True, sections=("default",), default_kind="temporary", of_agent=True
+    )
+    diff = shown("CREDENTIALS_SHADOWED", agent(credentials=credentials))
+    assert diff[:2] == ("--- /root/.aws/credentials", "+++ /root/.aws/credentials")
+    assert diff[4:] == (
+        "-aws_access_key_id = ***",
+        "-aws_secret_access_key = ***",
+        "-aws_session_token = ***",
+    )
+    of_a_person = credentials.model_copy(update={"of_agent": False})
+    assert shown("CREDENTIALS_SHADOWED", agent(credentials=of_a_person)) == ()

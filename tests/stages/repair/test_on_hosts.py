@@ -276,6 +276,53 @@ def test_the_next_run_knows_how_it_was_before_a_killed_one(
         assert b.look().running is True
 
 
+def test_only_the_agents_own_section_is_taken_and_given_back(hosts: Hosts) -> None:
+    name = "with-busybox"
+    file = hosts.file(name, TOKEN)
+    head, tail = "# mine\n[me]\naws_access_key_id = AKIAMINE00000000\n\n", "[other]\nregion = eu-west-1\n"
+    mixed, rest = f"{head}{file.read_text()}{tail}", f"{head}{tail}"
+    secret = file.read_text().split()[-1]
+
+    def put(text: str) -> None:
+        file.write_text(text)
+        file.chmod(0o640)
+        os.chown(file, 0, 12)
+
+    def is_there(text: str) -> bool:
+        about = file.stat()
+        owner = (about.st_mode & 0o777, about.st_uid, about.st_gid)
+        return (file.read_text(), owner) == (text, (0o640, 0, 12))
+
+    put(mixed)
+    with bench(hosts, name) as b:
+        clear = only(b.plan().changes, "agent.clear")
+        assert "2 other profile(s) there stay" in clear.summary
+        b.perform(clear)
+        assert is_there(rest)
+
+        put(mixed)  # as a repair by hand leaves it
+        (aside,) = b.plan().changes
+        said = aside.model_dump_json() + b.look().model_dump_json()
+        assert secret not in said and "AKIAMINE" not in said
+        put(mixed.replace("eu-west-1", "eu-west-2"))
+        assert b.kind(aside).look(b.run, aside) != aside.before, "what a person does in between is not lost"
+        put(mixed)
+        note = b.perform(aside)
+        assert is_there(rest)
+        assert b.prove().fields["online_as"] == b.host.instance_id
+        saved = hosts.file(name, note["saved"])
+        assert saved.stat().st_mode & 0o777 == 0o700
+        assert (saved / f"files{TOKEN}").read_text() == mixed
+
+        put(rest + "[new]\nregion = x\n")
+        assert aside.undo is not None
+        back = aside.model_copy(update={"kind": aside.undo.kind, "after": aside.undo.after})
+        assert failure(b, back).code == "PLAN_STALE"
+        put(rest)
+        b.undo(aside)
+        assert is_there(mixed)
+
+
 def test_what_can_be_moved_only_in_part_is_put_back(hosts: Hosts) -> None:
     """Manifest is immutable: half a vault would be no identity that anybody chose."""
     name = "with-mksh"

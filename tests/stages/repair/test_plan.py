@@ -33,7 +33,9 @@ from tests.stages.repair.plan_kit import (
     verify_change,
 )
 
-TOKEN = f.RootCredentials(present=True, sections=("default",), default_kind="temporary")
+TOKEN = f.RootCredentials(
+    present=True, sections=("default",), default_kind="temporary", of_agent=True, digest="d" * 64
+)
 NO_ROLE = (
     "EC2RoleProvider Failed to connect to Systems Manager with instance profile role credentials."
     " Err: retrieved credentials failed to report to ssm."
@@ -78,6 +80,11 @@ STEPS = {
     ),
     "token beside a person's profiles": (
         agent(credentials=TOKEN.model_copy(update={"sections": ("default", "me")}), hybrid_dirs=(MI,)),
+        {"nodes": (node(IID),)},
+        ["agent.credentials_aside"],
+    ),
+    "a temporary key that may be a person's": (
+        agent(credentials=TOKEN.model_copy(update={"of_agent": False}), hybrid_dirs=(MI,)),
         {"nodes": (node(IID),)},
         [],
     ),
