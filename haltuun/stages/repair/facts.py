@@ -51,6 +51,7 @@ class AgentConfig(Frozen):
     region: str = ""
     endpoints: tuple[str, ...] = ()  # "Ssm.Endpoint=…"
     text: str = Field(default="", exclude=True)  # the whole file, for showing what to take out of it
+    digest: str = "none"  # its sha256, as the host has it; "none": no file, or not asked
 
 
 class Vault(Frozen):

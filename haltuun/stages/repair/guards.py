@@ -10,6 +10,7 @@ from haltuun.model import Barred, Change, Host, StageName, Unknown, Verdict, is_
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.repair.facts import Agent, NodeRow, RepairAccount, RepairFacts
+from haltuun.stages.repair.leftovers import own_identities_cut
 from haltuun.stages.repair.wording import WORDING
 
 # "Connection lost" that no step on the host mends was seen to end after weeks by itself; after this
@@ -207,8 +208,17 @@ UNTOUCHABLE: tuple[Guard, ...] = (
 
 def _by_hand(case: Case) -> Barred | None:
     codes = ("CONFIG_BROKEN", "CUSTOM_IDENTITY", "PROXY_INTERCEPTS_IMDS", "PROXY_CONFIGURED", "DISK_FULL")
-    code = next((code for code in codes if case.has(code)), None)
+    mended = {"CUSTOM_IDENTITY"} if own_identities(case) is not None else set()
+    code = next((code for code in codes if case.has(code) and code not in mended), None)
     return case.barred_by(code) if code else None
+
+
+def own_identities(case: Case) -> str | None:
+    """The configuration without custom identities that are but the stale registration's, if they are."""
+    config, vault = case.agent.config, case.agent.vault
+    if not case.has("STALE_HYBRID") or isinstance(config, Unknown) or isinstance(vault, Unknown):
+        return None
+    return own_identities_cut(config, vault)
 
 
 def _pinned_elsewhere(case: Case) -> Barred | None:

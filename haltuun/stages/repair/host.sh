@@ -15,6 +15,7 @@ MANIFEST=$STATE/Vault/Manifest
 IDENTITY_CONFIG=$STATE/runtimeconfig/identity_config.json
 AGENT_LOG=/var/log/amazon/ssm/amazon-ssm-agent.log
 CREDENTIALS=/root/.aws/credentials
+CONFIG=/etc/amazon/ssm/amazon-ssm-agent.json
 HALTUUN=/var/lib/haltuun
 UNIT=amazon-ssm-agent
 SNAP_UNIT=snap.amazon-ssm-agent.amazon-ssm-agent
@@ -134,6 +135,11 @@ agent_processes() {
         esac
         echo "$comm ${dir#/proc/} ${about#* }"
     done
+}
+
+# file_sum FILE: its sha256, or none.
+file_sum() {
+    if [ -f "$1" ]; then sha256sum <"$1" | cut -d' ' -f1; else echo none; fi
 }
 
 vault_value() {

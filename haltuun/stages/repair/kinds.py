@@ -16,6 +16,7 @@ from haltuun.stages.repair.deregister import DEREGISTER
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.guards import SNAP_REMEDY
+from haltuun.stages.repair.leftovers import CONFIG_FILE, digest_of, own_identities_cut
 from haltuun.stages.repair.package import get_package, pin_of
 from haltuun.stages.repair.parse import parse_agent, parse_clock, right_box
 from haltuun.stages.repair.probe import get_output, script
@@ -92,6 +93,19 @@ def _arch(run: Run, change: Change, pin: PackagePin) -> str:
     if pin.arch != "any" or "://" not in (run.config.agent.package_source or ""):
         return ""
     return parse_agent(get_output(run, _host(run, change))).managers.get(pin.format, "")
+
+
+def _apply_config(run: Run, change: Change) -> Json:
+    """What is written is made anew from what the host shows now, and has to be what was planned."""
+    agent = parse_agent(get_output(run, _host(run, change)))
+    cut = None
+    if not isinstance(agent.config, Unknown) and not isinstance(agent.vault, Unknown):
+        cut = own_identities_cut(agent.config, agent.vault)
+    if cut is None or digest_of(cut) != change.after["config"]:
+        raise PlanStale(f"{CONFIG_FILE} has changed.", subject=change.target, remedy="Plan again.")
+    env = {"CONFIG_SUM": str(change.before["config"]), "WANT_SUM": str(change.after["config"])}
+    files = {CONFIG_FILE.rpartition("/")[2]: cut.encode()}
+    return _concluded(change, _job(run, change, "config", env, files))
 
 
 def _apply_service(run: Run, change: Change) -> Json:
@@ -324,6 +338,7 @@ _ACTIONS = {
     "agent.remove": "remove",
     "agent.credentials_aside": "credentials",
     "agent.credentials_restore": "restore",
+    "agent.config_restore": "restore",
 }
 
 
@@ -356,5 +371,6 @@ KINDS: Mapping[str, Kind] = {
     ),
     DEREGISTER.name: DEREGISTER,
     "agent.install": Kind(name="agent.install", look=look, apply=_apply_install, on_host=True),
+    "agent.config": Kind(name="agent.config", look=look, apply=_apply_config, on_host=True),
     "agent.service": Kind(name="agent.service", look=look, apply=_apply_service, on_host=True),
 }

@@ -1,13 +1,14 @@
 """What a predecessor left in the agent's configuration and unit, as the change a person would make. Pure.
 
-Haltuun changes only what is provably the agent's own (its token in root's AWS credentials): an endpoint, a
-proxy or an order may be meant, and only a person knows.
+Haltuun changes only what is provably the agent's own (its token in root's AWS credentials) or the stale
+registration's (named as a custom identity, too): an endpoint, a proxy or an order may be meant.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from haltuun.model import Unknown
 from haltuun.stages.repair.agentlog import METADATA_ADDRESS
-from haltuun.stages.repair.facts import Agent, LogLine, RootCredentials
+from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, RootCredentials, Vault
 
 CREDENTIALS_FILE = "/root/.aws/credentials"
 # What the agent writes there (agent/managedInstances/sharedCredentials); a value never leaves the host.
@@ -74,6 +75,34 @@ def config_diff(text: str, unwanted: Sequence[tuple[str, str]]) -> tuple[str, ..
         _drop(kept, section, key)
     old, new = (json.dumps(one, indent=4, ensure_ascii=False).splitlines() for one in (data, kept))
     return tuple(difflib.unified_diff(old, new, CONFIG_FILE, CONFIG_FILE, n=1, lineterm=""))
+
+
+def own_identities_cut(config: AgentConfig, vault: Vault) -> str | None:
+    """The file without `Identity.CustomIdentities`, where that names nothing but the vault's registration a
+    second time. None where it names another, where more than this key would change, or where the file was
+    not shown as it stands there (a password in it would not be).
+    """
+    if not config.custom_identities or {*config.custom_identities} != {vault.instance_id}:
+        return None
+    if config.digest not in (digest_of(config.text), digest_of(f"{config.text}\n")):
+        return None
+    try:
+        data = json.loads(config.text, object_pairs_hook=_once)
+    except ValueError:
+        return None
+    _drop(data, *LEFT["CUSTOM_IDENTITY"][0])
+    return f"{json.dumps(data, indent=4, ensure_ascii=False)}\n"
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a key that is there twice: Go merges what it names, and json keeps one."""
+    if len({key.lower() for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _drop(data: dict[str, Any], section: str, key: str) -> None:

@@ -207,7 +207,8 @@ def _identity_config(lines: Lines) -> IdentityConfig | None:
 def _config(lines: Lines) -> AgentConfig:
     if _one(lines, "config_file") != "yes":
         return AgentConfig(state="absent")
-    return parse_config("\n".join(lines["config"]))
+    config = parse_config("\n".join(lines["config"]))
+    return config.model_copy(update={"digest": _one(lines, "config_sum") or "none"})
 
 
 def parse_config(text: str) -> AgentConfig:

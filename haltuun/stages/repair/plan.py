@@ -30,9 +30,10 @@ from haltuun.stages.repair.guards import (
     UNTOUCHABLE,
     Case,
     first,
+    own_identities,
     waiting,
 )
-from haltuun.stages.repair.leftovers import CREDENTIALS_FILE, TOKEN_KEYS
+from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE, TOKEN_KEYS, digest_of
 from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
@@ -91,6 +92,13 @@ def plan_host(case: Case) -> tuple[Change, ...] | Barred:
     barred = first(case, UNTOUCHABLE) or first(case, BY_HAND)
     if barred is not None:
         return barred
+    config = own_identities(case)
+    if config is not None:
+        return _with_config(case, config)
+    return _steps(case)
+
+
+def _steps(case: Case) -> tuple[Change, ...] | Barred:
     if case.has("SNAP_AND_DEB"):
         return _one_of_two(case)
     if case.has("STALE_HYBRID"):
@@ -225,6 +233,25 @@ def _owner(case: Case) -> str:
     if case.facts.vault_region != case.host.region:
         return f"of region {case.facts.vault_region}"
     return "no node of this account"
+
+
+def _with_config(case: Case, config: str) -> tuple[Change, ...] | Barred:
+    """The registration's second place first: what follows starts the agent, which reads the file then."""
+    mi = case.facts.vault_instance_id
+    assert not isinstance(case.agent.config, Unknown)
+    now = state_of(case.host, case.agent)
+    step = _step(
+        case,
+        "agent.config",
+        {"config": digest_of(config)},
+        f"Take Identity.CustomIdentities, which names nothing but {mi}, out of {CONFIG_FILE}; the file is"
+        " saved first, and undo puts it back byte for byte.",
+        undo_kind="agent.config_restore",
+        undo_after={"config": now["config"]},
+        terms={"registration_named": mi},
+    )
+    rest = _steps(replace(case, prepared=(*case.prepared, step)))
+    return rest if isinstance(rest, Barred) else (step, *rest)
 
 
 def _restart(case: Case) -> Change:

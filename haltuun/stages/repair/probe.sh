@@ -29,15 +29,15 @@ look_at_vault() {
 }
 
 look_at_config() {
-    file=/etc/amazon/ssm/amazon-ssm-agent.json
-    say config_file "$(yes_no test -e $file)"
-    [ -e $file ] || return 0
-    head -c 65536 $file | redact | sed \
+    say config_file "$(yes_no test -e "$CONFIG")"
+    say config_sum "$(file_sum "$CONFIG")"
+    [ -e "$CONFIG" ] || return 0
+    head -c 65536 "$CONFIG" | redact | sed \
         -e 's/\("[^"]*[Pp]rivate[Kk]ey[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' \
         -e 's/\("[^"]*[Ss]ecret[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' \
         -e 's/\("[^"]*[Tt]oken[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' \
         -e 's/\("[^"]*[Pp]assword[^"]*"[[:space:]]*:[[:space:]]*\)"[^"]*"/\1"***"/g' |
-        tr -d '\r' | sed 's/^/config=/'
+        tr -d '\r' | awk '{ print "config=" $0 }' # also where the last line has no end
 }
 
 look_at_credentials() {
@@ -59,7 +59,7 @@ look_at_credentials() {
         END { print "credentials_default=" (key ? (temporary ? "temporary" : "long-term") : "none") }
     '
     say credentials_of_agent "$(yes_no token_is_the_agents)"
-    say credentials_sum "$(credentials_sum)"
+    say credentials_sum "$(file_sum "$CREDENTIALS")"
 }
 
 # Two packages of the agent: which of them runs, and which would at the next boot.

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Changes the agent, one ACTION a job: restart, clear, aside, install, credentials, state, service, restore,
-# remove. Every action may be run again after it was killed at any moment.
+# Changes the agent, one ACTION a job: restart, clear, aside, install, credentials, config, state,
+# service, restore, remove. Every action may be run again after it was killed at any moment.
 # Needs metadata.sh, host.sh, job.sh, service.sh, saved.sh, package.sh and token.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before it
 #
 # Given by the environment: JOB_DIR (of the transport), ACTION, CHANGE_ID, RUN_ID, TARGET_INSTANCE_ID,
 # TARGET_ACCOUNT, TARGET_REGION, WAY, UNDOES, and by action EXPECT_VAULT, FOREIGN, MOVE_TOKEN, UNFINISHED,
-# PACKAGE_*, LOCK_WAIT_S, SAVED_FROM, WANT_*, CREDENTIALS_SUM, DEB_SERVICE, SNAP_SERVICE, WAS_*.
+# PACKAGE_*, LOCK_WAIT_S, SAVED_FROM, WANT_*, CREDENTIALS_SUM, CONFIG_SUM, DEB_SERVICE, SNAP_SERVICE, WAS_*.
 # Prints key=value lines; the last is result=… and the exit code says the same.
 
 : "${JOB_DIR:?}" "${ACTION:?}" "${RUN_ID:?}" "${TARGET_INSTANCE_ID:?}" "${TARGET_ACCOUNT:?}" "${TARGET_REGION:?}"
@@ -114,12 +114,35 @@ do_credentials() {
     remember_service
     [ "$(json_string "$IDENTITY_CONFIG" IdentityType)" = EC2 ] || finish not_taken 20 "the agent has not the EC2 identity"
     token_is_the_agents || finish stale 33 "[default] in $CREDENTIALS is not as the agent writes it"
-    if [ -n "$CREDENTIALS_SUM" ] && [ "$(credentials_sum)" != "$CREDENTIALS_SUM" ]; then
+    if [ -n "$CREDENTIALS_SUM" ] && [ "$(file_sum "$CREDENTIALS")" != "$CREDENTIALS_SUM" ]; then
         finish stale 33 "$CREDENTIALS was changed since it was planned"
     fi
     room_to_save "$CREDENTIALS"
     save "$CREDENTIALS" "$CREDENTIALS"
     take_token_out || failed "the token could not be taken out of $CREDENTIALS"
+    saved_has_ended
+    finish 'done' 0
+}
+
+# The agent's configuration as it was planned, laid beside this script; the agent reads it at its next start.
+do_config() {
+    now=$(file_sum "$CONFIG")
+    if [ "$now" != "$WANT_SUM" ]; then
+        [ "$now" = "$CONFIG_SUM" ] || finish stale 33 "$CONFIG was changed since it was planned"
+        wanted=$JOB_DIR/${CONFIG##*/}
+        [ "$(file_sum "$wanted")" = "$WANT_SUM" ] || failed "what was sent is not what was planned"
+        [ ! -L "$CONFIG" ] || failed "$CONFIG is a link"
+        remember_service
+        room_to_save "$CONFIG"
+        save "$CONFIG" "$CONFIG"
+        CHANGED=yes
+        # With the owner and the mode that it has.
+        if ! { cp -a "$CONFIG" "$CONFIG.haltuun" && cat "$wanted" >"$CONFIG.haltuun" &&
+            mv -f "$CONFIG.haltuun" "$CONFIG"; }; then
+            rm -f "$CONFIG.haltuun"
+            failed "$CONFIG could not be written"
+        fi
+    fi
     saved_has_ended
     finish 'done' 0
 }
@@ -136,6 +159,12 @@ do_state() {
     finish 'done' 0
 }
 
+# What the agent need not be stopped for.
+give_files_back() {
+    restore_files "$SAVED_FROM" || failed "$SAVED_FROM does not match its checksums"
+    finish 'done' 0
+}
+
 do_restore() {
     case ${SAVED_FROM:?} in
         "$HALTUUN"/saved/*..*) failed "not a saved state: $SAVED_FROM" ;;
@@ -143,13 +172,15 @@ do_restore() {
         *) failed "not a saved state: $SAVED_FROM" ;;
     esac
     remember_service
-    if [ "$(cat "$SAVED_FROM/restore" 2>/dev/null)" = "$CREDENTIALS" ]; then
-        if ! credentials_as_left "$SAVED_FROM" && ! same_file "$CREDENTIALS" "$SAVED_FROM/files$CREDENTIALS"; then
-            finish stale 33 "$CREDENTIALS was changed since the token was taken out"
-        fi
-        restore_files "$SAVED_FROM" || failed "$SAVED_FROM does not match its checksums"
-        finish 'done' 0
-    fi
+    case $(cat "$SAVED_FROM/restore" 2>/dev/null) in
+        "$CREDENTIALS")
+            if ! credentials_as_left "$SAVED_FROM" && ! same_file "$CREDENTIALS" "$SAVED_FROM/files$CREDENTIALS"; then
+                finish stale 33 "$CREDENTIALS was changed since the token was taken out"
+            fi
+            give_files_back
+            ;;
+        "$CONFIG") give_files_back ;;
+    esac
     verify_saved "$SAVED_FROM" || failed "$SAVED_FROM does not match its checksums"
     stop_agent || failed "processes of the agent do not end"
     restore_files "$SAVED_FROM" || failed "$SAVED_FROM could not be put back"
@@ -176,6 +207,7 @@ case $ACTION in
     install) do_install ;;
     remove) do_remove ;;
     credentials) do_credentials ;;
+    config) do_config ;;
     state) do_state ;;
     service) do_service ;;
     restore) do_restore ;;

@@ -63,6 +63,7 @@ def state_of(host: Host, agent: Agent) -> dict[str, Json]:
         "connected": is_connected(agent, diagnosis),
         "package": _known(agent.package),
         "version": _known(agent.version),
+        "config": UNKNOWN if isinstance(agent.config, Unknown) else agent.config.digest,
         "credentials": _kind_of(credentials),
         "other_profiles": UNKNOWN if isinstance(credentials, Unknown) else credentials.others,
         **{word: agent.services.get(word.partition("_")[0], "none") for word in SERVICE_WORDS},

@@ -36,10 +36,6 @@ others_sum() {
     fi
 }
 
-credentials_sum() {
-    if [ -e "$CREDENTIALS" ]; then sha256sum <"$CREDENTIALS" | cut -d' ' -f1; else echo none; fi
-}
-
 # Out of the saved file: the whole of it where it holds nothing else.
 take_token_out() {
     if [ -z "$(without_token | tr -d '[:space:]')" ]; then
@@ -56,10 +52,10 @@ take_token_out() {
         fi
         rm -f "$new.part"
     fi
-    credentials_sum >"$SAVED/left"
+    file_sum "$CREDENTIALS" >"$SAVED/left"
 }
 
 # Nobody has written into the file since it was taken out, so that nothing of theirs goes when it is given back.
 credentials_as_left() {
-    [ ! -e "$1/left" ] || [ "$(credentials_sum)" = "$(cat "$1/left")" ]
+    [ ! -e "$1/left" ] || [ "$(file_sum "$CREDENTIALS")" = "$(cat "$1/left")" ]
 }

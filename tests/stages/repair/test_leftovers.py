@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from haltuun.stages.repair.facts import LogLine, RootCredentials
+from haltuun.stages.repair.facts import LogLine, RootCredentials, Vault
 from haltuun.stages.repair.leftovers import (
     LEFT,
     config_diff,
+    digest_of,
+    own_identities_cut,
     shown,
     sparing_metadata,
     without_proxies,
 )
 from haltuun.stages.repair.parse import parse_config, parse_proxy_line
 from haltuun.stages.repair.probe import script
-from tests.stages.repair.plan_kit import agent
+from tests.stages.repair.plan_kit import MI, STALE_VAULT, agent, plan, stale
 
 DROP_IN = "/etc/systemd/system/amazon-ssm-agent.service.d/proxy.conf"
 CONFIG = {
@@ -205,3 +207,57 @@ def test_the_agents_token_is_shown_without_its_values() -> None:
     )
     of_a_person = credentials.model_copy(update={"of_agent": False})
     assert shown("CREDENTIALS_SHADOWED", agent(credentials=of_a_person)) == ()
+
+
+TWICE = {"Agent": {"ContainerMode": False}, "Identity": {"CustomIdentities": [{"InstanceID": MI}]}}
+
+
+def twice(text: str, shown_as: str = "", vault: Vault = STALE_VAULT) -> str | None:
+    config = parse_config(shown_as or text)
+    return own_identities_cut(config.model_copy(update={"digest": digest_of(text)}), vault)
+
+
+def test_the_registration_named_a_second_time_is_cut_and_nothing_else() -> None:
+    for text in (json.dumps(TWICE), json.dumps(TWICE, indent=2) + "\n"):
+        cut = twice(text, text.removesuffix("\n"))
+        assert cut is not None and json.loads(cut) == {"Agent": {"ContainerMode": False}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"Identity": {"CustomIdentities": [{"InstanceID": MI}, {"InstanceID": "mi-other"}]}}),
+        json.dumps({"Identity": {"CustomIdentities": [{"InstanceID": "mi-other"}]}}),
+        json.dumps({"Identity": {"ConsumptionOrder": ["EC2"]}}),
+        f'{{"Identity": {{"CustomIdentities": [{{"InstanceID": "{MI}"}}]}}, "identity": {{}}}}',
+    ],
+)
+def test_what_may_be_meant_is_not_cut(text: str) -> None:
+    assert twice(text) is None
+
+
+def test_a_configuration_that_was_not_shown_whole_is_not_cut() -> None:
+    text = json.dumps({**TWICE, "Password": "s3cr3t"})
+    assert twice(text, text.replace("s3cr3t", "***")) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds", "code"),
+    [
+        (TWICE, ["agent.config", "agent.clear", "agent.vault_aside"], ""),
+        ({"Identity": {"CustomIdentities": [{"InstanceID": "mi-other"}]}}, [], "CUSTOM_IDENTITY"),
+        (
+            {"Identity": {**TWICE["Identity"], "ConsumptionOrder": ["OnPrem", "CustomIdentity"]}},
+            [],
+            "IDENTITY_ORDER_OVERRIDE",
+        ),
+    ],
+)
+def test_it_goes_before_the_registration(config: dict[str, object], kinds: list[str], code: str) -> None:
+    text = json.dumps(config)
+    seen = stale(config=parse_config(text).model_copy(update={"digest": digest_of(text)}))
+    made = plan(seen)
+    assert [change.kind for change in made.changes] == kinds
+    assert [barred.code for barred in made.barred] == ([code] if code else [])
+    if kinds:
+        assert all(made.changes[0].id in change.depends_on for change in made.changes[1:])

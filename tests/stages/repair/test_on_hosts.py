@@ -323,6 +323,35 @@ def test_only_the_agents_own_section_is_taken_and_given_back(hosts: Hosts) -> No
         assert is_there(mixed)
 
 
+def test_the_registration_named_a_second_time_goes_first(hosts: Hosts) -> None:
+    name = "with-mksh"
+    file = hosts.file(name, "/etc/amazon/ssm/amazon-ssm-agent.json")
+    named = {"CustomIdentities": [{"InstanceID": registered(hosts, name), "Region": "eu-west-1"}]}
+    text = json.dumps({"Agent": {"ContainerMode": False}, "Identity": named})  # its last line has no end
+    file.write_text(text)
+    file.chmod(0o640)
+    try:
+        with bench(hosts, name) as b:
+            plan = b.plan()
+            cut, clear = plan.changes[:2]
+            assert (cut.kind, clear.kind) == ("agent.config", "agent.clear")
+            assert "CUSTOM_IDENTITY" in b.look().causes
+            b.perform(cut)
+            assert json.loads(file.read_text()) == {"Agent": {"ContainerMode": False}}
+            assert file.stat().st_mode & 0o777 == 0o640
+            b.perform(clear)
+            assert b.prove().fields["online_as"] == b.host.instance_id
+            b.undo(clear)
+            b.undo(cut)
+            assert (file.read_text(), file.stat().st_mode & 0o777) == (text, 0o640)
+        file.write_text(f"{text}\n")
+        with bench(hosts, name) as b:
+            assert b.kind(cut).look(b.run, cut) != cut.before
+            assert failure(b, cut).code == "PLAN_STALE" and file.read_text() == f"{text}\n"
+    finally:
+        file.unlink()
+
+
 def test_what_can_be_moved_only_in_part_is_put_back(hosts: Hosts) -> None:
     """Manifest is immutable: half a vault would be no identity that anybody chose."""
     name = "with-mksh"
