@@ -70,7 +70,7 @@ once_unlocked() {
 # assertion is "dangerous": it is checked by its sha256 in its place, and snapd does not refresh it.
 install_package() {
     case $PACKAGE_FORMAT in
-        deb) DEBIAN_FRONTEND=noninteractive once_unlocked dpkg -i --force-confold "$1" ;;
+        deb) once_unlocked env DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold "$1" ;;
         rpm) once_unlocked rpm -U --oldpackage --replacepkgs "$1" ;;
         snap) once_unlocked snap install --dangerous --classic "$1" ;;
     esac

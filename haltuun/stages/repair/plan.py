@@ -37,7 +37,7 @@ from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE, TOKEN
 from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
-from haltuun.stages.repair.rules import OFF, ON
+from haltuun.stages.repair.rules import OFF, ON, is_old
 from haltuun.stages.repair.situation import situation_of
 from haltuun.stages.repair.state import WAKEABLE, state_of
 from haltuun.stages.repair.wording import WORDING
@@ -373,7 +373,7 @@ def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change,
 def _renew(case: Case) -> tuple[Change, ...]:
     """An agent too old for what is asked of it, which nothing else helps."""
     pin = _pin(case) if case.has("AGENT_OLD") and case.view.config.agent.package_source else None
-    if pin is None or pin.sha256 in case.account.package_problems or _version(pin) == case.agent.version:
+    if pin is None or pin.sha256 in case.account.package_problems or is_old(_version(pin)):
         return ()
     return (_replace(case, pin, (), f"for {case.agent.version} is older than Session Manager"),)
 

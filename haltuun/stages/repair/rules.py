@@ -383,17 +383,17 @@ def _agent_missing(s: Situation) -> Sequence[LogLine]:
 def _agent_old(s: Situation) -> Sequence[LogLine]:
     version = s.agent.version
     if not isinstance(version, Unknown):
-        return (_file("/usr/bin/amazon-ssm-agent", f"version {version}"),) if _is_old(version) else ()
+        return (_file("/usr/bin/amazon-ssm-agent", f"version {version}"),) if is_old(version) else ()
     said = (
         [(entry, match) for entry in s.log.entries if (match := _VERSION.search(entry.text))] if s.log else []
     )
-    return (said[-1][0].evidence(),) if said and _is_old(said[-1][1].group(1)) else ()
+    return (said[-1][0].evidence(),) if said and is_old(said[-1][1].group(1)) else ()
 
 
 _VERSION = re.compile(r"(?:amazon-ssm-agent - |Amazon SSM Agent )v?(\d+(?:\.\d+)+)")
 
 
-def _is_old(version: str) -> bool:
+def is_old(version: str) -> bool:
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})+", version):
         return False
     return tuple(int(part) for part in version.split(".")) < OLDEST_VERSION
