@@ -168,6 +168,22 @@ def _no_root(case: Case) -> Barred | None:
     )
 
 
+# Without one of these nobody can tell the least step, or whether it is safe.
+_DECIDE = ("root", "packages", "binary", "processes", "config", "log", "disk_free_kb")
+
+
+def _seen_in_part(case: Case) -> Barred | None:
+    unseen = [name for name in _DECIDE if isinstance(getattr(case.agent, name), Unknown)]
+    if not unseen:
+        return None
+    return case.barred(
+        "PROBE_UNREADABLE",
+        f"What decides on a repair was not shown by the host: {', '.join(unseen)}.",
+        "Log in by hand and look why the host does not show it, then retry.",
+        Verdict.unknown,
+    )
+
+
 def _wrong_box(case: Case) -> Barred | None:
     if not is_false(case.facts.right_box):
         return None
@@ -200,6 +216,7 @@ UNTOUCHABLE: tuple[Guard, ...] = (
     _no_root,
     _wrong_box,
     _imds,
+    _seen_in_part,
 )
 
 

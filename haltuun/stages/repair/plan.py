@@ -104,7 +104,8 @@ def _steps(case: Case) -> tuple[Change, ...] | Barred:
     if case.has("STALE_HYBRID"):
         return first(case, BEFORE_CLEARING) or _repair_stale(case)
     if case.has("AGENT_MISSING"):
-        return _install_or_barred(case, ())
+        installed = _install_or_barred(case, ())
+        return installed if isinstance(installed, Barred) else (*installed, *_credentials(case))
     if _needs_restart(case):
         return first(case, BEFORE_RESTARTING) or (_restart(case), *_credentials(case))
     others = (*_credentials(case), *_enable(case))
@@ -192,15 +193,15 @@ def _repair_stale(case: Case) -> tuple[Change, ...] | Barred:
         "unproven": "stays off" if foreign else "put back",
         "token": "goes with it" if token else "not touched",
     }
-    if isinstance(token, RootCredentials):
-        fate += f"; {_token(token)} goes with the saved state"
+    also = f"; {_token(token)} goes with the saved state" if isinstance(token, RootCredentials) else ""
+    fate += also
     if case.has("AGENT_MISSING"):
         aside = _step(
             case,
             "agent.vault_aside",
             {"identity": "none", "instance_id": None, "vault": None},
             f"Move {registration} of the agent that is no longer installed aside"
-            " (RegistrationKey, Manifest, InstanceFingerprint); state is saved first.",
+            f" (RegistrationKey, Manifest, InstanceFingerprint); state is saved first{also}.",
             undo_kind="agent.restore",
             terms=terms,
         )

@@ -15,9 +15,7 @@ conclude() {
     await_proof
     case $? in
         0)
-            if [ "${MOVE_TOKEN:-no}" = yes ] && token_is_the_agents; then
-                take_token_out || REASON="the token could not be taken out of $CREDENTIALS"
-            fi
+            move_token
             saved_has_ended
             finish 'done' 0
             ;;
@@ -31,6 +29,12 @@ conclude() {
             finish not_proven 21
             ;;
     esac
+}
+
+move_token() {
+    if [ "${MOVE_TOKEN:-no}" = yes ] && token_is_the_agents; then
+        take_token_out || REASON="the token could not be taken out of $CREDENTIALS"
+    fi
 }
 
 # The registration is still the planned one, or this very run has already taken it away.
@@ -99,6 +103,7 @@ do_aside() {
         fi
     done
     if [ -z "$(agent_binary)" ]; then
+        move_token
         saved_has_ended
         finish 'done' 0
     fi

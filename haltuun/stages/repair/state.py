@@ -33,10 +33,12 @@ WAKEABLE = (
 )
 
 
-def identity_of(agent: Agent, diagnosis: Diagnosis) -> tuple[Identity, str | None]:
+def identity_of(agent: Agent, diagnosis: Diagnosis) -> tuple[Identity, str | None] | tuple[Unknown, Unknown]:
     """Of a running agent what its last start took; of a stopped one what it would take, as far as the
     vault alone tells."""
-    if agent.running is True:
+    if isinstance(agent.running, Unknown):
+        return agent.running, agent.running
+    if agent.running:
         return diagnosis.identity or "none", diagnosis.instance_id
     vault = agent.vault
     if is_true(will_take_onprem(agent)) and not isinstance(vault, Unknown):
@@ -44,9 +46,11 @@ def identity_of(agent: Agent, diagnosis: Diagnosis) -> tuple[Identity, str | Non
     return "none", None
 
 
-def is_connected(agent: Agent, diagnosis: Diagnosis) -> bool:
+def is_connected(agent: Agent, diagnosis: Diagnosis) -> bool | Unknown:
     """Its last start opened a channel, and the log shows no fault since."""
-    return agent.running is True and diagnosis.connected and not diagnosis.has("ORPHAN_WORKER", *WAKEABLE)
+    if isinstance(agent.running, Unknown):
+        return agent.running
+    return agent.running and diagnosis.connected and not diagnosis.has("ORPHAN_WORKER", *WAKEABLE)
 
 
 def state_of(host: Host, agent: Agent) -> dict[str, Json]:
@@ -55,12 +59,12 @@ def state_of(host: Host, agent: Agent) -> dict[str, Json]:
     identity, instance_id = identity_of(agent, diagnosis)
     vault, credentials = agent.vault, agent.credentials
     return {
-        "identity": identity,
-        "instance_id": instance_id,
+        "identity": _known(identity),
+        "instance_id": _known(instance_id),
         "vault": UNKNOWN if isinstance(vault, Unknown) else vault.instance_id or None,
         "running": _known(agent.running),
         "enabled": _known(agent.enabled),
-        "connected": is_connected(agent, diagnosis),
+        "connected": _known(is_connected(agent, diagnosis)),
         "package": _known(agent.package),
         "version": _known(agent.version),
         "config": UNKNOWN if isinstance(agent.config, Unknown) else agent.config.digest,
