@@ -103,6 +103,12 @@ def _agent_killed(lab_host: LabHost, doors: Doorkeeper, on: bool) -> None:
         lab_host.box.run("pkill", "-KILL", "-x", "amazon-ssm-agen")
 
 
+def _rebooted(lab_host: LabHost, doors: Doorkeeper, on: bool) -> None:
+    """Without a shutdown, once."""
+    if on:
+        lab_host.box.reboot()
+
+
 BoxFault = Callable[[LabHost, Doorkeeper, bool], None]
 BOX_FAULTS: dict[str, BoxFault] = {
     "sshd_hang": _sshd_hang,
@@ -111,4 +117,5 @@ BOX_FAULTS: dict[str, BoxFault] = {
     "disk_full": _disk_full,
     "clock_skew": _clock_skew,
     "agent_killed": _agent_killed,
+    "rebooted": _rebooted,
 }

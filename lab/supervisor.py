@@ -315,7 +315,12 @@ class Lab:
         lab_host = self.hosts.get(name)
         if lab_host is None:
             raise LabError(f"No running host is named '{name}'.", f"There are {', '.join(self.hosts)}.")
+        before = lab_host.box.pid
         lab_host.set_fault(self.doors, fault, on)
+        if lab_host.box.pid != before:
+            self.places.record(lab_host.box.pid)
+            self._state["info"]["hosts"][name]["pid"] = lab_host.box.pid
+            self.places.write_state(self._state)
         return {"faults": sorted(lab_host.faults)}
 
     def down(self) -> None:

@@ -27,8 +27,10 @@ class Gateway:
         self._lock = threading.Lock()
 
     def open(self) -> int:
-        """Make the namespace; the descriptor is for the box, which puts its link's far end (LINK) here."""
+        """The namespace, made where there is none; the box puts its link's far end (LINK) there."""
         with self._lock:
+            if self._namespace >= 0:
+                return self._namespace
             self._namespace = netns.new_namespace()
             # A new namespace takes net.ipv4.conf from the machine, which may be a router.
             self._run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward && ip link set lo up")
@@ -50,6 +52,11 @@ class Gateway:
         with self._held() as namespace:
             verb = "replace" if reachable else "del"
             netns.run_inside(namespace, "ip", "address", verb, f"{address}/32", "dev", "lo")
+
+    def disconnect(self) -> None:
+        """Take LINK away, and with it the box's end."""
+        with self._lock:
+            self._run("ip", "link", "delete", LINK)
 
     def close(self) -> None:
         with self._lock:

@@ -161,6 +161,18 @@ def test_a_killed_agent_comes_back(lab: api.LabInfo) -> None:
     wait_until(lambda: ssh(lab, "good", look).stdout.strip() not in ("", "0", before), timeout_s=30)
 
 
+def test_a_host_reboots_with_what_is_on_its_disk(lab: api.LabInfo) -> None:
+    ssh(lab, "good", "sudo touch /var/tmp/kept /run/gone; sync")
+    api.fault(NAME, "good", "rebooted", True)
+    api.fault(NAME, "good", "rebooted", False)
+    pid = api.status(NAME)["boxes"]["good"]["pid"]
+    assert pid != lab.hosts["good"]["pid"] and not Path(f"/proc/{lab.hosts['good']['pid']}").exists()
+    lab.hosts["good"]["pid"] = pid
+    wait_until(lambda: ssh(lab, "good", "ls /var/tmp/kept /run/gone").stdout.split() == ["/var/tmp/kept"])
+    agent = "sudo systemctl show -p MainPID --value amazon-ssm-agent"
+    wait_until(lambda: ssh(lab, "good", agent).stdout.strip() not in ("", "0"))
+
+
 def test_unknown_faults_and_hosts_are_named(lab: api.LabInfo) -> None:
     with pytest.raises(LabError, match="no fault 'nonsense'"):
         api.fault(NAME, "good", "nonsense", True)
