@@ -31,6 +31,16 @@ service() {
     esac >>"$JOB_DIR/service.out" 2>&1 </dev/null
 }
 
+# What a person wrote there goes back as it was, where nobody has changed the rest of it since.
+OVERRIDE=/etc/init/$UNIT.override
+is_manual() {
+    grep -q '^[[:space:]]*manual' "$OVERRIDE" 2>/dev/null
+}
+
+without_manual() {
+    [ ! -e "$1" ] || sed '/^[[:space:]]*manual/d' "$1"
+}
+
 enable_service() {
     CHANGED=yes
     case $INIT in
@@ -42,10 +52,10 @@ enable_service() {
             fi >>"$JOB_DIR/service.out" 2>&1 </dev/null
             ;;
         upstart)
-            [ -e "/etc/init/$UNIT.override" ] || return 0
-            sed '/^[[:space:]]*manual/d' "/etc/init/$UNIT.override" >"$JOB_DIR/override" &&
-                cat "$JOB_DIR/override" >"/etc/init/$UNIT.override"
-            [ -s "/etc/init/$UNIT.override" ] || rm -f "/etc/init/$UNIT.override"
+            is_manual || return 0
+            cp -p "$OVERRIDE" "$HALTUUN/override"
+            without_manual "$OVERRIDE" >"$JOB_DIR/override" && cat "$JOB_DIR/override" >"$OVERRIDE"
+            [ -s "$OVERRIDE" ] || rm -f "$OVERRIDE"
             ;;
     esac
 }
@@ -60,7 +70,15 @@ disable_service() {
                 bounded 60 systemctl disable "$UNIT"
             fi >>"$JOB_DIR/service.out" 2>&1 </dev/null
             ;;
-        upstart) echo manual >>"/etc/init/$UNIT.override" ;;
+        upstart)
+            if [ ! -e "/etc/init/$UNIT.conf" ] || is_manual; then return 0; fi
+            if [ "$(without_manual "$HALTUUN/override")" = "$(without_manual "$OVERRIDE")" ] &&
+                [ -e "$HALTUUN/override" ]; then
+                cp -p "$HALTUUN/override" "$OVERRIDE"
+            else
+                (umask 022 && echo manual >>"$OVERRIDE")
+            fi
+            ;;
     esac
 }
 

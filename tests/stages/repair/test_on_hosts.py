@@ -19,6 +19,7 @@ import pytest
 from haltuun.errors import HaltuunError
 from haltuun.model import Change, Unknown, Verdict
 from haltuun.stages.repair.probe import get_output
+from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
@@ -35,7 +36,6 @@ hosts:
   - {name: clone-2, os: ubuntu-16.04, image: lifted, agent: stale}
   - {name: killed, os: ubuntu-18.04, agent: half-repaired}
   - {name: bare, os: ubuntu-20.04, agent: none}
-  - {name: idle, os: ubuntu-18.04, agent: disabled}
   - {name: meant, os: ubuntu-18.04, agent: hybrid-deliberate}
   - {name: waiting, os: ubuntu-22.04, agent: connection-lost}
   - {name: own-blocked, os: ubuntu-18.04, agent: stale, network: blocked}
@@ -45,6 +45,7 @@ hosts:
   - {name: with-busybox, os: ubuntu-14.04, agent: stale}
   - {name: moved, os: ubuntu-22.04, agent: stopped, ssh: "twin-of: waiting"}
 """
+
 KEY_FILE = "/var/lib/amazon/ssm/Vault/Store/RegistrationKey"
 VAULT = ("Manifest", "Store/RegistrationKey", "Store/InstanceFingerprint")
 TOKEN = "/root/.aws/credentials"
@@ -52,7 +53,7 @@ TOKEN = "/root/.aws/credentials"
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with lab_of(SCENARIO, tmp_path_factory.mktemp("repair"), f"repair-{os.getpid()}") as lab:
+    with lab_of(SCENARIO + pairs.ROWS, tmp_path_factory.mktemp("repair"), f"repair-{os.getpid()}") as lab:
         yield lab
 
 
@@ -487,20 +488,6 @@ def test_a_deb_is_made_whole_and_an_older_one_replaced(hosts: Hosts, tmp_path: P
         assert b.look().package == "none"
 
 
-def test_a_stale_vault_without_an_agent_is_moved_aside_before_it_is_installed(hosts: Hosts) -> None:
-    with bench(hosts, "clone-2") as b:
-        b.run.open(b.host).run("dpkg --remove amazon-ssm-agent", timeout_s=60)
-        until(lambda: b.look().running is False)
-        plan = b.plan()
-        assert [change.kind for change in plan.changes] == ["agent.vault_aside", "agent.install"]
-        for change in plan.changes:
-            b.perform(change)
-        assert b.look().identity == "EC2"
-        for change in reversed(plan.changes):
-            b.undo(change)
-        assert registered(hosts, "clone-2").startswith("mi-")
-
-
 def test_a_package_that_is_not_pinned_is_not_installed(hosts: Hosts) -> None:
     with bench(hosts, "bare") as b:
         (install,) = b.plan().changes
@@ -511,14 +498,10 @@ def test_a_package_that_is_not_pinned_is_not_installed(hosts: Hosts) -> None:
         assert b.look().package == "none"
 
 
-def test_start_and_enable_and_back(hosts: Hosts) -> None:
-    with bench(hosts, "idle") as b:
-        (restart,) = b.plan().changes
-        b.perform(restart)
-        assert b.look().enabled is True
-        assert restart.undo is not None
-        b.undo(restart)
-        assert (b.look().running, b.look().enabled) == (False, False)
+@pytest.mark.parametrize("case", pairs.CORE, ids=str)
+def test_repaired_twice_and_taken_back(hosts: Hosts, case: pairs.Case) -> None:
+    assert case in pairs.all_cases()
+    pairs.walk(hosts, case)
 
 
 def test_barred(hosts: Hosts) -> None:
