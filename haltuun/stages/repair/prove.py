@@ -9,7 +9,7 @@ from typing import Any
 
 from haltuun.aws import chunks
 from haltuun.errors import AwsError, NoCredentials, NotImplementedByEndpoint
-from haltuun.model import Host, Proof, StageName, Unknown, is_true
+from haltuun.model import Host, Proof, StageName, Unknown, is_true, known
 from haltuun.run import Run
 from haltuun.stages.base import Proven, View
 from haltuun.stages.polling import poll
@@ -49,20 +49,29 @@ def _prove_batch(run: Run, region: str, hosts: Sequence[Host], view: View) -> di
     if isinstance(seen, Unknown):
         columns = ("ssm_status", "ssm_last_ping_at", "online_as", "online_as_self", "echoed")
         return {host.instance_id: Proven(fields=dict.fromkeys(columns, seen)) for host in hosts}
-    online = [host for host in hosts if _is_online(seen.get(host.instance_id))]
+    online = [h for h in hosts if _is_online(seen.get(h.instance_id)) and not _is_another(view, h)]
     echoes = echo(run, region, online, view)
     proven = {}
     for host in hosts:
         fields = node_columns(seen.get(host.instance_id))
-        echoed, proof = echoes.get(host.instance_id, (_not_sent(fields), None))
+        echoed, proof = echoes.get(host.instance_id, (_not_sent(view, host, fields), None))
         proven[host.instance_id] = Proven(
             fields={**fields, "echoed": echoed}, proofs=(proof,) if proof is not None else ()
         )
     return proven
 
 
-def _not_sent(fields: Mapping[str, Any]) -> Unknown:
+def _not_sent(view: View, host: Host, fields: Mapping[str, Any]) -> Unknown:
+    if _is_another(view, host):
+        return Unknown(unknown="NOT_SENT: the agent on the host is not this instance's")
     return Unknown(unknown=f"NOT_SENT: the instance is '{fields['ssm_status']}', not Online")
+
+
+def _is_another(view: View, host: Host) -> bool:
+    """Systems Manager goes on listing a node as Online for minutes after its agent has become another, as
+    where a repair was taken back: nobody would answer."""
+    facts = view.facts.get(StageName.repair, {}).get(host.instance_id)
+    return isinstance(facts, RepairFacts) and known(facts.identity) and facts.identity != "EC2"
 
 
 def _is_online(node: NodeRow | None) -> bool:

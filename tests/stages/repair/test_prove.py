@@ -14,10 +14,11 @@ from haltuun.aws import Aws
 from haltuun.clock import Clock
 from haltuun.config import AccountConfig, Config
 from haltuun.ledger import Ledger
-from haltuun.model import Host, StageName
+from haltuun.model import Host, StageName, Unknown
 from haltuun.reach import open_host
 from haltuun.run import Run
 from haltuun.stages.base import View
+from haltuun.stages.repair.facts import RepairFacts
 from haltuun.stages.repair.probe import get_node
 from haltuun.stages.repair.prove import prove
 from lab.cloud.extensions import apply_extensions
@@ -80,7 +81,22 @@ def test_a_terminated_host_does_not_take_the_proof_of_the_others(
 ) -> None:
     monkeypatch.setenv("HALTUUN_ONLINE_WAIT_S", "0")
     hosts = [Host(account=ACCOUNT, region=REGION, instance_id=GONE), online]
-    view = View(
+    proven = prove(run, hosts, _view(run, hosts, {}))
+    assert proven[online.instance_id].fields["echoed"] is True
+    assert proven[GONE].fields["ssm_status"] == "never"
+
+
+def test_a_node_whose_agent_has_become_another_is_not_asked(run: Run, online: Host) -> None:
+    """Systems Manager lists it as Online for minutes; a command to it would be waited for in vain."""
+    facts = {online.instance_id: RepairFacts(observed_at=NOW, identity="OnPrem")}
+    fields = prove(run, [online], _view(run, [online], facts))[online.instance_id].fields
+    assert fields["online_as_self"] is True
+    assert fields["echoed"] == Unknown(unknown="NOT_SENT: the agent on the host is not this instance's")
+    assert not [call for call in run.aws.calls if call.mutating]
+
+
+def _view(run: Run, hosts: list[Host], facts: dict[str, RepairFacts]) -> View:
+    return View(
         account=run.account,
         config=run.config,
         account_id=ACCOUNT,
@@ -89,12 +105,9 @@ def test_a_terminated_host_does_not_take_the_proof_of_the_others(
         run_id=run.id,
         hosts={host.instance_id: host for host in hosts},
         entering=(),
-        facts={StageName.discover: {}, StageName.repair: {}},
+        facts={StageName.discover: {}, StageName.repair: facts},
         account_facts={},
     )
-    proven = prove(run, hosts, view)
-    assert proven[online.instance_id].fields["echoed"] is True
-    assert proven[GONE].fields["ssm_status"] == "never"
 
 
 def test_a_registration_that_the_account_does_not_have_is_none(run: Run, online: Host) -> None:
