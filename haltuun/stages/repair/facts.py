@@ -89,6 +89,7 @@ class Unfinished(Frozen):
     change_id: str
     foreign: bool
     saved_at: datetime  # the host's local time (naive)
+    registration: str = ""  # the mi- that is in what was saved
 
 
 class Agent(Frozen):

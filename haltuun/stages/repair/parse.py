@@ -159,11 +159,12 @@ def _without_password(text: str) -> str:
 
 
 def _unfinished(text: str) -> Unfinished:
-    change_id, foreign, saved_at = text.split(" ", 2)
+    change_id, foreign, day, clock, *saved = text.split()
     return Unfinished(
         change_id=change_id,
         foreign=foreign == "yes",
-        saved_at=datetime.strptime(saved_at, "%Y-%m-%d %H:%M:%S"),
+        saved_at=datetime.strptime(f"{day} {clock}", "%Y-%m-%d %H:%M:%S"),
+        registration=next(filter(_NODE_ID.match, saved), ""),
     )
 
 

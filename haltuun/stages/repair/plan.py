@@ -172,7 +172,7 @@ def _step(
     if not undo_kind:
         return change
     saved = {"saved": f"{SAVED}/{change.id}"} if undo_kind.endswith("restore") else {}
-    undo = Undo(kind=undo_kind, after={**(undo_after or before), **saved})
+    undo = Undo(kind=undo_kind, after={**saved, **(undo_after or before)})
     return change.model_copy(update={"undo": undo})
 
 
@@ -259,9 +259,14 @@ def _restart(case: Case) -> Change:
     after: dict[str, Json] = {"identity": "EC2", "running": True, "enabled": True, "connected": True}
     unfinished = _unfinished(case)
     terms: dict[str, Json] = {}
+    before_it: dict[str, Json] = {}
     fate = ""
     if unfinished is not None:
         terms = {"unfinished": unfinished.change_id}
+        if unfinished.registration:
+            terms["registration"] = unfinished.registration
+            terms["unproven"] = "stays off" if unfinished.foreign else "put back"
+            before_it = _before(unfinished)
         then = "stays off, for it is another owner's" if unfinished.foreign else "is put back"
         fate = (
             f" It ends the interrupted repair {unfinished.change_id}: if the proof does not come, the state"
@@ -274,11 +279,22 @@ def _restart(case: Case) -> Change:
         "agent.restart",
         after,
         f"{'Restart' if now['running'] is True else 'Start and enable'} the agent: {_reason(case)}{fate}",
-        undo_kind="" if was_up else "agent.state",
-        undo_after={"running": now["running"], "enabled": now["enabled"]},
-        no_undo="it ran before and runs after" if was_up else "",
+        undo_kind="agent.restore" if before_it else "" if was_up else "agent.state",
+        undo_after=before_it or {"running": now["running"], "enabled": now["enabled"]},
+        no_undo="it ran before and runs after" if was_up and not before_it else "",
         terms=terms,
     )
+
+
+def _before(unfinished: Unfinished) -> dict[str, Json]:
+    """As it was before the interrupted repair, whose own change never came into effect to be taken back."""
+    mi = unfinished.registration
+    return {
+        "identity": "OnPrem",
+        "instance_id": mi,
+        "vault": mi,
+        "saved": f"{SAVED}/{unfinished.change_id}",
+    }
 
 
 def _unfinished(case: Case) -> Unfinished | None:

@@ -101,14 +101,16 @@ look_at_log() {
         }' "$AGENT_LOG" | redact
 }
 
-# State that was saved by a repair which was killed, and not ended since: "change foreign saved-at".
+# State that was saved by a repair which was killed, and not ended since: "change foreign saved-at mi-…".
 look_at_unfinished() {
     for complete in "$HALTUUN"/saved/*/COMPLETE; do
         saved=${complete%/*}
         if [ ! -e "$complete" ] || [ -e "$saved/ENDED" ]; then continue; fi
         grep -qxF "$KEY_FILE" "$saved/restore" || continue
         saved_at=$(date -r "$complete" '+%Y-%m-%d %H:%M:%S')
-        say unfinished "${saved##*/} $(cat "$saved/foreign" 2>/dev/null || echo no) $saved_at"
+        say unfinished "${saved##*/} $(cat "$saved/foreign" 2>/dev/null || echo no) $saved_at $(
+            json_string "$saved/files$KEY_FILE" instanceID
+        )"
     done
 }
 

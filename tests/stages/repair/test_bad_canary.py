@@ -1,30 +1,25 @@
-"""A bad canary on real hosts: the stage ends at it, it is as it was, and a retry leaves it alone."""
+"""Runs that come to grief on real hosts: at a bad canary, which is as it was; and killed in the middle."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from haltuun.config import load_config
-from haltuun.engine import Takeover, open_run
 from haltuun.ledger import Ledger
 from haltuun.model import StageName, Verdict
-from haltuun.reach import open_host
 from haltuun.retrying import decisions, held_in, worth_a_look
-from haltuun.stages.discover import STAGE as DISCOVER
-from haltuun.stages.discover import list_hosts
-from haltuun.stages.repair import STAGE as REPAIR
-from haltuun.stages.verify import STAGE as VERIFY
 from tests.lab.cloud_kit import until
+from tests.stages.repair import interrupted
 from tests.stages.repair.host_kit import Hosts, lab_of
+from tests.stages.repair.runs import STAGES, looked, take_over
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
-STAGES = (DISCOVER, VERIFY, REPAIR)
 SCENARIO = """\
 name: canary
 account_id: "333344445555"
@@ -62,39 +57,6 @@ echo $! >/run/other.pid
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     with lab_of(SCENARIO, tmp_path_factory.mktemp("canary"), f"canary-{os.getpid()}") as lab:
         yield lab
-
-
-def looked(hosts: Hosts, ledger: Ledger, mode: str, only: Sequence[str] = ()) -> Takeover:
-    config = load_config(hosts.info.config_path)
-    run = open_run(config, hosts.info.account_id, mode, open_host, ledger=ledger)
-    takeover = Takeover(run, STAGES, lister=list_hosts, only_hosts=only)
-    takeover.begin({})
-    for stage in takeover.stages:
-        takeover.look_account(stage)
-        for host in takeover.hosts:
-            takeover.look_host(stage, host)
-        takeover.settle(stage)
-        takeover.plan_stage(stage)
-    takeover.make_plan()
-    return takeover
-
-
-def take_over(hosts: Hosts, ledger: Ledger) -> Takeover:
-    takeover = looked(hosts, ledger, "apply")
-    takeover.approve(None, everything=True, who="test")
-    for stage in takeover.stages:
-        takeover.enter(stage)
-        takeover.apply_account(stage)
-        for wave in takeover.waves(stage):
-            for host in wave:
-                takeover.work_host(stage, host)
-                if host in takeover.relook(stage):
-                    takeover.look_host(stage, host)
-        takeover.look_account(stage)
-        takeover.prove(stage)
-        takeover.gate(stage)
-    takeover.end(takeover.outcome())
-    return takeover
 
 
 def files(hosts: Hosts, name: str) -> dict[str, str]:
@@ -139,9 +101,9 @@ def test_the_stage_ends_at_a_bad_canary_which_is_restored(
     replace_agent(hosts, NEEDS_ITS_REGISTRATION)
     before = {name: files(hosts, name) for name in hosts.info.hosts}
     canary, *others = (hosts.host(name).instance_id for name in sorted(hosts.info.hosts))
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    config, ledger = load_config(hosts.info.config_path), Ledger(f"sqlite:///{tmp_path}/ledger.db")
 
-    takeover = take_over(hosts, ledger)
+    takeover = take_over(config, ledger)
     statuses = takeover.progress[StageName.repair].statuses
     assert {status.verdict for status in statuses.values()} == {Verdict.held}
     assert {statuses[host].reason for host in others} == {"STAGE_STOPPED"}
@@ -153,7 +115,7 @@ def test_the_stage_ends_at_a_bad_canary_which_is_restored(
     held = held_in(ledger, hosts.info.account_id, None, ())
     asked = worth_a_look(ledger, hosts.info.account_id, held, (), takeover.hosts)
     assert asked == others
-    looking = looked(hosts, ledger, "plan", asked)
+    looking = looked(config, ledger, "plan", asked)
     looking.end("Planned")
     decided = decisions(
         ledger,
@@ -178,15 +140,14 @@ def test_where_another_service_falls_silent_the_repair_is_taken_back(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "10")
-    monkeypatch.setenv("HALTUUN_ECHO_WAIT_S", "3")  # it was Online a moment ago, and is not any more
     write(hosts.file("a-canary", "/usr/local/bin/other"), OTHER)
     inside(hosts, "/usr/local/bin/other")
     until(lambda: listens(hosts, 8642))
     replace_agent(hosts, TAKES_ANOTHER_ALONG)
     before = {name: files(hosts, name) for name in hosts.info.hosts}
     canary, *others = (hosts.host(name).instance_id for name in sorted(hosts.info.hosts))
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    statuses = take_over(hosts, ledger).progress[StageName.repair].statuses
+    config, ledger = load_config(hosts.info.config_path), Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    statuses = take_over(config, ledger).progress[StageName.repair].statuses
     assert statuses[canary].reason == "SERVICE_SILENCED"
     assert "8642/tcp" in statuses[canary].message and "listens again" in statuses[canary].message
     assert {statuses[host].reason for host in others} == {"STAGE_STOPPED"}
@@ -194,3 +155,8 @@ def test_where_another_service_falls_silent_the_repair_is_taken_back(
     assert {name: files(hosts, name) for name in hosts.info.hosts} == before
     assert listens(hosts, 8642)
     ledger.close()
+
+
+def test_killed_with_its_script_in_the_middle_the_next_run_ends_it(hosts: Hosts, tmp_path: Path) -> None:
+    """The other ways to be killed take minutes: `make soak`."""
+    interrupted.walk(hosts, "c-next", tmp_path, "the script is killed", run_dies=True)

@@ -62,6 +62,17 @@ def test_an_id_that_is_none_is_not_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("saved", "registration"), [("mi-0123eb6450bf5617b", "mi-0123eb6450bf5617b"), ("", "")]
+)
+def test_an_unfinished_repair(saved: str, registration: str) -> None:
+    said = f"unfinished=0123456789ab no 2026-11-23 11:00:00 {saved}\nend=yes\n"
+    unfinished = parse_agent(said).unfinished
+    assert not isinstance(unfinished, Unknown)
+    (left,) = unfinished
+    assert (left.change_id, left.foreign, left.registration) == ("0123456789ab", False, registration)
+
+
+@pytest.mark.parametrize(
     ("text", "state", "order", "endpoints"),
     [
         ("", "broken", (), ()),

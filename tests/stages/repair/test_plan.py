@@ -352,6 +352,21 @@ def test_a_killed_repair_is_ended_by_the_next_restart(seen: f.Agent, ends: bool)
     assert restart.after.get("unfinished") == (LEFT.change_id if ends else None)
 
 
+@pytest.mark.parametrize(("foreign", "fate"), [(False, "put back"), (True, "stays off")])
+def test_what_ends_a_killed_repair_leads_back_to_before_it(foreign: bool, fate: str) -> None:
+    """The killed one's own change is not in effect, so there is nothing else to take back."""
+    left = LEFT.model_copy(update={"registration": MI, "foreign": foreign})
+    (restart,) = plan(agent(**DOWN, unfinished=(left,), log=log(*AS_EC2))).changes
+    assert (restart.after["registration"], restart.after["unproven"]) == (MI, fate)
+    assert restart.undo is not None and restart.undo.kind == "agent.restore"
+    assert restart.undo.after == {
+        "identity": "OnPrem",
+        "instance_id": MI,
+        "vault": MI,
+        "saved": f"/var/lib/haltuun/saved/{LEFT.change_id}",
+    }
+
+
 def test_a_profile_that_verify_plans_lifts_the_dhmc_guard() -> None:
     prepared = verify_change("ec2.instance.profile")
     planned = plan(stale(), profile_arn=None, dhmc="role", prepared=(prepared,))
