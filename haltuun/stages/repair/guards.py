@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
-from haltuun.model import Barred, Change, Host, StageName, Unknown, Verdict, is_false, is_true, known
+from haltuun.model import Barred, Change, Host, Json, StageName, Unknown, Verdict, is_false, is_true, known
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.repair.facts import Agent, NodeRow, RepairAccount, RepairFacts
 from haltuun.stages.repair.leftovers import own_identities_cut
+from haltuun.stages.repair.state import state_of
 from haltuun.stages.repair.wording import WORDING
 
 # "Connection lost" that no step on the host mends was seen to end after weeks by itself; after this
@@ -37,6 +39,11 @@ class Case:
     def agent(self) -> Agent:
         assert isinstance(self.facts.agent, Agent)
         return self.facts.agent
+
+    @cached_property
+    def state(self) -> dict[str, Json]:
+        """The agent's present state in the words of a change."""
+        return state_of(self.host, self.agent)
 
     def has(self, *codes: str) -> bool:
         causes = self.facts.causes

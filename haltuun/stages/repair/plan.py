@@ -39,7 +39,7 @@ from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
 from haltuun.stages.repair.rules import OFF, ON, is_old
 from haltuun.stages.repair.situation import situation_of
-from haltuun.stages.repair.state import WAKEABLE, state_of
+from haltuun.stages.repair.state import WAKEABLE
 from haltuun.stages.repair.wording import WORDING
 
 SAVED = "/var/lib/haltuun/saved"
@@ -152,7 +152,7 @@ def _step(
     terms: dict[str, Json] | None = None,
 ) -> Change:
     """`terms` are part of what is approved, hence of the id, and no state that could be looked at."""
-    now = state_of(case.host, case.agent)
+    now = case.state
     before = {key: now[key] for key in after}
     change = Change(
         stage=StageName.repair,
@@ -240,7 +240,7 @@ def _with_config(case: Case, config: str) -> tuple[Change, ...] | Barred:
     """The registration's second place first: what follows starts the agent, which reads the file then."""
     mi = case.facts.vault_instance_id
     assert not isinstance(case.agent.config, Unknown)
-    now = state_of(case.host, case.agent)
+    now = case.state
     step = _step(
         case,
         "agent.config",
@@ -272,7 +272,7 @@ def _restart(case: Case) -> Change:
             f" It ends the interrupted repair {unfinished.change_id}: if the proof does not come, the state"
             f" that was saved {then}."
         )
-    now = state_of(case.host, case.agent)
+    now = case.state
     was_up = now["running"] is True and now["enabled"] is not False
     return _step(
         case,
@@ -419,7 +419,7 @@ def _install(
 ) -> Change:
     source = _shown(case.view.config.agent.package_source or "")
     unproven = pin.format != "deb"
-    now = state_of(case.host, case.agent)
+    now = case.state
     after: dict[str, Json] = {"package": pin.format, "version": _version(pin), "running": True}
     undo_after = {**{key: now[key] for key in after}, "sha256": undo_sha256} if undo_sha256 else None
     return _step(
