@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Hashable
 from pathlib import Path
@@ -15,6 +16,24 @@ from haltuun.model import Reach
 
 # haltuun.yaml is written by hand: beyond this it is not one, and YAML aliases could blow it up.
 MAX_BYTES = 1_000_000
+DATABASES = ("sqlite:///", "postgresql+psycopg://")
+# What a pattern asks for, by its key; a key of 'hosts' is an instance id.
+SHAPES = {
+    "id": "the account's 12 digits",
+    "alias": "small letters, digits, '.', '_' and '-' only, 63 at most",
+    "role_arn": "the ARN of a role, as arn:aws:iam::111122223333:role/haltuun",
+    "regions": "the name of a region, as eu-central-1",
+    "sha256": "64 digits of 0-9 and a-f",
+}
+INSTANCE_ID = "an instance id, as i-0abc1234def567890"
+TYPES = {
+    "string_type": "text",
+    "path_type": "the path of a file or folder",
+    "list_type": "a list, as [a, b]",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+}
+INTEGERS = ("int_type", "int_parsing", "int_from_float")
 
 
 class _Section(BaseModel):
@@ -121,6 +140,13 @@ class Config(_Section):
     policy: PolicyConfig = PolicyConfig()
     agent: AgentConfig = AgentConfig()
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(DATABASES):
+            raise ValueError("must begin with " + " or ".join(DATABASES))
+        return value
+
     @property
     def ledger_url(self) -> str:
         return self.database_url or f"sqlite:///{self.state_dir / 'ledger.db'}"
@@ -189,9 +215,9 @@ def load_config(path: Path) -> Config:
         loc = [part for part in first["loc"] if part != "[key]"]
         line = _line_of(node, loc)
         raise ConfigError(
-            f"{_sentence(first)}",
+            _sentence(first, loc),
             subject=f"{path}:{line}: {'.'.join(str(part) for part in loc) or '(top)'}",
-            remedy="Put the value in quotes." if first["type"] == "string_type" else "Correct that key.",
+            remedy=_remedy(first, loc),
         ) from error
     _refuse_twins(config, path, node)
     return _resolved(config, path.resolve().parent)
@@ -241,14 +267,43 @@ class _NoAliases(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, loc: list[Any]) -> str:
     kind, message = error["type"], str(error["msg"])
+    key = next((part for part in reversed(loc) if isinstance(part, str)), "")
     if kind == "extra_forbidden":
         return "there is no such key."
     if kind == "missing":
         return "this key is missing."
-    message = message.removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch":
+        return f"must be {SHAPES.get(key, INSTANCE_ID)}."
+    if kind in TYPES:
+        return f"must be {TYPES[kind]}."
+    if kind in INTEGERS:
+        return "must be a whole number."
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
     return message[0].lower() + message[1:] + ("" if message.endswith(".") else ".")
+
+
+def _remedy(error: Any, loc: list[Any]) -> str:
+    if error["type"] == "string_type":
+        return "Write the reason there, in quotes." if loc[-1] == "exclude" else "Put the value in quotes."
+    if error["type"] == "extra_forbidden":
+        known = _section_of(loc).model_fields
+        like = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        return f"Did you mean '{like[0]}'?" if like else f"There are: {', '.join(known)}."
+    return "Correct that key."
+
+
+def _section_of(loc: list[Any]) -> type[_Section]:
+    """The section in which the last key of `loc` stands."""
+    above = [part for part in loc[:-1] if isinstance(part, str)]
+    sections: dict[str, type[_Section]] = {
+        "accounts": AccountConfig,
+        "ssh": SshConfig,
+        "policy": PolicyConfig,
+        "agent": AgentConfig,
+    }
+    return sections.get(above[-1], HostConfig) if above else Config
 
 
 def _line_of(node: Any, loc: list[Any]) -> int:

@@ -73,8 +73,8 @@ def screenshot(
     with _browser(size, deadline) as page:
         page.call("Page.enable")
         page.call("Page.navigate", url=url)
-        for label, value in (fill or {}).items():
-            _until(partial(page.fill, label, value), deadline, f"there is no field '{label}'", page)
+        if fill:
+            _until(partial(page.filled, fill), deadline, f"the fields {', '.join(fill)} do not fill", page)
         for label in click:
             _until(partial(page.click, label), deadline, f"there is nothing named '{label}' to click", page)
         for text in expect:
@@ -116,7 +116,11 @@ class _Page:
         words = self.text()
         return bool(words.strip()) and text in words
 
-    def fill(self, label: str, value: str) -> bool:
+    def filled(self, wanted: Mapping[str, str]) -> bool:
+        """Whether every field held its value already: a page that is still loading empties them again."""
+        return all([self._fill(label, value) for label, value in wanted.items()])
+
+    def _fill(self, label: str, value: str) -> bool:
         # A field's label stands above it, in the nearest element around it that has words. The page's
         # framework looks at the event, and at what the element's own setter was given.
         script = f"""(() => {{
@@ -127,12 +131,13 @@ class _Page:
             }};
             const found = [...document.querySelectorAll('textarea, input[type=text]')].find(field =>
                 labelOf(field).split(' ')[0] === {json.dumps(label)});
-            if (found) {{
+            const held = found?.value === {json.dumps(value)};
+            if (found && !held) {{
                 const kind = found.tagName === 'TEXTAREA' ? HTMLTextAreaElement : HTMLInputElement;
                 Object.getOwnPropertyDescriptor(kind.prototype, 'value').set.call(found, {json.dumps(value)});
                 found.dispatchEvent(new Event('input', {{bubbles: true}}));
             }}
-            return Boolean(found);
+            return Boolean(held);
         }})()"""
         return bool(self.evaluate(script))
 

@@ -53,7 +53,7 @@ def test_a_wrong_command_line(cli: Cli, arguments: tuple[str, ...], words: tuple
         ("polcy: {}\n", ("haltuun.yaml:1: polcy", "no such key")),
         (
             "accounts:\n  - id: '111122223333'\n    role_arn: haltuun\n",
-            (":3: accounts.0.role_arn", "pattern"),
+            (":3: accounts.0.role_arn", "ARN of a role"),
         ),
         ("state_dir: 2024-13-45\n", ("haltuun.yaml", "in quotes")),
         ("? [a, b]\n: c\n", ("haltuun.yaml",)),

@@ -21,15 +21,20 @@ def write(tmp_path, text):
     [
         ("accounts:\n  - id: '1'\n   x: 3\n", ":3", "expected"),
         (GOOD + "      portt: 22\n", ":6: accounts.0.ssh.portt", "no such key"),
-        ("accounts:\n  - id: 111122223333\n", ":2: accounts.0.id", "valid string"),
+        ("accounts:\n  - id: 111122223333\n", ":2: accounts.0.id", "must be text"),
         ("accounts:\n  - alias: a\n", "accounts.0.id", "missing"),
         ("- a\n- b\n", ":1", "mapping"),
         ("a: &x [1]\nb: *x\n", ":2", "aliases"),
         ("state_dir: a\nstate_dir: b\n", ":2", "twice"),
         (GOOD + "  - id: '111122223333'\n", ":6: accounts.1", "names two accounts"),
         ("policy:\n  approve: [shared]\n", ":2: policy.approve", "irreversible"),
-        ("accounts:\n  - id: '111122223333'\n    hosts:\n      web-1: {port: 1}\n", ":4", "pattern"),
-        ("accounts:\n  - id: '111122223333'\n    regions: [eu-centrall]\n", ":3", "pattern"),
+        ("accounts:\n  - id: '111122223333'\n    hosts:\n      web-1: {port: 1}\n", ":4", "an instance id"),
+        ("accounts:\n  - id: '111122223333'\n    regions: [eu-centrall]\n", ":3", "name of a region"),
+        (GOOD + "      port: abc\n", ":6: accounts.0.ssh.port", "a whole number"),
+        (GOOD + "    hosts: {i-0abc1234def567890: }\n", ":6", "a mapping of keys"),
+        (GOOD + "agent: {sha256: abc}\n", ":6: agent.sha256", "64 digits"),
+        ("database_url: postgresql://a:b@c/d\n", ":1: database_url", "postgresql+psycopg://"),
+        ("state_dir:\n", ":1: state_dir", "the path of"),
         ("[" * 100_000, "haltuun.yaml", "nested far deeper"),
         ("{a: " * 50_000, "haltuun.yaml", "nested far deeper"),
         ("a: " + "9" * 900_000, "haltuun.yaml", "cannot make sense of"),
@@ -48,6 +53,22 @@ def test_an_error_names_file_line_and_key(tmp_path, text, where, what):
     assert what in caught.value.message
     assert caught.value.remedy
     assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("acounts: []\n", "Did you mean 'accounts'?"),
+        (GOOD + "      port_: 22\n", "Did you mean 'port'?"),
+        (GOOD + "    hosts: {i-0abc1234def567890: {exlude: x}}\n", "Did you mean 'exclude'?"),
+        ("policy: {zzz: 1}\n", "There are: max_held_percent,"),
+        (GOOD + "    hosts: {i-0abc1234def567890: {exclude: true}}\n", "Write the reason there, in quotes."),
+    ],
+)
+def test_the_remedy_says_what_may_stand_there(tmp_path, text, remedy):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert remedy in caught.value.remedy
 
 
 def test_no_such_file_and_not_text(tmp_path):
