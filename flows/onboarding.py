@@ -16,7 +16,7 @@ from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 
 
-@flow(name="onboard-accounts", persist_result=False)
+@flow(name="onboard-accounts", flow_run_name="onboard accounts", persist_result=False)
 def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[Any]:
     """Every account of the configuration that the ledger does not know: one run each.
 

@@ -17,7 +17,7 @@ from haltuun.reach import open_host
 from haltuun.stages.discover import list_hosts
 
 
-@flow(name="recheck-waiting-hosts", persist_result=False)
+@flow(name="recheck-waiting-hosts", flow_run_name="recheck waiting hosts", persist_result=False)
 def recheck_waiting_hosts() -> State[Any]:
     """All accounts: the waiting hosts whose next check has come are taken over again, one run an account.
 

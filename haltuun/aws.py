@@ -428,6 +428,13 @@ def _translated(error: Exception, service: str, operation: str, region: str) -> 
         if code in _NOT_FOUND or code.endswith(("NotFound", "NotFoundException", ".NotFound")):
             return NotFound(message or "does not exist.", subject=subject, remedy="", code=code)
         return AwsError(f"{code}: {message}", subject=subject, remedy="See the message.", code=code or "AWS")
+    if isinstance(error, ValueError) and "endpoint" in str(error):  # botocore's plain ValueError
+        return AwsError(
+            f"the endpoint is no address ({error}).",
+            subject=subject,
+            remedy="Correct AWS_ENDPOINT_URL: it begins with http:// or https://.",
+            code="AWS_UNREACHABLE",
+        )
     if isinstance(error, botocore.parsers.ResponseParserError):
         return NotImplementedByEndpoint(
             "the endpoint's answer is not AWS's.", subject=subject, remedy="What depends on it stays unknown."

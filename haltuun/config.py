@@ -81,6 +81,11 @@ class AccountConfig(_Section):
     def label(self) -> str:
         return self.alias or self.id
 
+    @property
+    def named(self) -> str:
+        """Alias and id, for people."""
+        return f"{self.alias} ({self.id})" if self.alias else self.id
+
     def host(self, instance_id: str) -> HostConfig:
         return self.hosts.get(instance_id, HostConfig())
 
@@ -150,6 +155,19 @@ class Config(_Section):
     @property
     def ledger_url(self) -> str:
         return self.database_url or f"sqlite:///{self.state_dir / 'ledger.db'}"
+
+    def begun_with(self) -> list[AccountConfig]:
+        """All accounts.
+
+        Raises:
+            ConfigError: there is none, so that nothing would be done and nothing said.
+        """
+        if not self.accounts:
+            raise ConfigError(
+                "there is no account in the configuration.",
+                remedy="Add one under 'accounts:' in haltuun.yaml; see 'haltuun init'.",
+            )
+        return list(self.accounts)
 
     def account(self, name: str) -> AccountConfig:
         """The account with this id or alias.

@@ -37,6 +37,8 @@ from haltuun.model import (
     StagePlan,
     Unknown,
     Verdict,
+    approval_command,
+    held_back,
 )
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
@@ -332,10 +334,17 @@ class Takeover:
         return change.reach in self.run.config.policy.approve
 
     def awaiting(self) -> tuple[Change, ...]:
-        """Planned changes that only a person's approval keeps from being performed."""
+        """Planned changes that wait for a person's approval, their own or that of what they build on."""
         if self.plan is None:
             return ()
-        return tuple(change for change in self.plan.changes if self._waits_for_approval(change.id))
+        open_ones = [change for change in self.plan.changes if change.id not in self._in_effect]
+        return tuple(held_back(open_ones, {c.id for c in open_ones if self._waits_for_approval(c.id)}))
+
+    @property
+    def approval_command(self) -> str:
+        """What a person types to approve this run's plan."""
+        stages = [stage.value for stage in self.stages if stage in self._only_stages]
+        return approval_command(self.run.account.label, self.plan_hash, stages, self._only_hosts)
 
     def _waits_for_approval(self, change_id: str) -> bool:
         change = self._planned.get(change_id)
@@ -564,7 +573,7 @@ class Takeover:
                 verdict=Verdict.pending,
                 reason="PLAN_STALE" if stale else "AWAITS_APPROVAL",
                 message=f"{len(waits)} change(s) wait for approval: {named}",
-                remedy=f"Approve the plan: haltuun takeover {self.run.account.label} --plan {self.plan_hash}",
+                remedy=self._how_to_approve(),
             )
         wrong = [o for o in mine if o.error is not None and o.status in ("failed", "stale", "not_taken")]
         failed = wrong[-1] if wrong else None  # the last rung of a ladder says why
@@ -585,6 +594,12 @@ class Takeover:
         return HostStatus(
             verdict=verdict.verdict, reason=verdict.code, message=verdict.message, remedy=verdict.remedy
         )
+
+    def _how_to_approve(self) -> str:
+        # A command that names hundreds of hosts, kept for each of them, would fill the ledger.
+        if len(self._only_hosts) <= 5:
+            return f"Approve the plan: {self.approval_command}"
+        return f"Approve plan {self.plan_hash}; the command: haltuun status {self.run.account.label}"
 
     def _not_entered(self, stage: Stage, host: str) -> HostStatus:
         for need in stage.needs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -281,6 +281,23 @@ class Plan(Frozen):
     def hash(self) -> str:
         ids = sorted({change.id for change in self.changes})
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def held_back(changes: Sequence[Change], asked: Collection[str]) -> list[Change]:
+    """Of `changes` those whose approval is asked for, by id, and all that build on them."""
+    held = set(asked)
+    grown = True
+    while grown:
+        more = {c.id for c in changes if held & {*c.depends_on, c.only_if_failed}} - held
+        held |= more
+        grown = bool(more)
+    return [change for change in changes if change.id in held]
+
+
+def approval_command(account: str, plan_hash: str, stages: Sequence[str], hosts: Sequence[str]) -> str:
+    """Narrowed as the plan was: what nobody looked at is not changed along with it."""
+    narrowed = [f"--stage {stage}" for stage in stages] + [f"--host {host}" for host in hosts]
+    return " ".join([f"haltuun takeover {account}", *narrowed, f"--plan {plan_hash}"])
 
 
 class Proof(Frozen):

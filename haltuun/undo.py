@@ -15,7 +15,7 @@ from haltuun.effects import effects
 from haltuun.engine import of_one_host, open_changes, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
-from haltuun.model import Change, Host, HostStatus, StageName, Undo, Unknown, Verdict, canonical
+from haltuun.model import Change, Host, HostStatus, Json, StageName, Undo, Unknown, Verdict, canonical
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
 from haltuun.stages.base import Kind, Stage
@@ -188,11 +188,24 @@ class Undoing:
             return replace(step, status="kept", message=why)
         if isinstance(seen, Unknown):
             return replace(step, status="unknown", message=seen.unknown)
+        seen = self._by_then(step, seen)
         if canonical(seen) == canonical(inverse.after):
             return replace(step, status="already", message="It is not there any more.")
         if canonical(seen) != canonical(inverse.before):
             return replace(step, status="stale", message=_DRIFTED)
         return replace(step, status="ready")
+
+    def _by_then(self, step: Step, seen: Json) -> Json:
+        """What will be there when it is this step's turn: later changes of the same thing go back first."""
+        for other in self.steps:
+            if other.change.id == step.change.id:
+                break
+            one, mine = other.inverse, step.change
+            if one is None or (one.kind, one.region, one.target) != (mine.kind, mine.region, mine.target):
+                continue
+            if canonical(one.before) == canonical(seen):
+                seen = one.after
+        return seen
 
     # -- act -------------------------------------------------------------------------------------
 

@@ -75,14 +75,22 @@ def _demo(began: float, keep: bool) -> int:
     _await_history(url)
 
     _say(f"\nThe demo took {time.monotonic() - began:.0f} s.")
-    _say(f"  ledger       {STATE / 'ledger.db'}   (haltuun status --config {config.relative_to(Path.cwd())})")
+    _say(f"  ledger       {STATE / 'ledger.db'}   ({_here(HALTUUN)} status --config {_here(config)})")
     _say(f"  report       {STATE / 'report' / 'report.html'}")
     _say("  run history  make ui")
     if keep:
+        with (OUT / "env").open("a", encoding="utf-8") as file:
+            for name, value in (("HALTUUN_CONFIG", str(config)), ("PATH", f"{Path(HALTUUN).parent}:$PATH")):
+                file.write(f'export {name}="{value}"\n')
         _say(f"  still up     source {OUT / 'env'}; end it with 'haltuun lab down' and 'haltuun ui --stop'")
     for line in wrong:
         sys.stderr.write(f"demo: not as it should be: {line}\n")
     return 1 if wrong else 0
+
+
+def _here(path: Path | str) -> Path:
+    """As it is typed in this folder."""
+    return Path(os.path.relpath(path))
 
 
 def _own_config(lab_config: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ def write_workspace(
         "AWS_EC2_METADATA_DISABLED": "true",
         "HALTUUN_CONFIG": str(out / CONFIG),
     }
-    (out / ENV).write_text("".join(f"{name}={value}\n" for name, value in env.items()), encoding="utf-8")
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
+    (out / ENV).write_text(exports, encoding="utf-8")
     return env
 
 

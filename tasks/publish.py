@@ -32,6 +32,7 @@ def publish_plan(takeover: Takeover) -> None:
             takeover.hosts,
             run.account.label,
             takeover.awaiting(),
+            command=takeover.approval_command,
             approval=own[-1] if own else None,
             shown=run.ledger.shown(run.account.id, run.id) if own else None,
             stale=takeover.stale,
@@ -63,7 +64,9 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
 def publish_undo(undoing: Undoing, outcome: str) -> None:
     create_markdown_artifact(
         key=_key("undo", undoing.run.account.label),
-        markdown=render.undo_markdown(undoing.of, undoing.run.account.label, outcome, undoing.steps),
+        markdown=render.undo_markdown(
+            undoing.of, undoing.run.account.label, outcome, undoing.steps, undoing.hosts
+        ),
         description=f"{outcome}: run {undoing.of} of {undoing.run.account.label}",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import tempfile
@@ -9,16 +11,27 @@ import traceback
 from pathlib import Path
 
 from haltuun.cli.interrupt import EXIT_INTERRUPTED
-from haltuun.errors import EXIT_ERROR, EXIT_OK, EXIT_USAGE, HaltuunError
+from haltuun.errors import EXIT_ERROR, EXIT_OK, EXIT_USAGE, HaltuunError, ServerUnreachable
+
+EXIT_SERVER_GONE = -1  # within this module: told as EXIT_ERROR
 
 
 def main() -> None:
     """Entry point of `haltuun`. Every failure is one sentence and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no arrows gets a question mark
     code = _run()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
+    except OSError as error:
+        _forget_stdout()
+        code = _unwritten(error)
+    if code == EXIT_SERVER_GONE:
+        # Prefect would go on for minutes to offer its events to the server that is gone.
+        os._exit(EXIT_ERROR)
     sys.exit(code)
 
 
@@ -29,12 +42,17 @@ def _run() -> int:
         code = app(standalone_mode=False)
     except HaltuunError as error:
         _say(f"{error} [{error.code}]")
-        return error.exit_code
+        return EXIT_SERVER_GONE if isinstance(error, ServerUnreachable) else error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
         return EXIT_ERROR
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _defect(error)
+        _forget_stdout()
+        return _unwritten(error)
     except Exception as error:
         if _is_usage(error):
             return _usage(error)
@@ -55,6 +73,11 @@ def _usage(error: Exception) -> int:
     said = str(error.format_message())  # type: ignore[attr-defined]
     _say(f"{said.replace('Value error, ', '').rstrip('.')}. See '{command} --help'. [USAGE]")
     return EXIT_USAGE
+
+
+def _unwritten(error: OSError) -> int:
+    _say(f"not all could be written ({error.strerror}). Free space, then call it again. [OUTPUT]")
+    return EXIT_ERROR
 
 
 def _defect(error: Exception) -> int:

@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-lab_app = typer.Typer(help="An inherited account to practise on, on this machine.")
+lab_app = typer.Typer(help="An inherited account to practise on.")
 app.add_typer(lab_app, name="lab")
 
 ConfigOption = Annotated[
@@ -33,7 +33,9 @@ Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Id or alias of 
 StageOption = Annotated[
     list[StageName] | None, typer.Option("--stage", help="Change only in this stage (repeatable)")
 ]
-HostOption = Annotated[list[str] | None, typer.Option("--host", help="Only this instance (repeatable)")]
+HostOption = Annotated[
+    list[str] | None, typer.Option("--host", help="Only this host, by id or name (repeatable)")
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Approve every change; recorded as that")]
 
 
@@ -66,7 +68,7 @@ def _help_without_command(context: typer.Context) -> None:
         raise typer.Exit(EXIT_USAGE)
 
 
-@app.command()
+@app.command(short_help="Write a configuration to begin with")
 def init(config: ConfigOption = None) -> None:
     """Write haltuun.yaml to begin with, and the template of the role that Haltuun assumes."""
     from haltuun.cli.init import write_templates
@@ -74,7 +76,7 @@ def init(config: ConfigOption = None) -> None:
     write_templates(find_config(config))
 
 
-@app.command()
+@app.command(short_help="Check what a takeover needs")
 def doctor(
     account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]")] = None,
     config: ConfigOption = None,
@@ -86,7 +88,7 @@ def doctor(
     return examine(_config(config), account, as_json)
 
 
-@app.command()
+@app.command(short_help="Say what would be changed")
 def plan(
     account: Account,
     stage: StageOption = None,
@@ -103,7 +105,7 @@ def plan(
     return plan_account(find_config(config), account, stage, host, full, as_json)
 
 
-@app.command()
+@app.command(short_help="Take the account over")
 def takeover(
     account: Account,
     stage: StageOption = None,
@@ -119,7 +121,7 @@ def takeover(
     return take_over(find_config(config), account, stage, host, plan_hash, yes, as_json)
 
 
-@app.command()
+@app.command(short_help="Where each host stands")
 def status(
     account: Annotated[str | None, typer.Argument(metavar="[ACCOUNT]", help="Default: all")] = None,
     config: ConfigOption = None,
@@ -131,7 +133,7 @@ def status(
     return show_status(_config(config), account, as_json)
 
 
-@app.command()
+@app.command(short_help="All that is known of one host")
 def show(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Instance id or name")],
     config: ConfigOption = None,
@@ -143,7 +145,7 @@ def show(
     return show_host(_config(config), host, as_json)
 
 
-@app.command()
+@app.command(short_help="Write the takeover report")
 def report(
     account: Account,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write into")],
@@ -155,7 +157,7 @@ def report(
     write_report(_config(config), account, out)
 
 
-@app.command()
+@app.command(short_help="Try the held hosts again")
 def retry(
     account: Account,
     host: HostOption = None,
@@ -176,7 +178,7 @@ def retry(
     return retry_account(find_config(config), account, host, stage, yes, force, as_json)
 
 
-@app.command()
+@app.command(short_help="Look at the waiting hosts again, by date")
 def recheck(config: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Look again at the waiting hosts whose date has come; where none has, say which dates are next."""
     from haltuun.cli.takeover import recheck_waiting
@@ -184,7 +186,7 @@ def recheck(config: ConfigOption = None, as_json: JsonOption = False) -> int:
     return recheck_waiting(find_config(config), as_json)
 
 
-@app.command()
+@app.command(short_help="Begin with the accounts not yet begun")
 def onboard(config: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Begin with every account of the configuration that was never taken over."""
     from haltuun.cli.takeover import onboard_new
@@ -192,7 +194,7 @@ def onboard(config: ConfigOption = None, as_json: JsonOption = False) -> int:
     return onboard_new(find_config(config), as_json)
 
 
-@app.command()
+@app.command(short_help="Take back what a run changed")
 def undo(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, as status and show name it")],
     yes: Annotated[
@@ -207,7 +209,7 @@ def undo(
     return take_back(find_config(config), run, yes, as_json)
 
 
-@app.command()
+@app.command(short_help="Why an agent fails, from a host's files")
 def diagnose(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder, archive or log file of one host")],
     as_json: JsonOption = False,
@@ -222,7 +224,7 @@ def diagnose(
     return diagnose_files(path, as_json)
 
 
-@app.command()
+@app.command(short_help="Serve the run history")
 def ui(
     config: ConfigOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return")] = False,
@@ -247,7 +249,7 @@ def lab_up(
     up(scenario, seed, agent_deb, out)
 
 
-@lab_app.command("down")
+@lab_app.command("down", short_help="End and remove all of it")
 def lab_down() -> None:
     """End every process, mount, namespace and file of the practice account."""
     from haltuun.cli.lab import down

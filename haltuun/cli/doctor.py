@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import typer
 
@@ -37,7 +38,7 @@ class Finding:
 
 def examine(config: Config, account: str | None, as_json: bool) -> int:
     """Each check by itself; returns 1 when one of them fails."""
-    accounts = [config.account(account)] if account else list(config.accounts)
+    accounts = [config.account(account)] if account else config.begun_with()
     findings = [_versions(), _try("ledger", lambda: _ledger(config)), _prefect(config)]
     for one in accounts:
         identity = _try(f"{one.label}: credentials", partial(_identity, one))
@@ -122,9 +123,11 @@ def _keys(account: AccountConfig) -> list[Finding]:
             "from ssh-agent" if agent else "no key_files and no ssh-agent (SSH_AUTH_SOCK): SSH will not open"
         )
         return [Finding(f"{account.label}: SSH keys", bool(agent), says)]
-    findings = []
-    for path in account.ssh.key_files:
-        there = path.is_file()
-        says = str(path) if there else f"{path} does not exist. Correct 'key_files' in haltuun.yaml."
-        findings.append(Finding(f"{account.label}: SSH key", there, says))
-    return findings
+    return [_try(f"{account.label}: SSH key", partial(_key, account, path)) for path in account.ssh.key_files]
+
+
+def _key(account: AccountConfig, path: Path) -> str:
+    from haltuun.reach import check_keys
+
+    check_keys(account.model_copy(update={"ssh": account.ssh.model_copy(update={"key_files": [path]})}))
+    return str(path)

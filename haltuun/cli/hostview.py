@@ -32,7 +32,7 @@ SEVERITY_STYLE = {
 
 def print_host(console: Console, dossier: Dossier, account: AccountConfig) -> None:
     host = dossier.host
-    where = f"  {host.instance_id} in {host.region}, {account.label} ({account.id})"
+    where = f"  {host.instance_id} in {host.region}, {account.named}"
     head = Text.assemble((plain(host.name) or host.instance_id, "bold"), where)
     console.print(head, soft_wrap=not console.is_terminal)
     state = "in custody" if dossier.place is Place.custody else WORDS[dossier.place]

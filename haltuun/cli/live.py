@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from haltuun.cli.server import answers
 from haltuun.cli.tables import codes, grid, names_of, short, verdict_cell
 from haltuun.engine import LOOKING, Takeover, current
 from haltuun.model import StageName, Verdict
@@ -20,8 +25,34 @@ REFRESH_S = 0.5
 # Without a terminal a line says that the run is alive at least this often.
 ALIVE_S = 30.0
 DOING_LINES = 3
+# How often the Prefect server is asked whether it is there.
+SERVER_S = 10.0
 # Of the terminal's height for title, head, lines and margins.
 AROUND_ROWS = 8
+
+
+@contextmanager
+def watched(url: str) -> Iterator[None]:
+    """Says when the Prefect server at `url` stops answering: its client waits for it for minutes, mute."""
+    done = threading.Event()
+    quiet, logging.raiseExceptions = logging.raiseExceptions, False  # its log thread writes to stderr itself
+
+    def watch() -> None:
+        missed = 0
+        while not done.wait(SERVER_S):
+            missed = 0 if answers(url) else missed + 1
+            if missed == 2:
+                sys.stderr.write(
+                    f"haltuun: the Prefect server at {url} does not answer. The run waits some minutes"
+                    " for it, then ends; what was done is in the ledger.\n"
+                )
+
+    threading.Thread(target=watch, name="server", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        logging.raiseExceptions = quiet
 
 
 class Progress:
@@ -81,7 +112,7 @@ class Progress:
 
     def _picture(self, takeover: Takeover) -> RenderableType:
         run = takeover.run
-        title = f"{run.account.label} ({run.account.id})  {run.mode}  run {run.id}  {self._elapsed()}"
+        title = f"{run.account.named}  {run.mode}  run {run.id}  {self._elapsed()}"
         room = max(3, self._console.height - AROUND_ROWS - DOING_LINES)
         table, left = _table(takeover, room, self._console.width)
         below = [Text(line, style="dim") for line in ([left] if left else [])]

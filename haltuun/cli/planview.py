@@ -13,7 +13,19 @@ from rich.text import Text
 from haltuun.cli.groups import Trouble, enumerate_hosts, tell
 from haltuun.cli.tables import GRID, names_of
 from haltuun.cost import basis, say, say_total
-from haltuun.model import Change, Cost, Host, Plan, Reach, Severity, StageName, Unknown, canonical
+from haltuun.model import (
+    Change,
+    Cost,
+    Host,
+    Plan,
+    Reach,
+    Severity,
+    StageName,
+    Unknown,
+    approval_command,
+    canonical,
+    held_back,
+)
 from haltuun.report.causes import without_host
 from haltuun.report.render import plain
 
@@ -47,8 +59,12 @@ def print_plan(
     *,
     approve: Collection[Reach],
     full: bool = False,
+    stages: Sequence[StageName] = (),
+    only_hosts: Sequence[str] = (),
 ) -> None:
-    """`approve` are the reaches that wait for a person."""
+    """`approve` are the reaches that wait for a person; `stages` and `only_hosts` are what was asked for."""
+    if not hosts:
+        console.print(f"{account}: there is no instance in the regions that were looked at.", highlight=False)
     for stage in StageName:
         changes = [change for change in plan.changes if change.stage is stage]
         if not changes:
@@ -69,7 +85,7 @@ def print_plan(
         console.print(Text("Hosts that these changes will not help", style="bold"))
         tell(console, troubles, hosts)
     _print_findings(console, plan, hosts, account, {(one.host, one.code) for one in troubles})
-    _print_closing(console, plan, account, approve)
+    _print_closing(console, plan, account, approve, approval_command(account, plan.hash, stages, only_hosts))
 
 
 def _table(stage: StageName, changes: Sequence[Change], hosts: Mapping[str, Host]) -> Table:
@@ -234,16 +250,12 @@ def _print_findings(
 
 def waiting(plan: Plan, approve: Collection[Reach]) -> list[Change]:
     """What is not done unasked: changes of these reaches, and those that build on them."""
-    held = {change.id for change in plan.changes if change.reach in approve}
-    grown = True
-    while grown:
-        more = {c.id for c in plan.changes if held & {*c.depends_on, c.only_if_failed}} - held
-        held |= more
-        grown = bool(more)
-    return [change for change in plan.changes if change.id in held]
+    return held_back(plan.changes, {change.id for change in plan.changes if change.reach in approve})
 
 
-def _print_closing(console: Console, plan: Plan, account: str, approve: Collection[Reach]) -> None:
+def _print_closing(
+    console: Console, plan: Plan, account: str, approve: Collection[Reach], command: str
+) -> None:
     count = {reach: sum(1 for change in plan.changes if change.reach is reach) for reach in Reach}
     told = ", ".join(f"{n} {reach.value}" for reach, n in count.items() if n)
     console.print(
@@ -257,7 +269,8 @@ def _print_closing(console: Console, plan: Plan, account: str, approve: Collecti
         asked, all_of_them = len(waiting(plan, approve)), len(plan.changes)
         undoable = sum(1 for change in plan.changes if change.undo is not None)
         lines = [
-            f"{asked} wait for approval; {all_of_them - asked} are made without: haltuun takeover {account}.",
+            f"{asked} wait for approval; {all_of_them - asked} are made without:"
+            f" {command.rpartition(' --plan')[0]}.",
             f"{undoable} of {all_of_them} can be taken back afterwards: haltuun undo RUN.",
         ]
         if costs:
@@ -265,7 +278,7 @@ def _print_closing(console: Console, plan: Plan, account: str, approve: Collecti
         for line in lines:
             console.print(line, highlight=False, soft_wrap=True)
         console.print(
-            f"Approve it with [bold]haltuun takeover {account} --plan {plan.hash}[/];"
+            f"Approve it with [bold]{command}[/];"
             f" ids, permissions and undo of every change: haltuun plan {account} --full",
             highlight=False,
             soft_wrap=True,

@@ -147,6 +147,8 @@ def client_environment(state_dir: Path, url: str, *, own_server: bool = True) ->
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         # Logs go to the run history; the terminal belongs to Haltuun's own output.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        # So do the complaints of Prefect's own threads about a server that is gone.
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
     }
     if own_server:

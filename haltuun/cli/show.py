@@ -59,7 +59,7 @@ def status_document(ledger: Ledger, account_id: str) -> dict[str, Any]:
 
 
 def show_status(config: Config, account: str | None, as_json: bool) -> int:
-    accounts = [config.account(account)] if account else list(config.accounts)
+    accounts = [config.account(account)] if account else config.begun_with()
     ledger = Ledger(config.ledger_url)
     console = Console()
     held, documents = False, []
@@ -81,12 +81,12 @@ def _print_status(console: Console, ledger: Ledger, account: AccountConfig, stan
     hosts = ledger.hosts(account.id)
     if not hosts:
         console.print(
-            f"{account.label} ({account.id}): no host is known yet. Begin with: haltuun plan {account.label}",
+            f"{account.named}: no host is known yet. Begin with: haltuun plan {account.label}",
             highlight=False,
             soft_wrap=True,
         )
         return
-    console.print(f"{account.label} ({account.id})", highlight=False)
+    console.print(f"{account.named}", highlight=False)
     _sentence(console, standing.sentence, f"bold {LEVEL_STYLE[standing.level]}")
     _sentence(console, age_line(standing, hosts, datetime.now(UTC)), "dim")
     console.print()
@@ -126,7 +126,7 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
     if standing.approval is not None:
         _told(console, "appr", "yellow", approval_line(standing.approval))
         if standing.approval.hosts:
-            line(console, f"These hosts wait for it: {enumerate_hosts(standing.approval.hosts, names)}.")
+            line(console, f"Waiting for it: {enumerate_hosts(standing.approval.hosts, names)}.")
         _command(console, standing.approval.command, f"see it with haltuun plan {standing.label}")
     tell_causes(console, [*standing.decisions, *standing.holds], hosts)
     for waiting in standing.waiting[:LINES]:
@@ -142,6 +142,8 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
     for begun in standing.unresolved:
         _told(console, "UNKN", "bold magenta", f"begun in {begun.run}, end not known: {begun.summary}")
     tell_causes(console, standing.left_alone, hosts)
+    for run, count in standing.undone.items():
+        _told(console, "undo", "yellow", f"Run {run} took {count} change(s) back.")
     for work in standing.work:
         _told(console, "done", "green", work_line(work))
         if work.undo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from rich.text import Text
 from haltuun.cli import server
 from haltuun.cli.groups import enumerate_hosts
 from haltuun.cli.interrupt import stoppable
-from haltuun.cli.live import Progress
+from haltuun.cli.live import Progress, watched
 from haltuun.cli.planview import print_plan
 from haltuun.cli.preflight import check_account
 from haltuun.cli.show import status_document, summary
@@ -34,6 +35,7 @@ from haltuun.errors import (
 from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName
 from haltuun.report.render import plain
+from haltuun.report.standing import host_label
 
 if TYPE_CHECKING:
     from haltuun.causes import Decision
@@ -46,6 +48,7 @@ EXIT_OF = {
     "AwaitingApproval": EXIT_AWAITS_APPROVAL,
     "NotDue": EXIT_OK,
 }
+INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 
 
 def plan_account(
@@ -58,6 +61,7 @@ def plan_account(
 ) -> int:
     config, ledger = opened(config_path)
     of = config.account(account)
+    hosts = ids_of(ledger, of, hosts)
     begin(config, of, as_json, mode="plan", stages=stages or (), hosts=hosts or ())
     result = _flow(as_json, account, stages, hosts, mode="plan")
     made = ledger.plan(of.id, result["plan_hash"])
@@ -75,7 +79,16 @@ def plan_account(
         }
         typer.echo(json.dumps(document))
     else:
-        print_plan(Console(), made, ledger.hosts(of.id), of.label, approve=config.policy.approve, full=full)
+        print_plan(
+            Console(),
+            made,
+            ledger.hosts(of.id),
+            of.label,
+            approve=config.policy.approve,
+            full=full,
+            stages=stages or (),
+            only_hosts=hosts,
+        )
     return EXIT_OK
 
 
@@ -90,6 +103,7 @@ def take_over(
 ) -> int:
     config, ledger = opened(config_path)
     of = config.account(account)
+    hosts = ids_of(ledger, of, hosts)
     if plan_hash and yes:
         raise ConfigError(
             "--plan approves one plan, --yes approves every change.",
@@ -119,9 +133,10 @@ def retry_account(
 
     config, ledger = opened(config_path)
     of = config.account(account)
+    hosts = ids_of(ledger, of, hosts)
     held = held_hosts(ledger.status(of.id), stage)
     chosen = [host for host in held if not hosts or host in hosts]
-    _name_others(hosts, held)
+    _name_others(hosts, held, ledger.hosts(of.id))
     if not chosen:
         _say(as_json, "No host is held there: nothing to retry.")
         if as_json:
@@ -139,7 +154,7 @@ def retry_account(
             retry_hosts,
             account=account,
             stage=stage,
-            hosts=list(hosts or ()),
+            hosts=hosts,
             force=force,
             approve_all=yes,
         )
@@ -171,28 +186,33 @@ def _tell_decisions(decided: Sequence[Decision], hosts: Mapping[str, Host], as_j
 
 
 def recheck_waiting(config_path: Path, as_json: bool) -> int:
-    config, _ = opened(config_path)
+    config, ledger = opened(config_path)
+    accounts = config.begun_with()
     _connect(config, as_json)
     from flows.recheck import recheck_waiting_hosts
 
-    return _many(as_json, recheck_waiting_hosts, "No host waits for a date.")
+    hosts = {host: one for account in accounts for host, one in ledger.hosts(account.id).items()}
+    return _many(as_json, recheck_waiting_hosts, "No host waits for a date.", hosts)
 
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
     config, _ = opened(config_path)
+    config.begun_with()
     _connect(config, as_json)
     from flows.onboarding import onboard_accounts
 
     return _many(as_json, onboard_accounts, "Every account of the configuration was begun already.")
 
 
-def _many(as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
+def _many(
+    as_json: bool, flow: Callable[..., Any], nothing: str, hosts: Mapping[str, Host] | None = None
+) -> int:
     results = run_flow(as_json, flow)
     if as_json:
         typer.echo(json.dumps(results))
     else:
         for result in results:
-            for line in _outcome_lines(result):
+            for line in _outcome_lines(result, hosts or {}):
                 typer.echo(line)
         if not results:
             typer.echo(nothing)
@@ -200,7 +220,7 @@ def _many(as_json: bool, flow: Callable[..., Any], nothing: str) -> int:
     return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
 
 
-def _outcome_lines(result: Mapping[str, Any]) -> list[str]:
+def _outcome_lines(result: Mapping[str, Any], hosts: Mapping[str, Host]) -> list[str]:
     """How an account's run ended; of a recheck also which dates come next."""
     later = result.get("next") or ()
     if result["outcome"] == "NotDue":
@@ -208,10 +228,34 @@ def _outcome_lines(result: Mapping[str, Any]) -> list[str]:
     else:
         error = f": {result['error']}" if result.get("error") else ""
         lines = [f"{result['account']}: {result['outcome']}{error}"]
-    return lines + [
-        f"  {one['next_check'][:16].replace('T', ' ')} UTC  {one['host']}  {one['stage']} {one['reason']}"
-        for one in later
-    ]
+    for one in later:
+        date, where = one["next_check"][:16].replace("T", " "), host_label(hosts, one["host"])
+        lines.append(f"  {date} UTC  {where}  {one['stage']} {one['reason']}")
+    return lines
+
+
+def ids_of(ledger: Ledger, of: AccountConfig, hosts: Sequence[str] | None) -> list[str]:
+    """Hosts as they were typed, by id or by name → instance ids. Ids are taken as they are.
+
+    Raises:
+        ConfigError: a name that the ledger does not know, or that several hosts have.
+    """
+    known = ledger.hosts(of.id)
+    return list(dict.fromkeys(_id_of(host, known, of.label) for host in hosts or ()))
+
+
+def _id_of(typed: str, known: Mapping[str, Host], label: str) -> str:
+    if INSTANCE_ID.fullmatch(typed):
+        return typed
+    found = [host for host, one in known.items() if one.name == typed]
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(
+        f"{len(found)} hosts have this name ({', '.join(found)})." if found else "no host has this name.",
+        subject=typed,
+        remedy="Use the instance id." if found else f"Use the instance id, or see 'haltuun status {label}'.",
+        code="UNKNOWN_HOST",
+    )
 
 
 def opened(config_path: Path) -> tuple[Config, Ledger]:
@@ -259,7 +303,7 @@ def _flow(
 def run_flow(as_json: bool, flow: Callable[..., Any], **parameters: Any) -> Any:
     url = os.environ["PREFECT_API_URL"]
     try:
-        with stoppable(), Progress(shown=not as_json):
+        with stoppable(), watched(url), Progress(shown=not as_json):
             state = flow(**parameters, return_state=True)
     except Exception as error:
         # What a flow raises is in its state; what comes out here is Prefect's client and its server.
@@ -315,10 +359,11 @@ def _closing(
     return EXIT_OF.get(result["outcome"], EXIT_ERROR)
 
 
-def _name_others(asked: Sequence[str] | None, held: Any) -> None:
-    for host in asked or ():
+def _name_others(asked: Sequence[str], held: Any, hosts: Mapping[str, Host]) -> None:
+    for host in asked:
         if host not in held:
-            typer.echo(f"{host} is not held: left alone.", err=True)
+            told = "is not held" if host in hosts else "is not known to the ledger"
+            typer.echo(f"{host_label(hosts, host)} {told}: left alone.", err=True)
 
 
 def _say(as_json: bool, text: str) -> None:

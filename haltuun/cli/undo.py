@@ -18,7 +18,7 @@ from haltuun.cli.tables import GRID, names_of
 from haltuun.cli.takeover import begin, opened, run_flow
 from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_HELD, EXIT_OK
 from haltuun.model import Change, Host
-from haltuun.report.render import plain
+from haltuun.report.render import UNDO_WORDS, plain
 from haltuun.undo import find_run
 
 EXIT_OF = {
@@ -27,18 +27,14 @@ EXIT_OF = {
     "PartlyUndone": EXIT_HELD,
     "AwaitingApproval": EXIT_AWAITS_APPROVAL,
 }
-# In the order in which they matter to whoever reads; "" is what nobody came to.
-WORDS = {
-    "ready": ("goes back", "green"),
-    "done": ("taken back", "green"),
-    "already": ("is gone", "green"),
-    "failed": ("FAILED", "bold red"),
-    "stale": ("changed since", "red"),
-    "unknown": ("not known", "magenta"),
-    "waits": ("not begun", "yellow"),
-    "needed": ("needed", "yellow"),
-    "kept": ("stays", "default"),
-    "": ("not begun", "yellow"),
+STYLES = {
+    "ready": "green",
+    "done": "green",
+    "already": "green",
+    "failed": "bold red",
+    "stale": "red",
+    "unknown": "magenta",
+    "kept": "default",
 }
 
 
@@ -68,13 +64,14 @@ def _print(console: Console, result: Mapping[str, Any], hosts: Mapping[str, Host
     table.add_column("stage", no_wrap=True)
     table.add_column("change", overflow="fold", ratio=3)
     table.add_column("hosts", overflow="fold", ratio=2)
-    for (status, message), changes in sorted(groups.items(), key=lambda g: list(WORDS).index(g[0][0])):
-        word, style = WORDS[status]
+    for (status, message), changes in sorted(groups.items(), key=lambda g: list(UNDO_WORDS).index(g[0][0])):
+        word, style = UNDO_WORDS[status], STYLES.get(status, "yellow")
         for row in rows(changes, hosts):
             text = Text(plain(row.text))
             if message:
                 text.append(f" {message}", style="dim")
-            where = enumerate_hosts(row.hosts, names) if row.hosts else "the account"
+            concerned = sorted(row.hosts, key=lambda host: names.get(host, host))
+            where = enumerate_hosts(concerned, names) if concerned else "the account"
             table.add_row(Text(word, style=style), Text(row.changes[0].stage.value), text, Text(where))
     if groups:
         console.print(table)

@@ -32,7 +32,7 @@ def opening_line(
     approve_all: bool = False,
 ) -> str:
     """One line: account, identity, regions, mode with what is approved, and the limits."""
-    who = f"{account.label} ({account.id})" if account.alias else account.id
+    who = account.named
     parts = [
         f"{who} as {caller} in {', '.join(regions)}: mode {mode}, {_approval(mode, plan_hash, approve_all)}",
         f"stages {', '.join(stage.value for stage in stages)} only" if stages else "",

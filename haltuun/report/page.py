@@ -84,7 +84,7 @@ def age_line(standing: Standing, hosts: Hosts, now: datetime) -> str:
         return "Nothing was looked at yet."
     age = standing.age
     return (
-        f"The oldest is {age.stage.value} of {host_label(hosts, age.host)}: {when(age.oldest_at)},"
+        f"The oldest look is {age.stage.value} of {host_label(hosts, age.host)}: {when(age.oldest_at)},"
         f" {ago(age.oldest_at, now)} ago. The newest is of {when(age.newest_at)}."
     )
 
@@ -92,7 +92,7 @@ def age_line(standing: Standing, hosts: Hosts, now: datetime) -> str:
 def appeared_line(one: Appeared, hosts: Hosts) -> str:
     """Without Markdown."""
     where = host_label(hosts, one.host) if one.host else "the account"
-    return f"New: {where}: {f'{one.code}: ' if one.code else ''}{one.message}"
+    return f"{where}: {f'{one.code}: ' if one.code else ''}{one.message}"
 
 
 def _worse(standing: Standing, hosts: Hosts) -> list[str]:
@@ -103,7 +103,7 @@ def _worse(standing: Standing, hosts: Hosts) -> list[str]:
         f" **{one.code}**. {md(one.message)} {md(one.remedy)}"
         for one in standing.worse
     ]
-    lines += [f"- {md(appeared_line(one, hosts))}" for one in standing.appeared]
+    lines += [f"- New: {md(appeared_line(one, hosts))}" for one in standing.appeared]
     return _cut(lines)
 
 
@@ -130,7 +130,11 @@ def _waits(standing: Standing, hosts: Hosts) -> list[str]:
     lines = []
     if (approval := standing.approval) is not None:
         lines += [md(approval_line(approval)), "", "```", plain(approval.command), "```", ""]
-        lines += [f"Or start `take-over-account` with `plan_hash` = `{approval.plan_hash}`.", ""]
+        narrowed = [
+            f", `{field}` = `{', '.join(values)}`" for field, values in approval.narrowed.items() if values
+        ]
+        fields = f"`plan_hash` = `{approval.plan_hash}`{''.join(narrowed)}"
+        lines += [f"Or start `take-over-account` with {fields}.", ""]
         lines += _cut(
             [f"- {like.stage.value}, {like.reach.value}: {md(like.text)}" for like in approval.changes]
         )

@@ -30,6 +30,21 @@ _CONTROL = re.compile(
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~]|:(?=//)|(?<=www)\.)")
 
 
+# How an undo's statuses are told, in the order in which they matter; "" is what nobody came to.
+UNDO_WORDS = {
+    "ready": "goes back",
+    "done": "taken back",
+    "already": "is gone",
+    "failed": "FAILED",
+    "stale": "changed since",
+    "unknown": "not known",
+    "waits": "not begun",
+    "needed": "needed",
+    "kept": "stays",
+    "": "not begun",
+}
+
+
 class UndoStep(Protocol):
     """One change of an undone run, as haltuun.undo has it."""
 
@@ -93,12 +108,13 @@ def plan_markdown(
     account: str,
     awaiting: Sequence[Change],
     *,
+    command: str = "",
     approval: Approval | None = None,
     shown: Shown | None = None,
     stale: Collection[str] = (),
 ) -> str:
-    """`approval` is the run's own, of what was `shown`; `stale` are ids of planned changes that it is not
-    about."""
+    """`command` approves it; `approval` is the run's own, of what was `shown`; `stale` are ids of planned
+    changes that it is not about."""
     counts = Counter(change.reach for change in plan.changes)
     reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
     lines = [
@@ -116,21 +132,23 @@ def plan_markdown(
     if awaiting:
         lines += [
             "",
-            f"To approve: start `take-over-account` with `plan_hash` = `{plan.hash}`,"
-            f" or `haltuun takeover {md(account)} --plan {plan.hash}`.",
+            f"To approve: start `take-over-account` with `plan_hash` = `{plan.hash}` and the `stages` and"
+            " `hosts` of this run, or type:",
+            "",
+            "```",
+            plain(command),
+            "```",
         ]
     for stage in StageName:
         changes = [change for change in plan.changes if change.stage is stage]
         barred = plan.barred.get(stage.value, ())
         if not changes and not barred:
             continue
+        # Prefect's pages cut a wide table off, and an approver must see all of it.
         lines += ["", f"## {stage.value}", ""]
         if changes:
-            lines += [
-                "| id | change | reach | hosts | also concerned | permissions | undo | a month |",
-                "|---|---|---|---|---|---|---|---|",
-            ]
-            lines += [_change_row(change, hosts) for change in changes]
+            for change in changes:
+                lines += _change_lines(change, hosts)
             told = say_total(change.monthly_cost for change in changes)
             if told:
                 lines += ["", f"{stage.value}: {told}.", ""]
@@ -143,7 +161,9 @@ def plan_markdown(
     if serious:
         lines += ["", "## Findings", ""]
         lines += [
-            f"- {f.severity.value} **{f.code}** {md(f.host or account)}: {md(f.message)} {md(f.remedy)}"
+            f"- {f.severity.value} **{f.code}**"
+            f" {md(hosts[f.host].label if f.host and f.host in hosts else f.host or account)}:"
+            f" {md(f.message)} {md(f.remedy)}"
             for f in serious
         ]
     return "\n".join(lines) + "\n"
@@ -159,24 +179,25 @@ def _approval(one: Approval, shown: Shown | None, plan: Plan) -> str:
     )
 
 
-def _change_row(change: Change, hosts: Mapping[str, Host]) -> str:
-    names = ", ".join(hosts[h].name or h if h in hosts else h for h in change.hosts[:6])
-    more = f" +{len(change.hosts) - 6}" if len(change.hosts) > 6 else ""
+def _change_lines(change: Change, hosts: Mapping[str, Host]) -> list[str]:
+    conditional = " (only if the step before it has no effect)" if change.only_if_failed else ""
     undo = "yes" if change.undo else "none"
     if change.no_undo:
         undo = f"{'in part' if change.undo else undo}: {change.no_undo}"
-    also = ", ".join(change.concerns[:6]) + (
-        f" +{len(change.concerns) - 6}" if len(change.concerns) > 6 else ""
-    )
     cost = change.monthly_cost
-    price = say(cost).removesuffix(" a month") if isinstance(cost, Cost) else ""
-    if isinstance(cost, Unknown):
-        price = f"unknown: {cost.unknown}"
+    about = [
+        f"for {_names(change.hosts, hosts) or 'the account'}",
+        f"also concerned: {', '.join(map(md, change.concerns))}" if change.concerns else "",
+        f"undo: {md(undo)}",
+        f"costs {say(cost)}" if isinstance(cost, Cost) else "",
+        f"cost unknown: {md(cost.unknown)}" if isinstance(cost, Unknown) else "",
+    ]
     permissions = ", ".join(change.permissions)
-    cells = [change.id, change.summary, change.reach.value, names + more, also, permissions, undo, price]
-    conditional = " (only if the step before it has no effect)" if change.only_if_failed else ""
-    cells[1] += conditional
-    return "| " + " | ".join(md(cell) for cell in cells) + " |"
+    return [
+        f"- **{change.reach.value}**: {md(change.summary)}{conditional}",
+        f"  - {'; '.join(part.rstrip('.') for part in about if part)}",
+        f"  - `{change.id}`, {f'needs {md(permissions)}' if permissions else 'performed on the host itself'}",
+    ]
 
 
 def last_word(instance_id: str, table: StatusTable) -> tuple[StageName, HostStatus] | None:
@@ -228,15 +249,28 @@ def summary_markdown(
     return "\n".join(lines) + "\n"
 
 
-def undo_markdown(of: str, account: str, outcome: str, steps: Sequence[UndoStep]) -> str:
+def undo_markdown(
+    of: str, account: str, outcome: str, steps: Sequence[UndoStep], hosts: Mapping[str, Host]
+) -> str:
     """What of a run went back, or would, and what stays and why."""
     lines = [f"# Undo of run `{md(of)}` in {md(account)}: {outcome}", ""]
     if outcome == "AwaitingApproval":
         lines += [f"To do it: start `undo-run` with `approve`, or `haltuun undo {md(of)} --yes`.", ""]
-    lines += ["| | stage | change | hosts | why |", "|---|---|---|---|---|"]
-    for step in steps:
-        change = step.change
-        hosts = ", ".join(change.hosts[:6]) + (f" +{len(change.hosts) - 6}" if len(change.hosts) > 6 else "")
-        cells = [step.status, change.stage.value, change.summary, hosts, step.message]
-        lines.append("| " + " | ".join(md(cell) for cell in cells) + " |")
+    # Prefect's pages cut a wide table off: sections and sentences instead.
+    for status, word in UNDO_WORDS.items():
+        told = [step for step in steps if step.status == status]
+        if told:
+            lines += [f"## {word[0].upper()}{word[1:]}", ""]
+            lines += [
+                f"- {step.change.stage.value}, {_names(step.change.hosts, hosts) or 'the account'}:"
+                f" {md(step.change.summary)} {md(step.message)}".rstrip()
+                for step in told
+            ]
+            lines.append("")
     return "\n".join(lines) + "\n"
+
+
+def _names(found: Sequence[str], hosts: Mapping[str, Host], most: int = 6) -> str:
+    """The first of them by name, harmless, and how many more."""
+    names = ", ".join(md(hosts[h].name or h) if h in hosts else md(h) for h in found[:most])
+    return names + (f" and {len(found) - most} more" if len(found) > most else "")

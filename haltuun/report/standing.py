@@ -21,6 +21,8 @@ from haltuun.model import (
     Severity,
     StageName,
     Verdict,
+    approval_command,
+    held_back,
 )
 from haltuun.report.causes import Trouble, grouped, without_host
 from haltuun.report.changes import FINE, UNRESOLVED, Like, in_effect, like
@@ -142,6 +144,7 @@ class Approval(Frozen):
 
     plan_hash: str
     command: str
+    narrowed: dict[Literal["stages", "hosts"], tuple[str, ...]]  # as the plan was; empty: all
     made_at: datetime | None
     changes: tuple[Like, ...]
     hosts: tuple[str, ...]  # whose verdict waits for it
@@ -563,13 +566,17 @@ def _approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -
     if any(one.plan_hash == rows.plan.hash for one in given):
         return None
     there = in_effect(rows.events)
-    waiting = [c for c in rows.plan.changes if c.reach in approve and c.id not in there]
+    still = [change for change in rows.plan.changes if change.id not in there]
+    waiting = held_back(still, {change.id for change in still if change.reach in approve})
     if not waiting:
         return None
+    planned = next((run for run in rows.runs if run.run == rows.planned_in), None)
+    stages, hosts = ((planned.body.get(what) or ()) if planned else () for what in ("stages", "hosts"))
     return Approval(
         plan_hash=rows.plan.hash,
-        command=f"haltuun takeover {label} --plan {rows.plan.hash}",
-        made_at=next((run.started_at for run in rows.runs if run.run == rows.planned_in), None),
+        command=approval_command(label, rows.plan.hash, stages, hosts),
+        narrowed={"stages": tuple(stages), "hosts": tuple(hosts)},
+        made_at=planned.started_at if planned else None,
         changes=like(waiting, rows, {}, now),
         hosts=tuple(
             host

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from haltuun import __version__, errors
 from haltuun.config import load_config
-from haltuun.model import Host
+from haltuun.model import Host, HostStatus, StageName, Verdict
 from tests.cli.kit import ACCOUNT, ALIAS, HALTUUN, REGION, Cli
 
 pytestmark = [pytest.mark.slow]
@@ -113,9 +114,41 @@ def test_doctor_tells_each_thing_by_itself(cli: Cli) -> None:
     assert f"FAIL  {ALIAS}: reading ssm" in said.out and said.err == ""
 
 
+def test_output_that_cannot_be_written_or_shown_is_no_defect(cli: Cli) -> None:
+    """A full disk is said in a sentence; a terminal without arrows gets question marks."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [HALTUUN, "status"],
+            env=cli.environment(),
+            cwd=cli.folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == errors.EXIT_ERROR
+    assert done.stderr.strip().endswith("Free space, then call it again. [OUTPUT]")
+    _known(cli)
+    shown = cli.run("status", PYTHONIOENCODING="ascii")
+    assert shown.code == errors.EXIT_HELD and "? Free it." in shown.out, shown
+
+
+def _known(cli: Cli) -> None:
+    now, host = datetime.now(UTC), cli.instances["sound"]
+    cli.ledger.start_run(ACCOUNT, "run", {"mode": "apply"}, now)
+    cli.ledger.saw_hosts("run", [Host(account=ACCOUNT, region=REGION, instance_id=host, name="sound")])
+    held = HostStatus(verdict=Verdict.held, reason="DISK_FULL", message="It is full.", remedy="Free it.")
+    cli.ledger.judged(ACCOUNT, "run", StageName.repair, {host: held}, now)
+
+
+def test_a_configuration_without_an_account_is_said(cli: Cli) -> None:
+    cli.write(lambda config: config.update(accounts=[]))
+    for command in ("status", "onboard", "recheck", "doctor"):
+        cli.run(command).sentence("CONFIG", "no account")
+
+
 def test_a_reader_that_leaves_early(cli: Cli) -> None:
-    sound = Host(account=ACCOUNT, region=REGION, instance_id=cli.instances["sound"], name="sound")
-    cli.ledger.saw_hosts("r1", [sound])
+    _known(cli)
     piped = subprocess.run(
         ["bash", "-c", f"{HALTUUN} show sound | head -n 1"],
         env=cli.environment(),

@@ -120,7 +120,7 @@ def _check_status(cli: Cli) -> None:
     retried = cli.run("retry", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
     assert retried.code == errors.EXIT_OK
     assert json.loads(retried.out) == {key: document[key] for key in ("account", "run", "hosts")}
-    assert "i-0aaaaaaaaaaaaaaaa is not held" in retried.err
+    assert "i-0aaaaaaaaaaaaaaaa is not known to the ledger: left alone." in retried.err
 
 
 def test_a_retry_looks_says_why_it_leaves_hosts_alone_and_tries_them_when_forced(running: Cli) -> None:

@@ -14,11 +14,14 @@ from rich.console import Console
 from haltuun.cli.groups import Trouble, tell
 from haltuun.cli.planview import print_plan, waiting
 from haltuun.cli.tables import names_of, status_table
-from haltuun.config import PolicyConfig
+from haltuun.cli.takeover import ids_of
+from haltuun.config import AccountConfig, PolicyConfig
 from haltuun.cost import full_backup
+from haltuun.errors import ConfigError
 from haltuun.ledger import Approval, Ledger, Shown
 from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Unknown, Verdict
-from haltuun.report.render import plan_markdown
+from haltuun.report.render import plan_markdown, undo_markdown
+from haltuun.undo import Step
 
 ACCOUNT, REGION = "111122223333", "eu-central-1"
 REACHES = PolicyConfig().approve
@@ -168,7 +171,12 @@ def test_a_plan_tells_its_cost_and_what_waits_and_stays_within_the_terminal(widt
     told = " ".join(text_of(broad).split())
     assert "Together about 1–5 USD a month, without 1 change whose cost is unknown." in told
     assert "Also concerned: i-9 db-01." in told
-    assert "3 wait for approval; 1 are made without" in told
+    assert "3 wait for approval; 1 are made without: haltuun takeover acme." in told
+    narrow = console(400)
+    print_plan(narrow, plan, HOSTS, "acme", approve=REACHES, stages=[StageName.patch], only_hosts=["i-1"])
+    closing = " ".join(text_of(narrow).split())
+    assert f"Approve it with haltuun takeover acme --stage patch --host i-1 --plan {plan.hash};" in closing
+    assert "1 are made without: haltuun takeover acme --stage patch --host i-1." in closing
     assert "Cost in all: about 1–5 USD a month" in told and "list prices as of" in told
     # The closing lines are for copying: a terminal breaks them itself.
     table = text_of(short).partition("\nPlan ")[0] + text_of(full).partition("\nPlan ")[0]
@@ -176,6 +184,30 @@ def test_a_plan_tells_its_cost_and_what_waits_and_stays_within_the_terminal(widt
     whole = " ".join(text_of(full).split())
     assert "permissions none of AWS" in whole and "undo takes it away" in whole
     assert f"needs {role.id}" in whole and "Cost unknown (ACCESS_DENIED: ec2:DescribeVolumes)." in whole
+
+
+def test_a_plan_of_no_host_says_that_there_is_none() -> None:
+    out = console(120)
+    print_plan(out, Plan(account=ACCOUNT), {}, "acme", approve=REACHES)
+    assert "acme: there is no instance in the regions that were looked at." in text_of(out)
+
+
+def test_hosts_are_typed_by_id_or_by_a_name_that_only_one_has(ledger: Ledger) -> None:
+    of = AccountConfig(id=ACCOUNT, alias="acme")
+    first = next(iter(HOSTS))
+    assert ids_of(ledger, of, ["web-01", first, "i-0123456789abcdef0"]) == [first, "i-0123456789abcdef0"]
+    for name, said in (("twin", "2 hosts have this name"), ("web-9", "no host has this name")):
+        with pytest.raises(ConfigError, match=said):
+            ids_of(ledger, of, [name])
+
+
+def test_the_artifact_of_an_undo_says_it_in_the_words_of_the_command(ledger: Ledger) -> None:
+    change = tag(0, "a")
+    steps = [Step(change, None, "ready"), Step(change, None, "kept", "It is | data.")]
+    told = undo_markdown("run", "acme", "AwaitingApproval", steps, HOSTS)
+    assert "## Goes back\n\n- logs, web-01: " in told or "## Goes back\n\n- " in told
+    assert told.index("## Goes back") < told.index("## Stays") and "It is \\| data." in told
+    assert "\n|" not in told
 
 
 def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:
@@ -191,8 +223,10 @@ def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:
     )
     shown = Shown(plan_run="r1", changes=plan.changes)
     told = plan_markdown(plan, HOSTS, "acme", [], approval=approval, shown=shown, stale=[change.id])
-    assert "about 1–5 USD |" in told and "Cost in all: about 1–5 USD a month." in told
-    assert "none: It stays \\| for good." in told
+    assert "; costs about 1–5 USD a month" in told and "Cost in all: about 1–5 USD a month." in told
+    assert "undo: none: It stays \\| for good;" in told
+    # An approver must see all of it: Prefect's pages cut wide tables off.
+    assert "\n|" not in told
     assert "2026-11-25 02:00 UTC: plan hash" in told and "as run r1 showed it; 1 of these changes" in told
     assert "<b>" not in told
     assert f"PLAN_STALE, not what was approved: {change.id}." in told

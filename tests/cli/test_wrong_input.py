@@ -112,6 +112,10 @@ def test_a_key_file_that_is_missing_and_one_that_is_encrypted(cli: Cli) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     cli.write(account_with(ssh={"key_files": ["locked"]}))
     refused(cli.run("plan", ALIAS), errors.EXIT_USAGE, "CONFIG", "locked", "encrypted", "ssh-add")
+    examined = cli.run("doctor")
+    assert any(line.startswith("FAIL") and "encrypted" in line for line in examined.out.splitlines()), (
+        examined
+    )
 
 
 def test_no_credentials(cli: Cli) -> None:
@@ -177,6 +181,8 @@ def test_a_configuration_that_does_not_fit_the_account(
 def test_nothing_answers_at_the_endpoint(cli: Cli) -> None:
     done = cli.run("plan", ALIAS, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     refused(done, errors.EXIT_ERROR, "AWS_UNREACHABLE", "AWS_ENDPOINT_URL")
+    done = cli.run("plan", ALIAS, AWS_ENDPOINT_URL="localhost")
+    refused(done, errors.EXIT_ERROR, "AWS_UNREACHABLE", "no address", "http://")
 
 
 def test_nothing_answers_at_prefect_api_url(cli: Cli) -> None:

@@ -669,7 +669,7 @@ def test_a_hash_approves_no_other_change_of_the_same_thing(ledger):
     takeover = approved(world, ledger, shown.plan_hash)
     assert world.shared == "off" and "shared" not in world.calls
     assert stale_of(ledger) == ["account"]
-    assert [c.after for c in takeover.awaiting()] == ["loud"]
+    assert [c.after for c in takeover.awaiting()] == ["loud", "on"]  # the second builds on the first
 
 
 def test_what_runs_unasked_is_not_called_stale(ledger):

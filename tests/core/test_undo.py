@@ -193,6 +193,25 @@ def test_a_look_beforehand_changes_nothing_and_says_what_would_go_back(ledger: L
     assert ledger.runs(ACCOUNT)[-1].mode == "apply"
 
 
+def test_a_look_knows_what_the_runs_own_later_change_will_have_given_back(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    made = next(
+        s.change for s in undoing(world, ledger, of, approved=False).steps if s.change.target == "account"
+    )
+    further = made.model_copy(
+        update={"before": "on", "after": "loud", "undo": Undo(kind=made.kind, after="on"), "depends_on": ()}
+    )
+    for event in ("intended", "sent", "confirmed"):
+        ledger.journal(of, ACCOUNT, further, event, datetime.now(UTC))
+    world.shared = "loud"
+    look = undoing(world, ledger, of, approved=False)
+    look.preview([step.change.id for step in look.steps])
+    of_the_account = [s.status for s in look.steps if s.change.target == "account"]
+    assert of_the_account == ["ready", "ready"]
+    assert undo(world, ledger, of)[0] == "Undone" and world.shared == "off"
+
+
 def test_drift_and_doubt_keep_their_own_target_and_what_it_needs(ledger: Ledger) -> None:
     world = World()
     of = taken_over(world, ledger)

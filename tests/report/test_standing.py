@@ -137,6 +137,18 @@ def test_what_waits_for_approval_is_what_nobody_approved_and_is_not_in_effect(le
     assert look(ledger).approval is None
 
 
+def test_the_command_that_approves_is_as_narrow_as_the_plan_was(ledger: Ledger) -> None:
+    ledger.start_run(ACCOUNT, "narrow", {"mode": "plan", "stages": ["patch"], "hosts": [FULL]}, NOW)
+    ledger.planned("narrow", kit.PLAN, NOW)
+    ledger.end_run(ACCOUNT, "narrow", "Planned", {"plan_hash": PLAN.hash}, NOW)
+    approval = look(ledger).approval
+    assert approval is not None
+    assert approval.command == f"haltuun takeover {LABEL} --stage patch --host {FULL} --plan {PLAN.hash}"
+    assert f"`plan_hash` = `{PLAN.hash}`, `stages` = `patch`, `hosts` = `{FULL}`." in standing_markdown(
+        look(ledger), HOSTS, NOW
+    )
+
+
 def test_changes_in_effect_have_their_proof_and_their_way_back(ledger: Ledger) -> None:
     standing = look(ledger)
     (work,) = standing.work

@@ -281,7 +281,7 @@ def _restart(case: Case) -> Change:
         f"{'Restart' if now['running'] is True else 'Start and enable'} the agent: {_reason(case)}{fate}",
         undo_kind="agent.restore" if before_it else "" if was_up else "agent.state",
         undo_after=before_it or {"running": now["running"], "enabled": now["enabled"]},
-        no_undo="it ran before and runs after" if was_up and not before_it else "",
+        no_undo="It ran before and runs after." if was_up and not before_it else "",
         terms=terms,
     )
 
