@@ -10,13 +10,14 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.takeover import finish, take_over_account
+from flows.takeover import finish, in_a_sentence, take_over_account
 from haltuun.config import find_config, load_config
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 
 
 @flow(name="onboard-accounts", flow_run_name="onboard accounts", persist_result=False)
+@in_a_sentence
 def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[Any]:
     """Every account of the configuration that the ledger does not know: one run each.
 

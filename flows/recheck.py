@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
 from flows.onboarding import failed_quietly, take_over_quietly
+from flows.takeover import in_a_sentence
 from haltuun.attention import Standing, due, waiting_hosts
 from haltuun.config import AccountConfig, Config, find_config, load_config
 from haltuun.engine import open_run
@@ -18,6 +19,7 @@ from haltuun.stages.discover import list_hosts
 
 
 @flow(name="recheck-waiting-hosts", flow_run_name="recheck waiting hosts", persist_result=False)
+@in_a_sentence
 def recheck_waiting_hosts() -> State[Any]:
     """All accounts: the waiting hosts whose next check has come are taken over again, one run an account.
 

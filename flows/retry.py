@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
-from flows.takeover import take_over_account
+from flows.takeover import in_a_sentence, take_over_account
 from haltuun.causes import Decision
 from haltuun.config import find_config, load_config
 from haltuun.engine import open_run
@@ -32,6 +32,7 @@ WORST_FIRST = ("GateBlocked", "AwaitingApproval", "PartiallyDone", "NothingRetri
 
 
 @flow(name="retry-hosts", flow_run_name="retry {account}", persist_result=False)
+@in_a_sentence
 def retry_hosts(
     account: str,
     stage: StageName | None = None,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
+import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow, flow, get_run_logger, runtime
 from prefect.futures import PrefectFuture, wait
@@ -14,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from haltuun.config import Config, find_config, load_config
 from haltuun.engine import Takeover, drop, keep, open_run, session
+from haltuun.errors import HaltuunError
 from haltuun.model import Host, StageName
 from haltuun.reach import check_keys, open_host
 from haltuun.report.opening import get_caller, opening_line
@@ -23,6 +26,7 @@ from haltuun.stages.order import STAGES
 from haltuun.stopping import heed
 from tasks import stages as work
 from tasks.gates import gate
+from tasks.leftovers import end_left_open
 from tasks.publish import publish_plan, publish_standing, publish_summary
 from tasks.tagging import tag_flow_run
 
@@ -31,9 +35,35 @@ TASK_RUNS_PER_STAGE = 500
 RUNS_PER_HOST = 2  # its work and its verdict
 
 Mode = Literal["plan", "apply"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-@flow(name="take-over-account", flow_run_name="take over {account}", persist_result=False)
+def in_a_sentence(run: Callable[P, State[R]]) -> Callable[P, State[R]]:
+    """What Haltuun raises on purpose ends a run in its sentence; Prefect would log its traceback."""
+
+    @functools.wraps(run)
+    def told(*args: P.args, **kwargs: P.kwargs) -> State[R]:
+        try:
+            return run(*args, **kwargs)
+        except HaltuunError as error:
+            get_run_logger().error("%s [%s]", error, error.code)
+            return Failed(message=f"{error} [{error.code}]", data=error)
+
+    # Prefect would look the annotations' names up in this module, which is not the flow's.
+    told.__signature__ = inspect.signature(run, eval_str=True)  # type: ignore[attr-defined]
+    told.__annotations__ = get_type_hints(run, include_extras=True)
+    return told
+
+
+def _run_name() -> str:
+    """A plan changes nothing, and is not called a takeover."""
+    given = runtime.flow_run.parameters
+    return f"{'plan' if given.get('mode') == 'plan' else 'take over'} {given.get('account')}"
+
+
+@flow(name="take-over-account", flow_run_name=_run_name, persist_result=False)
+@in_a_sentence
 def take_over_account(
     account: str,
     mode: Mode = "apply",
@@ -68,6 +98,7 @@ def take_over_account(
         wide(look_and_plan, config)(run.id, run.account.label)
         takeover.make_plan()
         if mode == "apply":
+            end_left_open(run)
             takeover.reconcile()
             takeover.approve(plan_hash, everything=approve_all, who=who())
         publish_plan(takeover)
@@ -187,7 +218,7 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
         return Completed(name="PartiallyDone", message="Some hosts are held; see the summary.", data=data)
     if outcome == "Planned":
         return Completed(name="Planned", message=f"Plan {takeover.plan_hash}", data=data)
-    return Completed(message="Every host passed every stage.", data=data)
+    return Completed(message="Every host passed every stage of this run.", data=data)
 
 
 def say_opening(

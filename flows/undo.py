@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, State
 
-from flows.takeover import batches, finish, who, wide
+from flows.takeover import batches, finish, in_a_sentence, who, wide
 from haltuun.config import find_config, load_config
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
@@ -20,6 +20,7 @@ from tasks.tagging import tag_flow_run
 
 
 @flow(name="undo-run", flow_run_name="undo {run}", persist_result=False)
+@in_a_sentence
 def undo_run(run: str, approve: bool = False) -> State[Any]:
     """Take back what a run changed, the last first, where nobody has changed it since.
 

@@ -57,8 +57,12 @@ def plan_undo(
     and so does all that a change which stays for that reason depends on.
     """
     there = list(effects(events)[0].values())
-    needed = {need: one for one in there if one.run != of for need in one.change.depends_on}
+    place = {one.change.id: number for number, one in enumerate(there)}
+    needed: dict[str, ChangeEvent] = {}
     for number, one in enumerate(there):
+        if one.run != of:
+            # What was there before this run made its part again built on an earlier one, that is gone.
+            needed.update({need: one for need in one.change.depends_on if place.get(need, -1) < number})
         for later in there[number + 1 :]:
             if later.run != of and not later.change.undoes and _further(one.change, later.change):
                 needed.setdefault(one.change.id, later)

@@ -157,7 +157,13 @@ def plan_markdown(
             lines.append(f"- {label}: **{one.code}** {md(one.message)} {md(one.remedy)}")
     if any(change.monthly_cost is not None for change in plan.changes):
         lines += ["", md(basis())]
-    serious = [f for f in plan.findings if f.severity is not Severity.info]
+    serious = [
+        f
+        for level in reversed(Severity)
+        if level is not Severity.info
+        for f in plan.findings
+        if f.severity is level
+    ]
     if serious:
         lines += ["", "## Findings", ""]
         lines += [

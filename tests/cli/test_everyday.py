@@ -143,7 +143,7 @@ def _known(cli: Cli) -> None:
 
 def test_a_configuration_without_an_account_is_said(cli: Cli) -> None:
     cli.write(lambda config: config.update(accounts=[]))
-    for command in ("status", "onboard", "recheck", "doctor"):
+    for command in ("status", "onboard"):
         cli.run(command).sentence("CONFIG", "no account")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from haltuun import errors
 from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli, Front, until
+from tests.prefect_fixtures import PrefectServer
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -60,7 +61,9 @@ def test_a_plan_as_json_and_an_account_where_optional_reads_fail(running: Cli) -
     assert not kinds & {"backup.vault", "backup.plan", "backup.selection"}, kinds
 
 
-def test_killed_in_the_middle_then_held_by_one_run_and_brought_to_its_end(running: Cli) -> None:
+def test_killed_in_the_middle_then_held_by_one_run_and_brought_to_its_end(
+    running: Cli, prefect_server: PrefectServer
+) -> None:
     killed = running.start("takeover", ALIAS, "--yes")
     before = sum(last_events(running).values())
     until(lambda: sum(last_events(running).values()) > before + 2 or killed.poll() is not None)
@@ -85,6 +88,24 @@ def test_killed_in_the_middle_then_held_by_one_run_and_brought_to_its_end(runnin
     assert set(last_events(running)) == {"confirmed"}
     _each_thing_once(running)
     _check_status(running)
+    _check_history(running, prefect_server)
+
+
+def _check_history(cli: Cli, prefect: PrefectServer) -> None:
+    """No run stays Running that nobody runs, and one that was refused says so in a sentence."""
+    mine = {"flow_runs": {"tags": {"all_": [f"account:{ALIAS}"]}}, "sort": "START_TIME_ASC"}
+    runs = prefect.post("flow_runs/filter", mine)
+    assert {run["state_type"] for run in runs} <= {"COMPLETED", "CRASHED"}, runs
+    killed = next(run for run in cli.runs() if run.ended_at is None and run.mode == "apply")
+    (row,) = [run for run in runs if run["id"] == killed.body["prefect_run"]]
+    assert (row["state_type"], "Its process was killed" in row["state"]["message"]) == ("CRASHED", True)
+    failed = {
+        "flow_runs": {"state": {"type": {"any_": ["FAILED"]}}, "name": {"any_": [f"take over {ALIAS}"]}}
+    }
+    (refused,) = prefect.post("flow_runs/filter", failed)
+    assert "[LEASE_HELD]" in refused["state"]["message"]
+    logs = prefect.post("logs/filter", {"logs": {"flow_run_id": {"any_": [refused["id"]]}}})
+    assert "Traceback" not in " ".join(line["message"] for line in logs)
 
 
 def _each_thing_once(cli: Cli) -> None:

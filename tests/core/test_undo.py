@@ -116,6 +116,14 @@ def test_what_a_later_run_changed_further_stays_until_that_run_is_taken_back() -
     assert step.inverse is not None
 
 
+def test_what_was_built_before_a_run_made_its_part_anew_does_not_keep_that_part() -> None:
+    role = change(1)
+    restart = change(2, role.id, undo=False)
+    history = told(*made("1", role, restart), *made("2", back(role)), *made("3", role))
+    (step,) = plan_undo(history, "3", KINDS)
+    assert (step.change.id, step.status) == (role.id, "")
+
+
 # -- on a little account ---------------------------------------------------------------------------
 
 

@@ -99,13 +99,18 @@ def judge_host(host: Host, facts: DiscoverFacts, today: date) -> Iterator[Findin
         )
     if not isinstance(facts.same_box_nodes, Unknown) and facts.same_box_nodes:
         nodes = ", ".join(facts.same_box_nodes)
+        cleared = facts.ssm_status == "Online"
         yield Finding(
             code="SAME_BOX",
-            severity=Severity.high,
+            severity=Severity.low if cleared else Severity.high,
             host=host.instance_id,
-            message=f"Same box, wrong identity: Systems Manager has its address or name as {nodes}.",
+            message=f"Online as itself, and Systems Manager still lists its address or name as {nodes}."
+            if cleared
+            else f"Same box, wrong identity: Systems Manager has its address or name as {nodes}.",
             evidence=(f"as {host.instance_id} it is {_said(facts.ssm_status)}",),
-            remedy="Whoever owns that registration may run commands on it; the stage 'repair' clears it.",
+            remedy="Deregister what nothing uses any more; what Haltuun has cleared, it plans to deregister."
+            if cleared
+            else "Whoever owns that registration may run commands on it; the stage 'repair' clears it.",
         )
     if is_true(facts.ssh_legacy):
         yield Finding(
