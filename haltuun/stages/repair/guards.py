@@ -20,6 +20,9 @@ from haltuun.stages.repair.wording import WORDING
 WAITING_LIMIT = timedelta(days=45)
 # Short of a day: the daily recheck (06:30) must not come before what yesterday's run set.
 LOOK_AGAIN = timedelta(hours=20)
+# An agent reports every five minutes: one that did so lately is likely on its way back (seen in the lab
+# when a role was given back to a host).
+JUST_NOW, LOOK_SOON = timedelta(hours=1), timedelta(minutes=15)
 SPARE_KB = 10_000
 SNAP_REMEDY = "Make the host reachable over SSH for this step (key, address, security group)."
 
@@ -439,11 +442,12 @@ def waiting(case: Case) -> Barred:
             "Open a case with AWS's support, with the agent's debug log; or replace the instance.",
         )
     wording = WORDING["WAITING_SERVICE"]
+    lately = not isinstance(last, Unknown) and last is not None and now - last < JUST_NOW
     return Barred(
         host=case.host.instance_id,
         code="WAITING_SERVICE",
         message=wording.message,
         remedy=wording.remedy,
         verdict=Verdict.waiting,
-        next_check=now + LOOK_AGAIN,
+        next_check=now + (LOOK_SOON if lately else LOOK_AGAIN),
     )

@@ -151,7 +151,7 @@ WORDING: dict[str, Wording] = {
     "WAITING_SERVICE": _w(
         _MEDIUM,
         "Right identity, running agent, open control channel, and still not Online: no step applies here.",
-        "Nothing to do on the host; it is looked at again daily.",
+        "Nothing to do on the host; 'haltuun recheck' looks at it again once its date has come.",
     ),
     "HIBERNATING": _w(
         _MEDIUM,

@@ -290,6 +290,9 @@ def test_waiting_says_when_it_looks_again() -> None:
     (barred,) = plan(agent(), nodes=(node(IID, "ConnectionLost"),), now=judged).barred
     assert barred.next_check is not None
     assert judged < barred.next_check <= this_morning + timedelta(days=1)
+    lately = node(IID, "ConnectionLost", last_ping_at=judged - timedelta(minutes=9))
+    (barred,) = plan(agent(), nodes=(lately,), now=judged).barred
+    assert barred.next_check == judged + timedelta(minutes=15)
 
 
 @pytest.mark.parametrize(
