@@ -123,7 +123,8 @@ def find_run(config: Config, ledger: Ledger, run_id: str) -> tuple[str, RunRow]:
     """
     rows = [row for account in config.accounts for row in ledger.runs(account.id)]
     found = next((row for row in rows if row.run == run_id), None)
-    changing = [row.run for row in rows if row.mode != "plan"]
+    begun = {e.run for account in config.accounts for e in ledger.change_events(account.id)}
+    changing = [row.run for row in rows if row.run in begun]
     if found is not None and found.mode != "plan":
         return found.account, found
     last = ", ".join(changing[-5:]) or "none"

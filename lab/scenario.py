@@ -310,4 +310,6 @@ def load_scenario(path: Path | str, seed: int = 0) -> Scenario:
         return Scenario.model_validate(raw).with_seed(seed)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ScenarioError(f"Scenario {file}, {_place(first)}: {first['msg']}") from error
+        raise ScenarioError(
+            f"Scenario {file}, {_place(first)}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error

@@ -110,6 +110,10 @@ def take_over(
             remedy="Use one of the two.",
             code="USAGE",
         )
+    if plan_hash == "":  # a shell variable that holds nothing
+        raise ConfigError(
+            "--plan names no plan.", remedy="Give the hash that the plan printed.", code="USAGE"
+        )
     if plan_hash and ledger.plan(of.id, plan_hash) is None:
         from haltuun.engine import unknown_plan
 
@@ -196,9 +200,12 @@ def recheck_waiting(config_path: Path, as_json: bool) -> int:
 
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
-    config, _ = opened(config_path)
-    config.begun_with()
+    config, ledger = opened(config_path)
+    new = [account.label for account in config.begun_with() if not ledger.was_begun(account.id)]
     _connect(config, as_json)
+    if new and not as_json:
+        told = f"Beginning with {', '.join(new)}: what concerns one host alone is changed, all else waits."
+        typer.echo(told, err=True)
     from flows.onboarding import onboard_accounts
 
     return _many(as_json, onboard_accounts, "Every account of the configuration was begun already.")
@@ -220,6 +227,11 @@ def _many(
     return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
 
 
+def _go_on(result: Mapping[str, Any]) -> str:
+    open_ones = ("AwaitingApproval", "PartiallyDone", "GateBlocked")
+    return f"; see haltuun status {result['account']}" if result["outcome"] in open_ones else ""
+
+
 def _outcome_lines(result: Mapping[str, Any], hosts: Mapping[str, Host]) -> list[str]:
     """How an account's run ended; of a recheck also which dates come next."""
     later = result.get("next") or ()
@@ -227,7 +239,7 @@ def _outcome_lines(result: Mapping[str, Any], hosts: Mapping[str, Host]) -> list
         lines = [f"{result['account']}: no host is due" + ("." if later else "; those that waited are gone.")]
     else:
         error = f": {result['error']}" if result.get("error") else ""
-        lines = [f"{result['account']}: {result['outcome']}{error}"]
+        lines = [f"{result['account']}: {result['outcome']}{error or _go_on(result)}"]
     for one in later:
         date, where = one["next_check"][:16].replace("T", " "), host_label(hosts, one["host"])
         lines.append(f"  {date} UTC  {where}  {one['stage']} {one['reason']}")
@@ -247,7 +259,7 @@ def ids_of(ledger: Ledger, of: AccountConfig, hosts: Sequence[str] | None) -> li
 def _id_of(typed: str, known: Mapping[str, Host], label: str) -> str:
     if INSTANCE_ID.fullmatch(typed):
         return typed
-    found = [host for host, one in known.items() if one.name == typed]
+    found = [host for host, one in known.items() if typed and one.name == typed]
     if len(found) == 1:
         return found[0]
     raise ConfigError(

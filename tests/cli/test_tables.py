@@ -196,7 +196,11 @@ def test_hosts_are_typed_by_id_or_by_a_name_that_only_one_has(ledger: Ledger) ->
     of = AccountConfig(id=ACCOUNT, alias="acme")
     first = next(iter(HOSTS))
     assert ids_of(ledger, of, ["web-01", first, "i-0123456789abcdef0"]) == [first, "i-0123456789abcdef0"]
-    for name, said in (("twin", "2 hosts have this name"), ("web-9", "no host has this name")):
+    for name, said in (
+        ("twin", "2 hosts have this name"),
+        ("web-9", "no host has this name"),
+        ("", "no host has"),
+    ):
         with pytest.raises(ConfigError, match=said):
             ids_of(ledger, of, [name])
 

@@ -39,6 +39,7 @@ def refused(done: Done, exit_code: int, code: str, *words: str) -> None:
         (("plan", ALIAS, "--stage", "paint"), ("'paint' is not one of", "repair")),
         (("frob",), ("No such command 'frob'", "haltuun --help")),
         (("takeover", ALIAS, "--yes", "--plan", "0" * 16), ("--plan approves one plan",)),
+        (("takeover", ALIAS, "--plan", ""), ("--plan names no plan",)),
     ],
 )
 def test_a_wrong_command_line(cli: Cli, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
