@@ -294,10 +294,15 @@ def held_back(changes: Sequence[Change], asked: Collection[str]) -> list[Change]
     return [change for change in changes if change.id in held]
 
 
+def command(verb: str, account: str, stages: Sequence[str], hosts: Sequence[str]) -> str:
+    """`haltuun takeover acme --stage patch`: as narrow as a run is."""
+    narrowed = [f"--stage {stage}" for stage in stages] + [f"--host {host}" for host in hosts]
+    return " ".join([f"haltuun {verb} {account}", *narrowed])
+
+
 def approval_command(account: str, plan_hash: str, stages: Sequence[str], hosts: Sequence[str]) -> str:
     """Narrowed as the plan was: what nobody looked at is not changed along with it."""
-    narrowed = [f"--stage {stage}" for stage in stages] + [f"--host {host}" for host in hosts]
-    return " ".join([f"haltuun takeover {account}", *narrowed, f"--plan {plan_hash}"])
+    return f"{command('takeover', account, stages, hosts)} --plan {plan_hash}"
 
 
 class Proof(Frozen):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from rich.console import Console
 from rich.padding import Padding
@@ -22,8 +23,8 @@ from haltuun.model import (
     Severity,
     StageName,
     Unknown,
-    approval_command,
     canonical,
+    command,
     held_back,
 )
 from haltuun.report.causes import without_host
@@ -85,7 +86,7 @@ def print_plan(
         console.print(Text("Hosts that these changes will not help", style="bold"))
         tell(console, troubles, hosts)
     _print_findings(console, plan, hosts, account, {(one.host, one.code) for one in troubles})
-    _print_closing(console, plan, account, approve, approval_command(account, plan.hash, stages, only_hosts))
+    _print_closing(console, plan, approve, partial(command, account=account, stages=stages, hosts=only_hosts))
 
 
 def _table(stage: StageName, changes: Sequence[Change], hosts: Mapping[str, Host]) -> Table:
@@ -190,8 +191,6 @@ def _text(change: Change) -> str:
     text = change.summary
     if change.concerns:
         text += f" Also concerned: {', '.join(change.concerns)}."
-    if change.only_if_failed:
-        text += " (only if the step before it has no effect)"
     return text
 
 
@@ -254,7 +253,7 @@ def waiting(plan: Plan, approve: Collection[Reach]) -> list[Change]:
 
 
 def _print_closing(
-    console: Console, plan: Plan, account: str, approve: Collection[Reach], command: str
+    console: Console, plan: Plan, approve: Collection[Reach], typed: Callable[[str], str]
 ) -> None:
     count = {reach: sum(1 for change in plan.changes if change.reach is reach) for reach in Reach}
     told = ", ".join(f"{n} {reach.value}" for reach, n in count.items() if n)
@@ -269,8 +268,7 @@ def _print_closing(
         asked, all_of_them = len(waiting(plan, approve)), len(plan.changes)
         undoable = sum(1 for change in plan.changes if change.undo is not None)
         lines = [
-            f"{asked} wait for approval; {all_of_them - asked} are made without:"
-            f" {command.rpartition(' --plan')[0]}.",
+            f"{asked} wait for approval; {all_of_them - asked} are made without: {typed('takeover')}.",
             f"{undoable} of {all_of_them} can be taken back afterwards: haltuun undo RUN.",
         ]
         if costs:
@@ -278,8 +276,8 @@ def _print_closing(
         for line in lines:
             console.print(line, highlight=False, soft_wrap=True)
         console.print(
-            f"Approve it with [bold]{command}[/];"
-            f" ids, permissions and undo of every change: haltuun plan {account} --full",
+            f"Approve it with [bold]{typed('takeover')} --plan {plan.hash}[/];"
+            f" ids, permissions and undo of every change: {typed('plan')} --full",
             highlight=False,
             soft_wrap=True,
         )

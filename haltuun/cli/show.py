@@ -18,7 +18,7 @@ from haltuun.cli.tables import names_of, status_table
 from haltuun.config import AccountConfig, Config
 from haltuun.errors import EXIT_HELD, EXIT_OK, ConfigError
 from haltuun.ledger import Ledger
-from haltuun.model import Finding, Host, StageName
+from haltuun.model import Finding, Host, StageName, command
 from haltuun.report.changes import made
 from haltuun.report.host import describe
 from haltuun.report.page import age_line, appeared_line, approval_line, when, work_line
@@ -127,7 +127,9 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
         _told(console, "appr", "yellow", approval_line(standing.approval))
         if standing.approval.hosts:
             line(console, f"Waiting for it: {enumerate_hosts(standing.approval.hosts, names)}.")
-        _command(console, standing.approval.command, f"see it with haltuun plan {standing.label}")
+        narrowed = standing.approval.narrowed
+        look = command("plan", standing.label, narrowed["stages"], narrowed["hosts"])
+        _command(console, standing.approval.command, f"see it with {look}")
     tell_causes(console, [*standing.decisions, *standing.holds], hosts)
     for waiting in standing.waiting[:LINES]:
         date = when(waiting.next_check) if waiting.next_check else "no date"
@@ -164,9 +166,9 @@ def _told(console: Console, word: str, style: str, text: str) -> None:
     console.print(head, soft_wrap=not console.is_terminal)
 
 
-def _command(console: Console, command: str, what: str) -> None:
+def _command(console: Console, typed: str, what: str) -> None:
     """A command stands whole in its line, to be copied."""
-    told = Text(" " * INDENT).append(plain(command), style="bold").append(f"   {what}", style="dim")
+    told = Text(" " * INDENT).append(plain(typed), style="bold").append(f"   {what}", style="dim")
     console.print(told, soft_wrap=True)
 
 

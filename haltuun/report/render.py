@@ -186,21 +186,20 @@ def _approval(one: Approval, shown: Shown | None, plan: Plan) -> str:
 
 
 def _change_lines(change: Change, hosts: Mapping[str, Host]) -> list[str]:
-    conditional = " (only if the step before it has no effect)" if change.only_if_failed else ""
     undo = "yes" if change.undo else "none"
     if change.no_undo:
         undo = f"{'in part' if change.undo else undo}: {change.no_undo}"
     cost = change.monthly_cost
     about = [
         f"for {_names(change.hosts, hosts) or 'the account'}",
-        f"also concerned: {', '.join(map(md, change.concerns))}" if change.concerns else "",
+        f"also concerned: {_some(change.concerns, 12)}" if change.concerns else "",
         f"undo: {md(undo)}",
         f"costs {say(cost)}" if isinstance(cost, Cost) else "",
         f"cost unknown: {md(cost.unknown)}" if isinstance(cost, Unknown) else "",
     ]
     permissions = ", ".join(change.permissions)
     return [
-        f"- **{change.reach.value}**: {md(change.summary)}{conditional}",
+        f"- **{change.reach.value}**: {md(change.summary)}",
         f"  - {'; '.join(part.rstrip('.') for part in about if part)}",
         f"  - `{change.id}`, {f'needs {md(permissions)}' if permissions else 'performed on the host itself'}",
     ]
@@ -278,5 +277,9 @@ def undo_markdown(
 
 def _names(found: Sequence[str], hosts: Mapping[str, Host], most: int = 6) -> str:
     """The first of them by name, harmless, and how many more."""
-    names = ", ".join(md(hosts[h].name or h) if h in hosts else md(h) for h in found[:most])
-    return names + (f" and {len(found) - most} more" if len(found) > most else "")
+    return _some([hosts[h].name or h if h in hosts else h for h in found], most)
+
+
+def _some(found: Sequence[str], most: int) -> str:
+    told = ", ".join(md(one) for one in found[:most])
+    return told + (f" and {len(found) - most} more" if len(found) > most else "")
