@@ -673,6 +673,22 @@ class Ledger:
         )
         return Plan.model_validate_json(rows[0].body) if rows else None
 
+    def planned_changes(self, account: str, plan_hash: str) -> Iterator[Change]:
+        """As `plan`, one by one: all changes of ten thousand hosts are hundreds of megabytes."""
+        query = (
+            sa.select(_plans.c.body)
+            .where(_plans.c.account == account, _plans.c.hash == plan_hash)
+            .order_by(_plans.c.seq.desc())
+            .limit(1)
+        )
+        for row in self._select(query):
+            start, decoder = '"changes":[', json.JSONDecoder()
+            at = row.body.index(start) + len(start)
+            while row.body[at] != "]":
+                one, at = decoder.raw_decode(row.body, at)
+                yield Change.model_validate(one)
+                at += row.body[at] == ","
+
     def plan_of(self, account: str, run: str) -> Plan | None:
         """What this run planned, in the stages that were chosen for it."""
         rows = self._select(sa.select(_plans).where(_plans.c.account == account, _plans.c.run == run))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -283,7 +283,21 @@ class Plan(Frozen):
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
 
-def held_back(changes: Sequence[Change], asked: Collection[str]) -> list[Change]:
+class Depends(Protocol):
+    """A change, or what is told of one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def depends_on(self) -> tuple[str, ...]: ...
+    @property
+    def only_if_failed(self) -> str | None: ...
+
+
+C = TypeVar("C", bound=Depends)
+
+
+def held_back(changes: Sequence[C], asked: Collection[str]) -> list[C]:
     """Of `changes` those whose approval is asked for, by id, and all that build on them."""
     held = set(asked)
     grown = True

@@ -10,7 +10,7 @@ from haltuun.ledger import ChangeEvent
 from haltuun.model import Change, Frozen, Proof, Reach, StageName, Verdict
 from haltuun.report.causes import without_host
 from haltuun.report.render import plain
-from haltuun.report.rows import Rows
+from haltuun.report.rows import Planned, Rows
 
 FINE = (Verdict.passed, Verdict.waived)
 # These stages look, and have no proof of their own.
@@ -98,10 +98,10 @@ def _made(event: ChangeEvent, undone: bool) -> Made:
 
 
 def like(
-    changes: Sequence[Change], rows: Rows, done_at: Mapping[str, datetime], now: datetime
+    changes: Sequence[Change | Planned], rows: Rows, done_at: Mapping[str, datetime], now: datetime
 ) -> tuple[Like, ...]:
     """In the order of the stages; those of single hosts that differ in nothing else stand together."""
-    groups: dict[tuple[str, ...], list[Change]] = {}
+    groups: dict[tuple[str, ...], list[Change | Planned]] = {}
     for change in changes:
         text = plain(change.summary)
         if len(change.hosts) == 1 and change.hosts[0] in rows.hosts:

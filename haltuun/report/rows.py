@@ -8,10 +8,26 @@ from datetime import datetime
 from typing import Any
 
 from haltuun.ledger import Approval, ChangeEvent, Ledger, RunRow
-from haltuun.model import Finding, Host, HostStatus, Plan, Proof, StageName
+from haltuun.model import Change, Finding, Host, HostStatus, Proof, Reach, StageName
 
 Status = Mapping[str, Mapping[StageName, HostStatus]]
 Findings = Sequence[tuple[StageName, Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is told of a planned change."""
+
+    id: str
+    stage: StageName
+    reach: Reach
+    region: str
+    hosts: tuple[str, ...]
+    summary: str
+    undo: bool
+    no_undo: str
+    depends_on: tuple[str, ...]
+    only_if_failed: str | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,8 @@ class Rows:
     findings_before: Findings
     runs: Sequence[RunRow]
     before: RunRow | None  # the run that the last one is compared with
-    plan: Plan | None  # of the newest run that made one
+    plan_hash: str  # of the newest run that made a plan, "" when none did
+    planned: Sequence[Planned]
     planned_in: str
     approvals: Sequence[Approval]
     events: Sequence[ChangeEvent]
@@ -44,6 +61,7 @@ def read(ledger: Ledger, account: str) -> Rows:
     # A plan that was made since belongs to what is new.
     recent = [run.run for run in runs[max(last, 0) :]]
     planned = next((run for run in reversed(runs) if run.body.get("plan_hash")), None)
+    plan_hash = planned.body["plan_hash"] if planned else ""
     return Rows(
         account=account,
         hosts=ledger.hosts(account),
@@ -54,11 +72,27 @@ def read(ledger: Ledger, account: str) -> Rows:
         findings_before=ledger.findings(account, recent),
         runs=runs,
         before=runs[last - 1] if last > 0 else None,
-        plan=ledger.plan(account, planned.body["plan_hash"]) if planned else None,
+        plan_hash=plan_hash,
+        planned=[_briefly(change) for change in ledger.planned_changes(account, plan_hash)],
         planned_in=planned.run if planned else "",
         approvals=ledger.approvals(account),
         events=ledger.change_events(account),
         proofs=ledger.proofs(account),
         looked_at=ledger.looked_at(account),
         account_facts=ledger.observations(account, ""),
+    )
+
+
+def _briefly(change: Change) -> Planned:
+    return Planned(
+        id=change.id,
+        stage=change.stage,
+        reach=change.reach,
+        region=change.region,
+        hosts=change.hosts,
+        summary=change.summary,
+        undo=change.undo is not None,
+        no_undo=change.no_undo,
+        depends_on=change.depends_on,
+        only_if_failed=change.only_if_failed,
     )

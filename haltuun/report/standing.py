@@ -560,21 +560,19 @@ def _waiting(rows: Rows) -> tuple[Waiting, ...]:
 
 def _approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> Approval | None:
     """What of the newest plan nobody has approved and nothing has brought into effect."""
-    if rows.plan is None:
-        return None
     given = [one for one in rows.approvals if one.run == rows.planned_in]
-    if any(one.plan_hash == rows.plan.hash for one in given):
+    if any(one.plan_hash == rows.plan_hash for one in given):
         return None
     there = in_effect(rows.events)
-    still = [change for change in rows.plan.changes if change.id not in there]
+    still = [change for change in rows.planned if change.id not in there]
     waiting = held_back(still, {change.id for change in still if change.reach in approve})
     if not waiting:
         return None
     planned = next((run for run in rows.runs if run.run == rows.planned_in), None)
     stages, hosts = ((planned.body.get(what) or ()) if planned else () for what in ("stages", "hosts"))
     return Approval(
-        plan_hash=rows.plan.hash,
-        command=approval_command(label, rows.plan.hash, stages, hosts),
+        plan_hash=rows.plan_hash,
+        command=approval_command(label, rows.plan_hash, stages, hosts),
         narrowed={"stages": tuple(stages), "hosts": tuple(hosts)},
         made_at=planned.started_at if planned else None,
         changes=like(waiting, rows, {}, now),

@@ -11,7 +11,7 @@ import pytest
 from haltuun import ledger as module
 from haltuun.errors import HaltuunError, LeaseHeld, LeaseLost
 from haltuun.ledger import Ledger
-from haltuun.model import Host, HostStatus, Proof, StageName, Verdict
+from haltuun.model import Change, Host, HostStatus, Plan, Proof, Reach, StageName, Verdict
 
 ACCOUNT = "111122223333"
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -114,3 +114,37 @@ def test_a_takeover_that_failed_or_was_killed_is_no_beginning(ledger):
     assert not ledger.was_begun(ACCOUNT)
     ledger.end_run(ACCOUNT, "killed", "PartiallyDone", {}, NOW)
     assert ledger.was_begun(ACCOUNT)
+
+
+def test_a_plans_changes_one_by_one_are_those_of_the_plan(ledger):
+    changes = tuple(
+        Change(
+            stage=StageName.patch,
+            kind="tag",
+            region="eu-central-1",
+            target=target,
+            hosts=("i-1",),
+            before=None,
+            after={"list": [1, [2]], "text": target},
+            reach=Reach.host,
+            summary=f"Set {target}.",
+        )
+        for target in ('"changes":[', "]},{[", "ä\n\u2028", "plain")
+    )
+    for some in (changes, changes[:1], ()):
+        plan = Plan(account=ACCOUNT, changes=some)
+        ledger.planned("r", plan, NOW)
+        told = list(ledger.planned_changes(ACCOUNT, plan.hash))
+        assert tuple(told) == plan.changes and [one.id for one in told] == [one.id for one in plan.changes]
+    assert list(ledger.planned_changes(ACCOUNT, "")) == []
+
+
+def test_more_rows_than_are_written_at_once_are_all_there(ledger):
+    hosts = [Host(account=ACCOUNT, region="eu-central-1", instance_id=f"i-{n:017x}") for n in range(450)]
+    ledger.saw_hosts("r", hosts)
+    assert set(ledger.hosts(ACCOUNT)) == {host.instance_id for host in hosts}
+    with pytest.raises(ZeroDivisionError):
+        ledger.saw_hosts(
+            "r", (Host(account=ACCOUNT, region="x", instance_id=f"i-{1 // (n < 300)}") for n in range(900))
+        )
+    assert len(ledger.hosts(ACCOUNT)) == 450, "all or none"
