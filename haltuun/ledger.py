@@ -260,7 +260,7 @@ class Ledger:
         self.url = url
         try:
             if url.startswith("sqlite:///"):
-                Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+                _make_private(Path(url.removeprefix("sqlite:///")))
             self._engine = sa.create_engine(url, pool_pre_ping=True)
             if url.startswith("sqlite:"):
                 sa.event.listen(self._engine, "connect", _sqlite_settings)
@@ -940,6 +940,12 @@ def _proof(row: sa.Row[Any]) -> Proof:
         observed_at=row.observed_at,
         valid_until=row.valid_until,
     )
+
+
+def _make_private(path: Path) -> None:
+    """It tells where an account is weak. SQLite gives the files beside it the mode that it has."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
 
 
 def _sqlite_settings(connection: Any, record: Any) -> None:

@@ -99,6 +99,15 @@ def test_a_ledger_that_cannot_be_opened_is_one_sentence_without_its_password(url
     assert "\n" not in str(caught.value)
 
 
+def test_nobody_else_reads_it(tmp_path):
+    folder = tmp_path / "state"
+    made = Ledger(f"sqlite:///{folder}/ledger.db")
+    made.remember(ACCOUNT, "name", "value")
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (folder, *folder.iterdir())}
+    made.close()
+    assert len(modes) == 4 and modes.pop("state") == "0o700" and set(modes.values()) == {"0o600"}, modes
+
+
 def test_another_versions_ledger_is_refused(url, monkeypatch):
     Ledger(url).close()
     monkeypatch.setattr(module, "SCHEMA", module.SCHEMA + 1)
