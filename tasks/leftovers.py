@@ -57,11 +57,12 @@ def _crash(client: SyncPrefectClient, ids: Iterable[UUID], message: str) -> None
     whole = [one.id for one in (*unended, *children)]
     if not whole:
         return
-    tasks = client.read_task_runs(
+    # The server gives a page of them; those that have ended are not on the next one.
+    while tasks := client.read_task_runs(
         flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": whole}}),
         task_run_filter=TaskRunFilter.model_validate({"state": UNENDED}),
-    )
-    for task in tasks:
-        client.set_task_run_state(task.id, Crashed(message=message), force=True)
+    ):
+        for task in tasks:
+            client.set_task_run_state(task.id, Crashed(message=message), force=True)
     for flow_run in reversed(whole):
         client.set_flow_run_state(flow_run, Crashed(message=message), force=True)

@@ -144,12 +144,15 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
     for begun in standing.unresolved:
         _told(console, "UNKN", "bold magenta", f"begun in {begun.run}, end not known: {begun.summary}")
     tell_causes(console, standing.left_alone, hosts)
-    for run, count in standing.undone.items():
+    undone = list(standing.undone.items())
+    for run, count in undone[-LINES:]:
         _told(console, "undo", "yellow", f"Run {run} took {count} change(s) back.")
-    for work in standing.work:
+    _more(console, undone, "runs before took something back")
+    for work in standing.work[:LINES]:
         _told(console, "done", "green", work_line(work))
         if work.undo:
             _command(console, work.undo, "takes back what can be")
+    _more(console, standing.work, f"runs before changed something: haltuun report {standing.label} -o DIR")
 
 
 def _more(console: Console, told: Sequence[object], what: str) -> None:
