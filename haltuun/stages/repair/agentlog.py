@@ -79,6 +79,7 @@ _CORE = (
     "[EC2Identity]",
     "[Registrar]",
 )
+_WORKER = "[ssm-agent-worker]"
 _WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
 _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
@@ -95,7 +96,15 @@ class Start(Frozen):
 
     @property
     def gave_up(self) -> bool:
-        return self.took is None and any(_NO_IDENTITY.search(entry.text) for entry in self.entries)
+        """The core did: its worker may fail and be started again, and what opens a channel is somebody."""
+        if self.took is not None:
+            return False
+        for entry in reversed(self.entries):
+            if any(text in entry.text for text in _CHANNEL):
+                return False
+            if not entry.text.startswith(_WORKER) and _NO_IDENTITY.search(entry.text):
+                return True
+        return False
 
     @property
     def went_on(self) -> bool:
@@ -313,7 +322,7 @@ def _reported(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
     report: Entry | None = None
     for entry in entries:
         worker = worker or any(word in entry.text for word in _WORKER_BEGINS)
-        if not worker and entry.text.startswith("[ssm-agent-worker]"):
+        if not worker and entry.text.startswith(_WORKER):
             continue
         if _REPORT_FAILS in entry.text:
             report = None

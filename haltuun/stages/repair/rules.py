@@ -99,7 +99,8 @@ def _channel_lines(pattern: str, *, without: str = "") -> Find:
 def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
     vault = s.agent.vault
     will = will_take_onprem(s.agent)
-    if s.log is not None and s.log.meant and isinstance(s.agent.imds_instance_id, Unknown):
+    # On a host at hand it is the account that tells whether that is an EC2 instance.
+    if s.log is not None and s.log.meant and isinstance(s.agent.processes, Unknown):
         return ()
     found: list[LogLine] = []
     if is_true(will) and not isinstance(vault, Unknown):
@@ -213,14 +214,15 @@ _NO_ANSWER = (
 )
 # The SDK says of whatever keeps it from the metadata that there is no role; the line below tells.
 _NO_ROLE = r"no EC2 (instance|IMDS) role found"
-_NO_ROLE_FOR_IMDS = rf"{_NO_ROLE}[\s\S]*{_NO_ANSWER}"
+# From the entry's beginning, the first such words taken for good: a hostile log repeats them.
+_NO_ROLE_FOR_IMDS = rf"^(?>[\s\S]*?{_NO_ROLE})[\s\S]*?{_NO_ANSWER}"
+_NO_INSTANCE_ROLE = rf"^(?>[\s\S]*?failed to retrieve instance identity role\. Error)[\s\S]*?{_NO_ANSWER}"
 
 
 def _imds(s: Situation) -> Sequence[LogLine]:
     found = _refused(
         r"Failed to get instance info from IMDS|failed to get identity (instance id|region)\. Error"
-        r"|failed to get (IMDSv2|API) token|failed to retrieve instance identity role\. Error"
-        rf"|{_NO_ROLE_FOR_IMDS}"
+        rf"|failed to get (IMDSv2|API) token|{_NO_INSTANCE_ROLE}|{_NO_ROLE_FOR_IMDS}"
         r"|Data from vault is empty"  # agents 2.x
     )(s)
     return found or _no_identity_unexplained(s)
@@ -335,15 +337,8 @@ def _role_denied(s: Situation) -> Sequence[LogLine]:
 
 
 def _role_missing(s: Situation) -> Sequence[LogLine]:
-    return _refused(_NO_ROLE, without=_NO_ROLE_FOR_IMDS)(s) or _no_credentials_unexplained(s)
-
-
-def _no_credentials_unexplained(s: Situation) -> Sequence[LogLine]:
-    """errors.log, and what is left of a log by level, has the fallback's refusal, and not the warning that
-    tells what the role lacked."""
-    refused = _refused("no valid credentials could be retrieved for ec2 identity")(s)
-    told = _refused("with instance profile role credentials|failed to retrieve instance identity role")(s)
-    return () if told else refused
+    """By the warnings: errors.log has only the fallback's refusal, the same where the role is denied."""
+    return _refused(_NO_ROLE, without=_NO_ROLE_FOR_IMDS)(s)
 
 
 def _hybrid_gone(s: Situation) -> Sequence[LogLine]:
@@ -433,6 +428,8 @@ def _config_broken(s: Situation) -> Sequence[LogLine]:
     unloaded = _lines(r"app ?config could not be loaded|Failed to load app config")(s)
     if isinstance(config, Unknown):
         return unloaded
+    if config.state == "absent" or is_false(s.agent.running):  # mended since, it may be, by deleting it
+        return ()
     # It is JSON, and still not to the agent: a mark of Windows before it, a word where a number belongs.
     return [line for line in unloaded if re.search(r"cannot unmarshal|invalid character 'ï'", line.text)]
 
@@ -491,7 +488,7 @@ _MESSAGES_FAIL = (
     r"|connection reset by peer|: EOF|status: 5\d\d)"
 )
 # A channel that breaks is opened again at once; what matters is whether that succeeds.
-_CLOSES = r"websocket: close|Reach the retry limit|Failed to close"
+_CLOSES = r"websocket: close|Reach the retry limit|Failed to close|websocket ping"
 # A certificate that is not valid yet is valid: the host's clock is behind.
 _NOT_YET = r"x509: certificate has expired or is not yet valid: current time \S+ is before"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from haltuun.stages.repair.agentlog import FILE
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
-from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine
+from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process
 
 WORDINGS = Path(__file__).parents[2] / "cases" / "repair" / "wordings.txt"
 LEVEL = re.compile(r"(DEBUG|INFO|WARN|ERROR) ")
@@ -68,11 +69,40 @@ def test_wording(name: str) -> None:
 
 def test_what_the_agent_cannot_load_though_it_is_json() -> None:
     broken = "ERROR Error occurred when starting amazon-ssm-agent: app config could not be loaded - "
+    typed = broken + "json: cannot unmarshal string into Go"
     fine = {"config": AgentConfig(state="ok")}
-    assert _codes("@start", broken + "json: cannot unmarshal string into Go", **fine) == {"CONFIG_BROKEN"}
+    assert _codes("@start", typed, **fine) == {"CONFIG_BROKEN"}
+    assert _codes("@start", typed, **fine, processes=RUNS) == {"CONFIG_BROKEN"}
+    assert _codes("@start", typed, **fine, processes=()) == {"AGENT_STOPPED"}  # mended since, it may be
+    assert _codes("@start", typed, config=AgentConfig(state="absent")) == set()
     assert _codes("@start", broken + "unexpected end of JSON input", **fine) == set()  # mended since
 
 
+def test_a_registration_without_metadata_is_meant_only_as_far_as_files_tell() -> None:
+    text = CASES["no instance of EC2"][1]
+    assert _codes(text) == set()
+    assert _codes(text, processes=RUNS) == {"STALE_HYBRID"}  # what it is, the account tells
+
+
+def test_the_core_gives_up_and_not_its_worker() -> None:
+    failed = "error occurred when starting amazon-ssm-agent: x"
+    by_worker = f"ERROR [ssm-agent-worker] {failed}"
+    core = "INFO [amazon-ssm-agent] Starting Core Agent: amazon-ssm-agent - v3.0.529.0"
+    again = f"INFO [ssm-agent-worker] [instanceID={EC2}] Starting Agent: amazon-ssm-agent - v3.0.529.0"
+    for rows in ([by_worker, again], [by_worker, again, "@online"], [f"ERROR {failed}", again, "@online"]):
+        found = _read("\n".join(["@start", core, *rows]))
+        assert (found.identity, found.instance_id) == ("EC2", EC2)
+    assert _read(f"@start\n{core}\nERROR {failed}\n{again}").identity is None
+
+
+def test_words_that_repeat_are_looked_at_once() -> None:
+    line = "no EC2 instance role found " * 50
+    began = time.process_time()
+    assert _codes("@as EC2", "WARN EC2RoleProvider " + "\n".join([line] * 99)) == {"ROLE_MISSING"}
+    assert time.process_time() - began < 5  # a hundredth; tried from each of them, a minute
+
+
+RUNS = (Process(comm="amazon-ssm-agen", pid=1), Process(comm="ssm-agent-worke", pid=2))
 MGS = "INFO [ssm-agent-worker] [MessageService] [MGSInteractor] "
 MI, EC2 = "mi-0aa11bb22cc33dd44", "i-0a1b2c3d"
 
