@@ -236,10 +236,13 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
 
 def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """errors.log goes back for months and never says that anything went well again."""
-    newest = next((entry.at for entry in reversed(entries) if entry.at), None)
-    if newest is None or any(entry.level == "INFO" for entry in entries):
+    newest = max((entry.at for entry in entries if entry.at), default=None)
+    if newest is None:
         return tuple(entries)
-    return tuple(entry for entry in entries if entry.at is None or newest - entry.at <= LAST_DAY)
+    tell = {entry.file for entry in entries if entry.level == "INFO"}
+    return tuple(
+        entry for entry in entries if entry.file in tell or entry.at is None or newest - entry.at <= LAST_DAY
+    )
 
 
 def _summary(last: Start | None, entries: tuple[Entry, ...], *, meant: bool) -> AgentLog:

@@ -6,7 +6,6 @@ device or more data than an agent's files can be is refused as a whole.
 
 from __future__ import annotations
 
-import gzip
 import stat
 import tarfile
 import zlib
@@ -30,6 +29,7 @@ from haltuun.stages.repair.layout import (
     STATE,
     SYSTEM_LOGS,
     Place,
+    is_renamed,
     log_kind,
     place,
 )
@@ -54,9 +54,12 @@ LOOSE_DEPTH = 10
 # An agent keeps some 150 MB of logs.
 MOST_BYTES = 4 << 30
 MOST_FILES = 50_000
+PATH_MAX, NAME_MAX = 4096, 255  # of Linux
 # Text that repeats packs to a hundredth; zeros to a thousandth.
 MOST_RATIO, RATIO_FROM = 400, 256 << 20
 _READ = 1 << 20
+
+OUTSIDE = "a link that leads out of the folder"
 
 
 class Bundle:
@@ -76,15 +79,16 @@ class Bundle:
         """Whether the file, or the folder with something in it, is there."""
         return name in self.names or any(known.startswith(f"{name}/") for known in self.names)
 
-    def take(self, name: str, stream: BinaryIO | None, copied: str = "") -> None:
-        """One file; None: it is no plain file. `copied`: its name where it is now, if that is another."""
+    def take(self, name: str, stream: BinaryIO | None, copied: str = "", size: int = 0) -> None:
+        """One file; None: it is no plain file. `copied`: its name where it is now, if that is another;
+        `size`: its bytes, as packed."""
         self.names.add(name)
         if stream is None:
             self.unread[name] = "not a plain file"
         elif name in SMALL:
             self._take_small(name, stream)
         elif log_kind(name):
-            self._take_log(name, stream, copied or f"/{name}")
+            self._take_log(name, stream, copied or f"/{name}", size)
 
     def add(self, other: Bundle) -> None:
         """What `other` has and this has not."""
@@ -101,19 +105,26 @@ class Bundle:
         else:
             self.small[name] = content
 
-    def _take_log(self, name: str, stream: BinaryIO, label: str) -> None:
+    def _take_log(self, name: str, stream: BinaryIO, label: str, size: int) -> None:
         import lzma
 
         tail = LogTail(label, log_kind(name) or "agent")
         plain, packed = unpacked(stream)
         try:
-            tail.feed(as_utf8(cast(BinaryIO, Measured(plain, name)) if packed else plain))
-        except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError):
-            self.unread[name] = "broken off or not whole; read as far as it goes"
+            tail.feed(as_utf8(cast(BinaryIO, Measured(plain, name, size)) if packed else plain))
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if not _is_unpackers(error):
+                raise
+            self.unread[name] = f"broken off or not whole ({error}); read as far as it goes"
         if tail.kind == "system" and tail.is_empty():
             self.names.discard(name)
         else:
             self.logs.append(tail)
+
+
+def _is_unpackers(error: Exception) -> bool:
+    """gzip and bz2 raise OSErrors of what is in a file, too; those are of no system call."""
+    return not isinstance(error, OSError) or error.errno is None
 
 
 def wanted(name: str) -> bool:
@@ -195,13 +206,51 @@ def _read_folder(path: Path) -> Bundle:
     bundle = Bundle()
     for name in ROOTS:
         _walk(bundle, root, root / name, name)
-    folders = [path, root]
+    folders = {path: "", root: ""}
     if not any(log.kind == "agent" and not log.is_empty() for log in bundle.logs):
-        folders += [root / SYSTEM_LOGS, root / SYSTEM_LOGS / "upstart"]
-    for folder in dict.fromkeys(folders):
-        if folder.is_dir():
+        folders |= {root / name: name for name in (SYSTEM_LOGS, f"{SYSTEM_LOGS}/upstart")}
+    for folder, name in folders.items():
+        if not folder.is_dir():
+            continue
+        if folder.resolve().is_relative_to(root.resolve()) or not name:
             bundle.add(_read_loose(path, folder, 1, alone=False))
+        else:
+            bundle.unread[name] = OUTSIDE
     return bundle
+
+
+class _Loose:
+    """Files that their names tell, wherever they lie. Of two that may be the same file of the host's, the
+    one that still has its name counts; two that have it are of two hosts."""
+
+    def __init__(self) -> None:
+        self.bundle = Bundle()
+        self.twice: list[str] = []
+        self._left_out: dict[str, str] = {}
+        self._taken: dict[str, str] = {}
+
+    def takes(self, name: str, copied: str) -> bool:
+        """Whether `copied` is to be read as `name`."""
+        other = self._taken.setdefault(name, copied)
+        if other == copied:
+            return True
+        if is_renamed(copied, name):
+            self._left_out[copied] = f"left out, as {other} is taken for the same file"
+            return False
+        if not is_renamed(other, name):
+            self.twice = self.twice or [other, copied]
+            return False
+        self.bundle.logs = [log for log in self.bundle.logs if log.file != other]
+        self._left_out[other] = f"left out, as {copied} is taken for the same file"
+        self._taken[name] = copied
+        return True
+
+    def alone(self, path: Path) -> Bundle:
+        """Where there is no host's root besides."""
+        if self.twice:
+            raise _several(path, self.twice)
+        self.bundle.unread |= self._left_out
+        return self.bundle
 
 
 def _read_loose(path: Path, folder: Path, depth: int, *, alone: bool) -> Bundle:
@@ -209,37 +258,62 @@ def _read_loose(path: Path, folder: Path, depth: int, *, alone: bool) -> Bundle:
 
     `alone`: there is no host's root besides, so that two of a name are of two hosts.
     """
-    bundle = Bundle()
-    taken: dict[str, str] = {}
+    loose = _Loose()
+    bundle = loose.bundle
     seen = 0
     level = [folder]
     for _ in range(depth):
-        children = [child for parent in level for child in sorted(parent.iterdir())]
+        children = [child for parent in level for child in _children(path, parent, bundle.unread)]
         seen += len(children)
         if seen > MOST_FILES:
             raise refused(path, f"it holds more than {MOST_FILES} files and no host's root")
         for child in children:
             copied = child.relative_to(path).as_posix()
             if found := place(copied):
-                if taken.setdefault(found.name, copied) == copied or not wanted(found.name):
+                if not wanted(found.name) or _is_folder(child):
+                    bundle.names.add(found.name)
+                elif loose.takes(found.name, copied):
                     _take_loose(bundle, found.name, child, copied)
-                elif alone:
-                    raise _several(path, [taken[found.name], copied])
-        level = [child for child in children if child.is_dir() and not child.is_symlink()]
-    return bundle
+        level = [child for child in children if _is_folder(child)]
+    return loose.alone(path) if alone else bundle
 
 
 def _take_loose(bundle: Bundle, name: str, file: Path, copied: str) -> None:
-    if not wanted(name) or file.is_dir():
-        bundle.names.add(name)
-    elif file.is_symlink() or not file.is_file():
-        bundle.take(name, None)
-    else:
-        try:
-            with file.open("rb") as stream:
-                bundle.take(name, stream, copied)
-        except OSError as error:
-            bundle.unread[name] = f"cannot be read: {error.strerror or error}"
+    try:
+        info = file.lstat()
+        if not stat.S_ISREG(info.st_mode):
+            bundle.take(name, None)
+            return
+        with file.open("rb") as stream:
+            bundle.take(name, stream, copied, info.st_size)
+    except OSError as error:
+        bundle.unread[name] = f"cannot be read: {error.strerror or error}"
+
+
+def _children(top: Path, folder: Path, unread: dict[str, str]) -> list[Path]:
+    """A folder below `top` that cannot be read is noted in `unread`."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        if folder == top:
+            raise
+        unread[folder.relative_to(top).as_posix()] = f"cannot be read: {error.strerror or error}"
+        return []
+
+
+def _is_folder(path: Path) -> bool:
+    """And no link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:  # what is in a folder that only its owner may enter
+        return False
+
+
+def _is_root(folder: Path) -> bool:
+    try:
+        return any((folder / name).exists() for name in ROOTS)
+    except OSError:
+        return False
 
 
 def _root_of(path: Path) -> Path | None:
@@ -248,17 +322,12 @@ def _root_of(path: Path) -> Path | None:
     for _ in range(DEPTH + 1):
         if len(level) > MOST_FILES:
             break
-        found = [folder for folder in level if any((folder / name).exists() for name in ROOTS)]
+        found = [folder for folder in level if _is_root(folder)]
         if len(found) > 1:
             raise _several(path, [str(folder.relative_to(path)) for folder in found])
         if found:
             return found[0]
-        level = [
-            child
-            for folder in level
-            for child in sorted(folder.iterdir())
-            if child.is_dir() and not child.is_symlink()
-        ]
+        level = [child for folder in level for child in _children(path, folder, {}) if _is_folder(child)]
     return None
 
 
@@ -272,9 +341,10 @@ def _several(path: Path, names: list[str]) -> ConfigError:
 def _walk(bundle: Bundle, root: Path, path: Path, name: str) -> None:
     """`path` and all below it, as `name`; links are not followed, for they may lead out of `root`."""
     try:
-        mode = path.lstat().st_mode
+        info = path.lstat()
+        mode = info.st_mode
         if not path.resolve().is_relative_to(root.resolve()):
-            bundle.unread[name] = "a link that leads out of the folder"
+            bundle.unread[name] = OUTSIDE
         elif stat.S_ISDIR(mode):
             bundle.names.add(name)
             for child in sorted(path.iterdir()):
@@ -283,7 +353,7 @@ def _walk(bundle: Bundle, root: Path, path: Path, name: str) -> None:
             bundle.names.add(name)
         elif stat.S_ISREG(mode):
             with path.open("rb") as stream:
-                bundle.take(name, stream)
+                bundle.take(name, stream, size=info.st_size)
         else:
             bundle.take(name, None)
     except FileNotFoundError:
@@ -325,7 +395,9 @@ def _read_file(path: Path) -> Bundle:
             return _read_log(path)
         with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             return _read_archive(path, archive)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if not _is_unpackers(error):
+            raise
         raise ConfigError(
             f"is no whole archive ({error}).", subject=str(path), remedy="Copy it again and compare sums."
         ) from error
@@ -337,7 +409,7 @@ def _read_log(path: Path) -> Bundle:
     name = found.name if found is not None and log_kind(found.name) else f"{LOGS}/{AGENT_LOG}"
     bundle = Bundle()
     with path.open("rb") as raw:
-        bundle.take(name, raw, path.name)
+        bundle.take(name, raw, path.name, path.stat().st_size)
     return bundle if any(log.began_at for log in bundle.logs) else Bundle()
 
 
@@ -352,7 +424,7 @@ def _is_tar(head: bytes) -> bool:
 def _read_archive(path: Path, archive: tarfile.TarFile) -> Bundle:
     """In one pass, because a packed archive can be read forwards only. Each host has a bundle."""
     hosts: dict[str, Bundle] = {}
-    loose, taken, twice = Bundle(), dict[str, str](), list[str]()
+    loose = _Loose()
     total = 0
     for count, member in enumerate(archive, 1):
         copied = _safe_name(path, member)
@@ -362,23 +434,20 @@ def _read_archive(path: Path, archive: tarfile.TarFile) -> Bundle:
         found = place(copied)
         if found is None:
             continue
-        bundle = loose if found.root is None else hosts.setdefault(found.root, Bundle())
+        bundle = loose.bundle if found.root is None else hosts.setdefault(found.root, Bundle())
         if not (member.isreg() and wanted(found.name)):
             bundle.names.add(found.name)
             continue
-        if found.root is None and taken.setdefault(found.name, copied) != copied:
-            twice = twice or [taken[found.name], copied]
+        if found.root is None and not loose.takes(found.name, copied):
             continue
         stream = cast(BinaryIO, archive.extractfile(member))
-        bundle.take(found.name, stream, _label(copied, found))
+        bundle.take(found.name, stream, _label(copied, found), member.size)
     if len(hosts) > 1:
         raise _several(path, list(hosts))
     host = next(iter(hosts.values()), None)
-    if host is None and twice:
-        raise _several(path, twice)
     if host is None:
-        return loose
-    host.add(loose)
+        return loose.alone(path)
+    host.add(loose.bundle)
     return host
 
 
@@ -388,6 +457,8 @@ def _label(copied: str, found: Place) -> str:
 
 def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
     shown = ascii(member.name[:200])
+    if len(member.name) > PATH_MAX or max(map(len, member.name.split("/"))) > NAME_MAX:
+        raise refused(path, f"{shown}… is longer than a host's names can be")
     if member.name.startswith("/") or ".." in member.name.split("/"):
         raise refused(path, f"{shown} leads out of the archive")
     if member.issym() or member.islnk():

@@ -32,7 +32,8 @@ AGENT_LOG = "amazon-ssm-agent.log"
 # The same entries, those of ERROR and up; and what a hibernating agent says.
 ERROR_LOGS = ("errors.log", "hibernate.log")
 _SYSTEM_LOG = re.compile(
-    r"(syslog|messages|daemon\.log|journalctl)([-._].*)?$|.*journal.*\.(log|txt)(\.\w+)?$"
+    r"(syslog|messages|daemon\.log|journalctl)(([-._].*)?\.(log|txt))?([-.]\d[\d.-]*)?(\.(gz|bz2|xz|old))?$"
+    r"|.*journal.*\.(log|txt)(\.\w+)?$"
 )
 # With a host's name or a number put to it; what follows ".log" is a rotation's.
 _RENAMED_LOG = re.compile(r".*ssm-agent.*?\.(?:log|txt)((?:[.-].*)?)$")
@@ -48,6 +49,11 @@ _OF_STATE = re.compile(r"(?:Vault|runtimeconfig|mi-[0-9a-f]{8,}|i-[0-9a-f]{8,})$
 Kind = Literal["agent", "system", "errors"]
 
 
+def is_renamed(copied: str, name: str) -> bool:
+    """Whether the file had another name on the host, so that `name` is a guess."""
+    return copied.rpartition("/")[2] != name.rpartition("/")[2]
+
+
 class Place(Frozen):
     """`root`: of the host, within what was copied; None: the name alone tells, not where it stands."""
 
@@ -57,12 +63,12 @@ class Place(Frozen):
 
 def place(copied: str) -> Place | None:
     """`copied`: relative, with slashes. None: no file of an agent."""
-    parts = copied.split("/")
-    for depth in range(len(parts)):
-        inner = "/".join(parts[depth:])
-        if any(inner == root or inner.startswith(f"{root}/") for root in ROOTS):
-            return Place(root="/".join(parts[:depth]), name=inner)
-    name = _by_name(parts)
+    framed = f"/{copied}/"
+    roots = [at for root in ROOTS if (at := framed.find(f"/{root}/")) >= 0]
+    if roots:
+        at = min(roots)
+        return Place(root=copied[: max(0, at - 1)], name=copied[at:])
+    name = _by_name(copied.split("/"))
     return Place(root=None, name=name) if name else None
 
 

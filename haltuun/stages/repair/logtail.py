@@ -44,7 +44,7 @@ _WORKER = b"[ssm-agent-worker]"  # it has such a processor, too, since 3.0
 _FIRST_TIME = re.compile(
     rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|\d{19} \[|[ \t]*(?:INFO|WARN|ERROR) [\[A-Z])", re.M
 )
-# The first line that is one or the other tells whether all programs' words are in there.
+# These lines tell whether all programs' words are in there.
 _OWN_LINE = re.compile(rb"^(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ |\d{19} \[)", re.M)
 _MIXED_LINE = re.compile(
     rb"^[ \t]*(?:(?:[A-Z][a-z]{2} )?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d |[A-Z][a-z]{2} \d{4}-\d\d-\d\d "
@@ -105,8 +105,11 @@ class _Start:
             self.kept_size -= _size(alike.popleft())
         self.kept[shape] = alike  # as the newest
         while len(self.kept) > SHAPES or (self.kept_size > KEPT_BYTES and len(self.kept) > 1):
-            oldest = self.kept.pop(next(iter(self.kept)))
-            self.kept_size -= sum(map(_size, oldest))
+            self.drop_oldest()
+
+    def drop_oldest(self) -> None:
+        oldest = self.kept.pop(next(iter(self.kept)))
+        self.kept_size -= sum(map(_size, oldest))
 
     def rows(self) -> _Rows:
         kept = sorted(row for alike in self.kept.values() for entry in alike for row in entry)
@@ -167,9 +170,12 @@ class LogTail:
         self._append(text[begin:])
 
     def _tell(self, text: bytes) -> None:
+        """A foreign line may have got into the agent's own log; a journal puts its words before each."""
         own, mixed = _OWN_LINE.search(text), _MIXED_LINE.search(text)
-        if own or mixed:
-            self._mixed = mixed is not None and not (own and own.start() < mixed.start())
+        if own and mixed and self.kind == "system":
+            self._mixed = mixed.start() < own.start()
+        elif own or mixed:
+            self._mixed = own is None
         if self._mixed:
             self._starts.clear()
 
@@ -245,6 +251,16 @@ class LogTail:
             start.keep(_entry(line, old, begin))
         start.raw_line = line + old.count(b"\n", at)
         start.raw, start.raw_size = [tail], len(tail)
+        self._share()
+
+    def _share(self) -> None:
+        """One start may keep KEPT_BYTES, and all of them together: the older ones make room."""
+        over = sum(start.kept_size for start in self._starts) - KEPT_BYTES
+        for start in list(self._starts)[:-1]:
+            while over > 0 and start.kept:
+                before = start.kept_size
+                start.drop_oldest()
+                over -= before - start.kept_size
 
     def is_empty(self) -> bool:
         """Whether nothing of an agent was found in it."""

@@ -19,12 +19,11 @@ from haltuun.stages.repair.parse import parse_config
 from haltuun.stages.repair.plaintext import decode
 
 # As host.sh's redact does on the host.
-_SECRETS = (
-    (re.compile(r"([Pp][Rr][Oo][Xx][Yy][=:]\s*)([A-Za-z0-9]*://)?.*@"), r"\1\2***@"),
-    (re.compile(r'://[^\s"]*@'), "://***@"),
-    (re.compile(r'[^\s"=/:]*:[^/\s"][^\s"]*@'), "***@"),
-    (re.compile(r"(A[KS]IA)[0-9A-Z]{12,}"), r"\1***"),
-)
+_PROXY = re.compile(r"([Pp][Rr][Oo][Xx][Yy][=:]\s*)([A-Za-z0-9]*://)?.*@")
+_URL = re.compile(r"://.*@")
+_PASSWORD = re.compile(r"(?<![^=/:])[^=/:]*:[^/].*@")
+_KEY_ID = re.compile(r"(A[KS]IA)[0-9A-Z]{12,}")
+_WORD = re.compile(r'(?<![^\s"])[^\s"]*@')
 
 
 def read_agent(bundle: Bundle) -> Agent:
@@ -42,9 +41,19 @@ def read_agent(bundle: Bundle) -> Agent:
 
 
 def redact(text: str) -> str:
-    for pattern, kept in _SECRETS:
-        text = pattern.sub(kept, text)
-    return text
+    """What is looked at ends in an @, so that no line, however long, is searched twice."""
+    return "\n".join(map(_redact_line, text.split("\n")))
+
+
+def _redact_line(line: str) -> str:
+    head, at, tail = line.rpartition("@")
+    if at:
+        line = _WORD.sub(_redact_word, _PROXY.sub(r"\1\2***@", head + at) + tail)
+    return _KEY_ID.sub(r"\1***", line)
+
+
+def _redact_word(word: re.Match[str]) -> str:
+    return _PASSWORD.sub("***@", _URL.sub("://***@", word.group()))
 
 
 def _missing(bundle: Bundle, name: str) -> Unknown:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 _READ = 1 << 20
+# What an .xz may ask for to be unpacked; `xz -9` asks for 65 MiB.
+XZ_MEMORY = 80 << 20
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
@@ -18,9 +21,7 @@ def _bz2(stream: BinaryIO) -> Any:
 
 
 def _xz(stream: BinaryIO) -> Any:
-    import lzma
-
-    return lzma.LZMAFile(stream)
+    return io.BufferedReader(_Xz(stream), _READ)
 
 
 _PACKERS: dict[bytes, Callable[[BinaryIO], Any]] = {
@@ -60,6 +61,43 @@ def decode(content: bytes) -> str:
 def _peek(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
     head = stream.read(6)
     return head, cast(BinaryIO, _Rest(head, stream))
+
+
+class _Xz(io.RawIOBase):
+    """As lzma.LZMAFile, which allots whatever memory the file claims. Raises LZMAError, EOFError."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._at = stream, 0
+        self._decoder = self._new()
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = b""
+            if self._decoder.eof:  # another may follow it, with zeros between
+                packed = self._decoder.unused_data.lstrip(b"\0")
+                while not packed and (more := self._stream.read(_READ)):
+                    packed = more.lstrip(b"\0")
+                if not packed:
+                    return 0
+                self._decoder = self._new()
+            elif self._decoder.needs_input and not (packed := self._stream.read(_READ)):
+                raise EOFError("the file ends before its stream does")
+            if text := self._decoder.decompress(packed, len(buffer)):
+                buffer[: len(text)] = text
+                self._at += len(text)
+                return len(text)
+
+    @staticmethod
+    def _new() -> Any:
+        import lzma
+
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
 
 
 class _Rest:

@@ -92,7 +92,7 @@ look_at_log() {
     say log_file "$(yes_no test -e "$AGENT_LOG")"
     [ -e "$AGENT_LOG" ] || return 0
     total=$(wc -l <"$AGENT_LOG")
-    start=$(grep -n -e 'Proxy environment variables:' -e 'Starting Agent: amazon-ssm-agent' \
+    start=$(grep -a -n -e 'Proxy environment variables:' -e 'Starting Agent: amazon-ssm-agent' \
         -e 'INFO Create new startup processor' "$AGENT_LOG" |
         tail -n 1 | cut -d: -f1)
     awk -v start="${start:-0}" -v tail_from=$((total - 399)) '

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
 import gzip
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +22,11 @@ from hypothesis import strategies as st
 
 from haltuun.errors import ConfigError
 from haltuun.model import Unknown
-from haltuun.stages.repair import bundle, logtail
+from haltuun.stages.repair import bundle, logtail, plaintext
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.logtail import LogTail
-from haltuun.stages.repair.offline import read_agent
+from haltuun.stages.repair.offline import read_agent, redact
 
 CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
 HALTUUN = str(Path(sys.executable).with_name("haltuun"))
@@ -111,6 +115,27 @@ def test_a_broken_gzip_counts_as_far_as_it_goes(tmp_path: Path, cut: int) -> Non
     diagnose(read_agent(read))
 
 
+def test_a_damaged_bzip2_log_refuses_nothing_else(tmp_path: Path) -> None:
+    damaged = bytearray(bz2.compress("".join(STALE).encode()))
+    damaged[10] ^= 0xFF
+    files = {f"{LOG}.1": bytes(damaged), LOG: "".join(STALE).encode()}
+    for path in (laid_out(tmp_path / "host", files), pack(tmp_path / "host.tgz", files)):
+        assert "broken off or not whole" in read_bundle(path).unread[f"{LOG}.1"]
+        assert codes(path) == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
+    whole = pack(tmp_path / "whole.tgz", files)
+    (tmp_path / "whole.tar.bz2").write_bytes(damaged)
+    with pytest.raises(ConfigError, match="no whole archive"):
+        read_bundle(tmp_path / "whole.tar.bz2")
+    (tmp_path / "whole.tar.xz").write_bytes(lzma.compress(gzip.decompress(whole.read_bytes())))
+    assert codes(tmp_path / "whole.tar.xz") == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
+
+
+def test_an_xz_takes_no_memory_that_it_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plaintext, "XZ_MEMORY", 1 << 20)
+    files = {f"{LOG}.1": lzma.compress(CHATTER.encode()), LOG: CHATTER.encode()}
+    assert "Memory usage limit" in read_bundle(laid_out(tmp_path, files)).unread[f"{LOG}.1"]
+
+
 def _link(name: str, kind: bytes) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, "/etc/shadow"
@@ -120,6 +145,8 @@ def _link(name: str, kind: bytes) -> tarfile.TarInfo:
 HOSTILE: dict[str, Callable[[], tarfile.TarInfo]] = {
     "leads out": lambda: tarfile.TarInfo(f"../../{LOG}"),
     "leads out of": lambda: tarfile.TarInfo(f"/{LOG}"),
+    "longer than a host's names": lambda: tarfile.TarInfo(f"{'a/' * 2100}{LOG}"),
+    "longer than": lambda: tarfile.TarInfo(f"{'a' * 256}/{LOG}"),
     "is a link": lambda: _link(LOG, tarfile.SYMTYPE),
     "link": lambda: _link(LOG, tarfile.LNKTYPE),
     "is a device": lambda: _link(LOG, tarfile.BLKTYPE),
@@ -142,6 +169,9 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(bundle, "RATIO_FROM", 1 << 20)
     with pytest.raises(ConfigError, match="unpacks to more than 400 times"):
         read_bundle(pack(tmp_path / "zeros.tgz", {LOG: bytes(8 << 20)}))
+    laid_out(tmp_path / "host", {LOG: lzma.compress(bytes(8 << 20))})
+    with pytest.raises(ConfigError, match="unpacks to more than 400 times"):
+        read_bundle(tmp_path / "host")
     claims = tarfile.TarInfo(LOG)
     claims.size = 1 << 50
     (tmp_path / "claims.tar").write_bytes(claims.tobuf() + bytes(1024))
@@ -182,6 +212,34 @@ def test_links_and_pipes_of_a_folder_are_named_and_not_followed(tmp_path: Path) 
     read = read_bundle(host)
     assert read.unread == {LOG: "a link that leads out of the folder", f"{LOG}.1": "not a plain file"}
     assert isinstance(read_agent(read).log, Unknown)
+
+
+def test_a_folder_of_system_logs_that_is_a_link_is_not_the_host_s(tmp_path: Path) -> None:
+    laid_out(tmp_path / "outside", {"syslog": f"Nov 23 06:00:03 me amazon-ssm-agent[1]: {STALE[2]}".encode()})
+    host = laid_out(tmp_path / "host", {"etc/amazon/ssm/amazon-ssm-agent.json": b"{}"})
+    (host / "var").mkdir()
+    (host / "var/log").symlink_to(tmp_path / "outside")
+    read = read_bundle(host)
+    assert read.unread["var/log"] == "a link that leads out of the folder"
+    assert isinstance(read_agent(read).log, Unknown)
+
+
+def test_a_folder_that_cannot_be_read_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out(tmp_path, {"amazon-ssm-agent.log": "".join(STALE).encode(), "locked/x": b""})
+    children = Path.iterdir
+
+    def listed(folder: Path) -> Iterator[Path]:  # as root, a test may read every folder
+        if folder.name in locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return children(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    locked = {"locked"}
+    assert read_bundle(tmp_path).unread == {"locked": "cannot be read: Permission denied"}
+    assert codes(tmp_path) == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
+    locked = {tmp_path.name}
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        read_bundle(tmp_path)
 
 
 def test_what_a_vault_s_files_show_and_when_they_do_not(tmp_path: Path) -> None:
@@ -237,6 +295,43 @@ def test_long_lines_and_long_entries_stay_within_bounds(words: bytes) -> None:
     assert sum(len(line.text) for line in lines) < 2 * (logtail.KEPT_BYTES + logtail.RAW_BYTES)
 
 
+def test_many_long_starts_keep_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, bound in {
+        "RAW_BYTES": 1 << 14,
+        "KEPT_BYTES": 1 << 17,
+        "HEAD_LINES": 9,
+        "TAIL_LINES": 9,
+    }.items():
+        monkeypatch.setattr(logtail, name, bound)
+    words = ("".join(chr(ord("k") + int(digit)) for digit in str(n)) for n in range(8 * 2000))
+    starts = [STALE[0] + "".join(f"{TIME.format(9)}ERROR {next(words):100}\n" for _ in range(2000))] * 8
+    tail = LogTail("/log")
+    tail.feed(_Drips("".join(starts).encode(), 1 << 12))
+    lines = tail.lines()
+    assert sum(len(line.text) for line in lines) < (1 << 17) + 8 * (1 << 15)
+    assert sum(line.text == STALE[0].rstrip("\n") for line in lines) == 8
+
+
+def test_a_line_without_blanks_is_searched_once() -> None:
+    began = time.process_time()
+    for line in ("x" * 4096, "@" + "a:" * 2048, "x://" * 1024 + " @", "@" + "proxy:" * 680):
+        assert redact("\n".join([line] * 100)).startswith(line[:4])
+    assert time.process_time() - began < 5  # a fiftieth; tried from each of its characters, a minute
+
+
+def test_a_nul_in_the_live_log_hides_no_start(tmp_path: Path) -> None:
+    scripts = Path(bundle.__file__).parent
+    look = (scripts / "probe.sh").read_text().partition("look_at_log() {")[2].partition("\n}\n")[0]
+    (tmp_path / "log").write_bytes(b"\0\n" + "".join(STALE).encode() + CHATTER.encode() * 500)
+    done = subprocess.run(
+        ["sh", "-c", f"{(scripts / 'host.sh').read_text()}\nAGENT_LOG=$1\n{look}", "sh", tmp_path / "log"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"log=2:{STALE[0]}" in done.stdout and done.stderr == ""
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from((*STALE, CHATTER)), st.text(max_size=30)), max_size=40))
 def test_whatever_a_log_holds_the_tail_of_it_says_what_all_of_it_says(parts: list[str]) -> None:
@@ -249,10 +344,14 @@ def test_whatever_a_log_holds_the_tail_of_it_says_what_all_of_it_says(parts: lis
 
 
 class _Drips(io.BytesIO):
-    """Gives seven bytes at a time, as a pipe may."""
+    """Gives a few bytes at a time, as a pipe may."""
+
+    def __init__(self, content: bytes, most: int = 7) -> None:
+        super().__init__(content)
+        self._most = most
 
     def read(self, size: int | None = -1) -> bytes:
-        return super().read(7)
+        return super().read(self._most)
 
 
 @pytest.mark.parametrize("case", ["L0-clean-ok", "B1-clone-hw-changed"])

@@ -105,8 +105,9 @@ def test_syslog_counts_only_where_the_agent_s_own_log_is_not_at_hand(tmp_path: P
         gzip.compress(TEXT.encode("utf-16")),
         bz2.compress(TEXT.encode()),
         lzma.compress(TEXT.encode()),
+        lzma.compress(TEXT[:90].encode()) + bytes(4) + lzma.compress(TEXT[90:].encode()),
     ],
-    ids=["utf-8 bom crlf", "utf-16", "utf-16 be", "gzip", "bzip2", "xz"],
+    ids=["utf-8 bom crlf", "utf-16", "utf-16 be", "gzip", "bzip2", "xz", "xz of two"],
 )
 def test_encodings_and_packers_by_what_is_in_the_file(tmp_path: Path, content: bytes) -> None:
     host = laid_out(tmp_path / "host", {NAME: content})
@@ -192,6 +193,32 @@ def test_errors_of_other_days_are_not_today_s(tmp_path: Path) -> None:
     assert codes(host) == ["STALE_HYBRID", "FINGERPRINT_MISMATCH"]
 
 
+def test_each_file_of_errors_goes_back_a_day(tmp_path: Path) -> None:
+    old = "2026-05-01 06:00:00 ERROR [f @ x.go.1] [HealthCheck] error details - ThrottlingException\n"
+    new = "2026-11-23 06:00:00 ERROR [f @ x.go.1] [CredentialRefresher] MachineFingerprintDoesNotMatch: \n"
+    asleep = "2026-04-30 06:00:00 INFO Agent is in hibernate mode. Reducing logging.\n"
+    host = laid_out(tmp_path, {"errors.log": old + new, "hibernate.log": asleep})
+    assert codes(host) == ["STALE_HYBRID", "FINGERPRINT_MISMATCH", "HIBERNATING"]
+
+
+@pytest.mark.parametrize("line", [OTHERS, "2026-11-23T06:00:00Z rotated\n"])
+def test_a_foreign_line_hides_nothing_of_the_agent_s_own_log(tmp_path: Path, line: str) -> None:
+    assert codes(laid_out(tmp_path, {NAME: line + TEXT})) == ["ROLE_MISSING"]
+
+
+def test_what_lies_beside_the_log_in_a_flat_folder(tmp_path: Path) -> None:
+    other = f"{ENTRIES[0]}\n2026-11-23 06:00:02.0000 INFO Agent will take identity from OnPrem\n"
+    beside = ["amazon-ssm-agent-status.txt", "install-amazon-ssm-agent.log", "old-amazon-ssm-agent.log"]
+    files: dict[str, str | bytes] = {NAME: TEXT, **dict.fromkeys(beside, other)}
+    files |= {"a/messages.properties": "x", "b/messages.properties": "x"}
+    host = laid_out(tmp_path / "host", files)
+    for path in (host, packed(host)):
+        assert codes(path) == ["ROLE_MISSING"]
+        assert sorted(read_bundle(path).unread) == beside
+    (host / NAME).unlink()
+    assert codes(host) == codes(packed(host)) == ["STALE_HYBRID"]
+
+
 def test_two_hosts_without_a_root_are_not_taken_for_one(tmp_path: Path) -> None:
     host = laid_out(tmp_path / "host", {f"web-01/{NAME}": TEXT, f"web-02/{NAME}": TEXT})
     for path in (host, packed(host)):
@@ -219,6 +246,9 @@ def test_a_mark_that_a_copy_put_before_the_configuration_breaks_nothing(tmp_path
         ("var/log/upstart/amazon-ssm-agent.log.1", None, "var/log/upstart/amazon-ssm-agent.log.1"),
         ("web-01_amazon-ssm-agent.log.2.gz", None, "var/log/amazon/ssm/amazon-ssm-agent.log.2.gz"),
         ("amazon-ssm-agent (1).txt", None, "var/log/amazon/ssm/amazon-ssm-agent.log"),
+        ("messages-20261101.gz", None, "var/log/messages-20261101.gz"),
+        ("syslog.2.xz", None, "var/log/syslog.2.xz"),
+        ("syslog_web-01.txt", None, "var/log/syslog_web-01.txt"),
         ("journalctl-amazon-ssm-agent.log", None, "var/log/journalctl-amazon-ssm-agent.log"),
         ("x/runtimeconfig/a.json", None, "var/lib/amazon/ssm/runtimeconfig/a.json"),
     ],
@@ -227,6 +257,8 @@ def test_where_a_file_stood(copied: str, root: str | None, name: str) -> None:
     assert place(copied) == Place(root=root, name=name)
 
 
-@pytest.mark.parametrize("copied", ["app/Manifest", "home/joe/.aws/credentials", "mi-5/notes"])
+@pytest.mark.parametrize(
+    "copied", ["messages.properties", "app/Manifest", "home/joe/.aws/credentials", "mi-5/notes"]
+)
 def test_what_is_no_file_of_an_agent(copied: str) -> None:
     assert place(copied) is None
