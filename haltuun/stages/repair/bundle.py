@@ -6,6 +6,7 @@ device or more data than an agent's files can be is refused as a whole.
 
 from __future__ import annotations
 
+import os
 import stat
 import tarfile
 import zlib
@@ -210,9 +211,9 @@ def _read_folder(path: Path) -> Bundle:
     if not any(log.kind == "agent" and not log.is_empty() for log in bundle.logs):
         folders |= {root / name: name for name in (SYSTEM_LOGS, f"{SYSTEM_LOGS}/upstart")}
     for folder, name in folders.items():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # nor where that cannot be told
             continue
-        if folder.resolve().is_relative_to(root.resolve()) or not name:
+        if not name or folder.resolve().is_relative_to(root.resolve()):
             bundle.add(_read_loose(path, folder, 1, alone=False))
         else:
             bundle.unread[name] = OUTSIDE
@@ -220,8 +221,8 @@ def _read_folder(path: Path) -> Bundle:
 
 
 class _Loose:
-    """Files that their names tell, wherever they lie. Of two that may be the same file of the host's, the
-    one that still has its name counts; two that have it are of two hosts."""
+    """Files that their names tell, wherever they lie. Two of one name are of two hosts; of others that may
+    be the same file of the host's, the one that still has its name counts, else the first."""
 
     def __init__(self) -> None:
         self.bundle = Bundle()
@@ -234,11 +235,11 @@ class _Loose:
         other = self._taken.setdefault(name, copied)
         if other == copied:
             return True
+        if not is_renamed(copied, other):
+            self.twice = self.twice or [other, copied]
+            return False
         if is_renamed(copied, name):
             self._left_out[copied] = f"left out, as {other} is taken for the same file"
-            return False
-        if not is_renamed(other, name):
-            self.twice = self.twice or [other, copied]
             return False
         self.bundle.logs = [log for log in self.bundle.logs if log.file != other]
         self._left_out[other] = f"left out, as {copied} is taken for the same file"

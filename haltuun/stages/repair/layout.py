@@ -50,7 +50,7 @@ Kind = Literal["agent", "system", "errors"]
 
 
 def is_renamed(copied: str, name: str) -> bool:
-    """Whether the file had another name on the host, so that `name` is a guess."""
+    """Whether the two differ in more than their folders."""
     return copied.rpartition("/")[2] != name.rpartition("/")[2]
 
 
