@@ -27,7 +27,7 @@ class Outcome:
 
     change: Change
     status: str  # done, already, approval, waits, stale, unknown, not_taken, failed, skipped
-    message: str = ""
+    message: str = ""  # of what is done: what of it was left, and why
     error: HaltuunError | None = None
 
     @property
@@ -148,7 +148,8 @@ class Performer:
             self.run.journal(change, status, str(error))
             return Outcome(change, status, str(error), error)
         self.run.journal(change, "confirmed", note)
-        return Outcome(change, "done")
+        kept = note.get("kept") if isinstance(note, dict) else None
+        return Outcome(change, "done", kept if isinstance(kept, str) else "")
 
     def resolve(self, change: Change) -> str:
         """Look what became of a change whose answer never came, and journal it."""

@@ -1,6 +1,6 @@
 """What a predecessor left in the agent's configuration and unit, as the change a person would make. Pure.
 
-Haltuun changes only what is provably the agent's own (its token in root's AWS credentials) or the stale
+Haltuun changes only what is as the agent writes it (its token in root's AWS credentials) or the stale
 registration's (named as a custom identity, too): an endpoint, a proxy or an order may be meant.
 """
 
@@ -73,8 +73,13 @@ def config_diff(text: str, unwanted: Sequence[tuple[str, str]]) -> tuple[str, ..
     kept = copy.deepcopy(data)
     for section, key in unwanted:
         _drop(kept, section, key)
-    old, new = (json.dumps(one, indent=4, ensure_ascii=False).splitlines() for one in (data, kept))
+    old, new = (_plain(json.dumps(one, indent=4, ensure_ascii=False)).splitlines() for one in (data, kept))
     return tuple(difflib.unified_diff(old, new, CONFIG_FILE, CONFIG_FILE, n=1, lineterm=""))
+
+
+def _plain(text: str) -> str:
+    """Half a surrogate pair, which JSON can name and no file can hold, as it is written in JSON."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def own_identities_cut(config: AgentConfig, vault: Vault) -> str | None:
@@ -88,10 +93,11 @@ def own_identities_cut(config: AgentConfig, vault: Vault) -> str | None:
         return None
     try:
         data = json.loads(config.text, object_pairs_hook=_once)
-    except ValueError:
+        _drop(data, *LEFT["CUSTOM_IDENTITY"][0])
+        # Half a surrogate pair is no text, and 1e999 no JSON once it was read.
+        return f"{json.dumps(data, indent=4, allow_nan=False)}\n"
+    except (ValueError, RecursionError):
         return None
-    _drop(data, *LEFT["CUSTOM_IDENTITY"][0])
-    return f"{json.dumps(data, indent=4, ensure_ascii=False)}\n"
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ restore_files() {
         # What never was moved need not be movable, either.
         same_file "$path" "$1/files$path" && continue
         if [ "$path" = "$CREDENTIALS" ] && ! credentials_as_left "$1"; then
-            say kept "$CREDENTIALS was changed since the token was taken out of it"
+            say kept "The token is not put back: $CREDENTIALS was changed since it was taken out."
             continue
         fi
         if [ -e "$path" ]; then

@@ -3,10 +3,32 @@
 # Needs host.sh before it; to take it out also job.sh and saved.sh.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before and after it
 
-# [default] as the agent writes it (go-ini pads a section's keys to one width) and as hardly anybody else does: a
+# Whether the agent was a hybrid one when the file was written: an agent that is EC2 does not write it. The log
+# tells when it became EC2 for good; what tells nothing is no yes.
+written_as_onprem() {
+    written=$(date -r "$CREDENTIALS" '+%Y-%m-%d %H:%M:%S') || return 1
+    since=$(awk '
+        function as(identity) { if (last != identity) { last = identity; since = substr($0, 1, 19) } }
+        /ssm-agent-worker/ { next }
+        match($0, /Agent will take identity from [A-Za-z0-9]+/) { said = 1; as(substr($0, RSTART + 30, RLENGTH - 30)) }
+        !said && /instanceID=mi-/ { as("OnPrem") } # agents before 3.0
+        !said && /instanceID=i-/ { as("EC2") }
+        END { if (last == "EC2") print since; else print last }
+    ' "$AGENT_LOG" 2>/dev/null)
+    case $since in
+        OnPrem) return 0 ;;
+        '') [ "$(json_string "$IDENTITY_CONFIG" IdentityType)" = OnPrem ] ;;
+        [12][0-9][0-9][0-9]-*) awk -v one="$written" -v other="$since" 'BEGIN { exit !(one "" <= other "") }' ;;
+        *) return 1 ;;
+    esac
+}
+
+# [default] as the agent writes it (go-ini pads a section's keys to one width), and written when it did: a
 # temporary key, its secret and its token, and nothing beside them. Comments after them belong to what follows.
+# Other programs with go-ini write the same form.
 token_is_the_agents() {
-    [ -f "$CREDENTIALS" ] && [ ! -L "$CREDENTIALS" ] && [ -z "$(tail -c 1 "$CREDENTIALS")" ] && awk '
+    [ -f "$CREDENTIALS" ] && [ ! -L "$CREDENTIALS" ] && [ -z "$(tail -c 1 "$CREDENTIALS")" ] &&
+        written_as_onprem && awk '
         /^[ \t]*\[/ { own = ($0 == "[default]"); if ($0 ~ /^[ \t]*\[[ \t]*default[ \t]*\]/) sections++; next }
         !own || /^$/ { next }
         /^aws_access_key_id     = ASIA[0-9A-Z]+$/ { ids++; next }
@@ -39,20 +61,21 @@ others_sum() {
 # Out of the saved file: the whole of it where it holds nothing else.
 take_token_out() {
     if [ -z "$(without_token | tr -d '[:space:]')" ]; then
-        move_aside "$CREDENTIALS" || return 1
+        echo none >"$SAVED/left" && move_aside "$CREDENTIALS"
     else
         CHANGED=yes
         grep -qxF "$CREDENTIALS" "$SAVED/restore" || echo "$CREDENTIALS" >>"$SAVED/restore"
         new=$CREDENTIALS.haltuun
-        # With the owner and the mode that it has.
-        if ! { cp -a "$CREDENTIALS" "$new" && without_token >"$new.part" && cat "$new.part" >"$new" &&
-            mv -f "$new" "$CREDENTIALS"; }; then
-            rm -f "$new" "$new.part"
+        rest=$JOB_DIR/credentials
+        # With the owner and the mode that it has, and never with what goes; noted before it stands there.
+        if ! { without_token >"$rest" && file_sum "$rest" >"$SAVED/left" && : >"$new" &&
+            chown "$(stat -c %u:%g "$CREDENTIALS")" "$new" && chmod "$(stat -c %a "$CREDENTIALS")" "$new" &&
+            cat "$rest" >"$new" && mv -f "$new" "$CREDENTIALS"; }; then
+            rm -f "$new" "$rest" "$SAVED/left"
             return 1
         fi
-        rm -f "$new.part"
+        rm -f "$rest"
     fi
-    file_sum "$CREDENTIALS" >"$SAVED/left"
 }
 
 # Nobody has written into the file since it was taken out, so that nothing of theirs goes when it is given back.

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from haltuun.model import Change, Reach, StageName, Verdict
+from haltuun.perform import Performer
+from haltuun.stages.repair import STAGE
+from haltuun.stages.repair.deregister import DEREGISTER
 from haltuun.stages.repair.facts import LogLine, RootCredentials, Vault
 from haltuun.stages.repair.leftovers import (
     LEFT,
@@ -21,7 +27,8 @@ from haltuun.stages.repair.leftovers import (
 )
 from haltuun.stages.repair.parse import parse_config, parse_proxy_line
 from haltuun.stages.repair.probe import script
-from tests.stages.repair.plan_kit import MI, STALE_VAULT, agent, plan, stale
+from tests.stages.repair.moved_kit import Moved
+from tests.stages.repair.plan_kit import IID, MI, REGION, STALE_VAULT, TIME, agent, node, plan, stale
 
 DROP_IN = "/etc/systemd/system/amazon-ssm-agent.service.d/proxy.conf"
 CONFIG = {
@@ -179,19 +186,70 @@ MINE = "# mine\n[me]\naws_access_key_id = AKIAMINE\nregion = eu-west-1\n"
 def test_only_what_the_agent_alone_writes_is_its_own(
     tmp_path: Path, text: str, own: bool, rest: str | None, shell: str
 ) -> None:
-    file = tmp_path / "credentials"
-    file.write_text(text)
-    functions = script("host.sh", "token.sh")
-    asked = f"{functions}\nCREDENTIALS={file}\ntoken_is_the_agents && echo own && without_token"
-    done = subprocess.run([*shell.split(), "-c", asked], capture_output=True, text=True)
-    assert done.stdout == (f"own\n{rest}" if own else "")
+    (tmp_path / "credentials").write_text(text)
+    (tmp_path / "agent.log").write_text(f"{TIME}{ONPREM}\n")
+    said = of_token(tmp_path, "token_is_the_agents && echo own && without_token", shell)
+    assert said == (f"own\n{rest}" if own else "")
+
+
+def of_token(folder: Path, asked: str, shell: str = "dash") -> str:
+    """What token.sh says of the `credentials`, `agent.log` and `identity.json` in the folder."""
+    named = {"CREDENTIALS": "credentials", "AGENT_LOG": "agent.log", "IDENTITY_CONFIG": "identity.json"}
+    named |= {"JOB_DIR": "job", "SAVED": "saved"}
+    places = " ".join(f"{name}={folder}/{place}" for name, place in named.items())
+    whole = f"{script('host.sh', 'saved.sh', 'token.sh')}\n{places}\n{asked}"
+    env = {"TZ": "UTC", "PATH": os.defpath}
+    return subprocess.run([*shell.split(), "-c", whole], capture_output=True, text=True, env=env).stdout
+
+
+ONPREM, EC2 = "Agent will take identity from OnPrem", "Agent will take identity from EC2"
+EARLY, LATE = "2026-11-23 10:00:00.0000 INFO ", "2026-11-23 12:00:00.0000 INFO "
+
+
+@pytest.mark.parametrize(
+    ("log", "identity", "own"),
+    [
+        (f"{EARLY}{ONPREM}\n{LATE}{EC2}\n", "EC2", True),
+        (f"{LATE}{EC2}\n{LATE}{EC2}\n", "EC2", True),
+        (f"{EARLY}{ONPREM}\n", "OnPrem", True),
+        (f"{EARLY}{EC2}\n{LATE}{EC2}\n", "EC2", False),  # somebody's, written while it was EC2
+        (f"{EARLY}[instanceID=i-0abc1234] x\n", "", False),
+        (f"{EARLY}[instanceID=mi-0abc1234] x\n{LATE}[instanceID=i-0abc1234] x\n", "", True),
+        ("", "OnPrem", True),
+        ("", "EC2", False),
+        (f"no time {EC2}\n", "OnPrem", False),
+    ],
+)
+@pytest.mark.parametrize("shell", ["dash", "busybox sh"])
+def test_what_was_written_while_the_agent_was_ec2_is_not_its_own(
+    tmp_path: Path, log: str, identity: str, own: bool, shell: str
+) -> None:
+    (tmp_path / "credentials").write_text(OWN)
+    written = datetime(2026, 11, 23, 11, tzinfo=UTC).timestamp()
+    os.utime(tmp_path / "credentials", (written, written))
+    (tmp_path / "agent.log").write_text(log)
+    (tmp_path / "identity.json").write_text(f'{{"IdentityType":"{identity}"}}')
+    assert of_token(tmp_path, "token_is_the_agents && echo own", shell) == ("own\n" if own else "")
+
+
+@pytest.mark.parametrize(("text", "left"), [(OWN, ""), (f"{OWN}\n{MINE}", MINE)])
+def test_what_is_left_is_noted_before_the_token_goes(tmp_path: Path, text: str, left: str) -> None:
+    """Killed in between, an undo still knows the file; and no copy of a secret stays beside it."""
+    (tmp_path / "credentials").write_text(text)
+    for name in ("job", "saved"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "saved/restore").touch()
+    of_token(tmp_path, "mv() { exit 137; }\ntake_token_out")
+    assert (tmp_path / "saved/left").read_text().strip() == (digest_of(left) if left else "none")
+    beside = [path for path in tmp_path.iterdir() if path.is_file() and path.name != "credentials"]
+    assert not [path for path in beside if "s3cr3t" in path.read_text() or "t0k3n" in path.read_text()]
 
 
 def test_a_link_to_the_file_is_a_persons(tmp_path: Path) -> None:
     (tmp_path / "there").write_text(OWN)
     (tmp_path / "credentials").symlink_to("there")
-    asked = f"{script('host.sh', 'token.sh')}\nCREDENTIALS={tmp_path}/credentials\ntoken_is_the_agents"
-    assert subprocess.run(["dash", "-c", asked], check=False).returncode == 1
+    (tmp_path / "agent.log").write_text(f"{TIME}{ONPREM}\n")
+    assert of_token(tmp_path, "token_is_the_agents || echo no") == "no\n"
 
 
 def test_the_agents_token_is_shown_without_its_values() -> None:
@@ -234,6 +292,82 @@ def test_the_registration_named_a_second_time_is_cut_and_nothing_else() -> None:
 )
 def test_what_may_be_meant_is_not_cut(text: str) -> None:
     assert twice(text) is None
+
+
+def test_what_is_no_text_or_no_number_fails_nobody() -> None:
+    half = {**TWICE, "Own": "\ud800", "Agent": {"Region": "\ud800"}}
+    text = json.dumps(half)
+    cut = twice(text)
+    assert (
+        cut is not None and digest_of(cut) and json.loads(cut) == {key: half[key] for key in ("Agent", "Own")}
+    )
+    config = parse_config(text)
+    assert config.model_dump_json()
+    assert "\n".join(shown("REGION_PINNED", agent(config=config))).encode()
+    assert twice(json.dumps({**TWICE, "Own": 7}).replace("7", "1e999")) is None
+
+
+def test_a_host_that_cannot_be_planned_is_no_matter_of_the_others() -> None:
+    (barred,) = plan(stale().model_copy(update={"state_kb": "many"})).barred
+    assert (barred.code, barred.verdict) == ("INTERNAL", Verdict.unknown)
+
+
+def test_the_sum_of_what_may_hold_a_password_is_not_recorded() -> None:
+    config = parse_config('{"Proxy": "***"}').model_copy(update={"digest": digest_of("s3cr3t")})
+    assert digest_of("s3cr3t") not in agent(config=config).model_dump_json()
+
+
+@pytest.mark.parametrize("why", ["another owner's", "deregistered"])
+def test_a_name_of_what_stays_off_is_not_put_back(tmp_path: Path, why: str) -> None:
+    run = Moved(tmp_path / "root").run([], tmp_path)
+    text = json.dumps(TWICE)
+    seen = stale(config=parse_config(text).model_copy(update={"digest": digest_of(text)}))
+    change = plan(seen, nodes=() if why == "another owner's" else (node(MI),)).changes[0]
+    assert change.kind == "agent.config" and change.undo is not None
+    inverse = change.model_copy(update={"before": change.after, "after": change.undo.after})
+    keeps = STAGE.kinds[change.undo.kind].keeps
+    assert keeps is not None
+    if why == "deregistered":
+        assert keeps(run, inverse) == ""
+        run.journal(inverse.model_copy(update={"kind": DEREGISTER.name, "target": MI}), "confirmed")
+    assert why in keeps(run, inverse)
+
+
+def test_an_undo_that_leaves_the_token_says_so(tmp_path: Path) -> None:
+    moved = Moved(tmp_path / "root")
+    key = moved.registered()
+    saved = moved.root / "var/lib/haltuun/saved/x"
+    (saved / "files").mkdir(parents=True)
+    (saved / "SHA256SUMS").touch()
+    (saved / "left").write_text(f"{digest_of('as it was left')}\n")
+    places = (moved.root / "root/.aws/credentials", key)
+    (saved / "restore").write_text("".join(f"{place}\n" for place in places))
+    run = moved.run([], tmp_path)
+    restore = Change(
+        stage=StageName.repair,
+        kind="agent.restore",
+        region=REGION,
+        target=IID,
+        hosts=(IID,),
+        before={"running": True},
+        after={"running": False, "saved": str(saved)},
+        reach=Reach.host,
+        summary="",
+    )
+    moved.systemctl("start", "amazon-ssm-agent")
+    outcome = Performer(run, {StageName.repair: STAGE}).perform(restore)
+    assert outcome.status == "done" and "The token is not put back" in outcome.message
+
+
+def test_a_section_of_a_like_name_is_none_of_the_agents(tmp_path: Path) -> None:
+    moved = Moved(tmp_path / "root")
+    file = moved.root / "root/.aws/credentials"
+    file.parent.mkdir(parents=True)
+    file.write_text("[default-eu]\naws_access_key_id = AKIAMINE\n")
+    token = RootCredentials(present=True, sections=("default",), default_kind="temporary", of_agent=True)
+    (aside,) = plan(agent(credentials=token, hybrid_dirs=(MI,))).changes
+    note = STAGE.kinds[aside.kind].apply(moved.run([], tmp_path), aside)
+    assert (note["result"], note["changed"]) == ("done", "no") and "default-eu" in file.read_text()
 
 
 def test_a_configuration_that_was_not_shown_whole_is_not_cut() -> None:
