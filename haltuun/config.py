@@ -120,6 +120,11 @@ class PackagePin(_Section):
     version: str
     sha256: Sha256
 
+    @field_validator("arch", mode="before")
+    @classmethod
+    def _as_yaml_reads_386(cls, value: object) -> object:
+        return "386" if value == 386 else value
+
 
 class AgentConfig(_Section):
     package_source: str | None = None  # folder or URL of agent packages
@@ -129,7 +134,7 @@ class AgentConfig(_Section):
 
     @property
     def pins(self) -> tuple[PackagePin, ...]:
-        """All that is pinned, the likeliest first: the first that fits a host is installed there."""
+        """All that is pinned. Of those that fit a host alike the first is installed there."""
         deb = (
             (PackagePin(format="deb", version=self.version, sha256=self.sha256),)
             if self.version and self.sha256

@@ -51,7 +51,9 @@ class AgentConfig(Frozen):
     region: str = ""
     endpoints: tuple[str, ...] = ()  # "Ssm.Endpoint=…"
     text: str = Field(default="", exclude=True)  # the whole file, for showing what to take out of it
-    digest: str = "none"  # its sha256, as the host has it; "none": no file, or not asked
+    # Its sha256, as the host has it; "none": no file, or not asked. A weak password that was redacted in the
+    # text could be guessed by it.
+    digest: str = Field(default="none", exclude=True)
 
 
 class Vault(Frozen):
@@ -99,7 +101,8 @@ class Agent(Frozen):
     init: Literal["systemd", "upstart", "sysv"] | Unknown = _NOT_ASKED
     packages: dict[str, str] | Unknown = _NOT_ASKED  # "deb", "rpm", "snap" → version
     binary: str | Unknown = _NOT_ASKED  # path, "" where there is none
-    dpkg_arch: str = ""  # "amd64"; "" where there is no dpkg
+    deb_is_half: bool = False  # dpkg was interrupted over an agent that was there; it is in no `packages`
+    dpkg_arch: str = ""  # "amd64"; "" where dpkg is not what the system's own packages are
     rpm_arch: str = ""  # "x86_64"; "" where there is no rpm
     snap_arch: str = ""  # "x86_64", the machine's; "" where there is no snapd
     services: dict[str, str] = Field(default_factory=dict)  # deb and snap, where both are: "running, enabled"

@@ -61,6 +61,13 @@ deb_version() {
         sed -n 's/^install ok installed //p;s/^hold ok installed //p'
 }
 
+# Something of the deb is there, be it half.
+deb_is_unpacked() {
+    case $(dpkg-query -W -f '${Status}' amazon-ssm-agent 2>/dev/null) in
+        '' | *not-installed | *config-files) return 1 ;;
+    esac
+}
+
 snap_version() {
     [ -e /snap/amazon-ssm-agent/current ] || return 0
     version=$(sed -n "s/^version:[[:space:]]*'\{0,1\}\([^']*\)'\{0,1\}$/\1/p" \

@@ -20,7 +20,14 @@ from haltuun.stages.repair.leftovers import CONFIG_FILE, digest_of, own_identiti
 from haltuun.stages.repair.package import get_package, pin_of
 from haltuun.stages.repair.parse import parse_agent, parse_clock, right_box
 from haltuun.stages.repair.probe import get_output, script
-from haltuun.stages.repair.state import SERVICE_WORDS, UNKNOWN, WAKEABLE, as_planned, state_of
+from haltuun.stages.repair.state import (
+    PROOF_LATER,
+    SERVICE_WORDS,
+    UNKNOWN,
+    WAKEABLE,
+    as_planned,
+    state_of,
+)
 from haltuun.transport import Result, Transport
 
 # A closed network is silent for about 128 s, so less proves nothing.
@@ -74,9 +81,10 @@ def _apply(action: str) -> Callable[[Run, Change], Json]:
 
 
 def _apply_install(run: Run, change: Change) -> Json:
+    """Where the plan's way back is the former package, that goes along: it is laid back without proof."""
     pin = pin_of(run.config.agent, change.after["sha256"])
-    package = get_package(run.config.agent, pin, _arch(run, change, pin))
     name = f"amazon-ssm-agent.{pin.format}"
+    files = {name: get_package(run.config.agent, pin, _arch(run, change, pin))}
     env = {
         "PACKAGE_FILE": name,
         "PACKAGE_FORMAT": pin.format,
@@ -84,8 +92,17 @@ def _apply_install(run: Run, change: Change) -> Json:
         "PACKAGE_VERSION": change.after["version"],
         "LOCK_WAIT_S": str(LOCK_WAIT_S),
     }
+    if change.undo is not None and change.undo.kind == change.kind:
+        former = pin_of(run.config.agent, change.undo.after["sha256"])
+        name = f"former.{former.format}"
+        files[name] = get_package(run.config.agent, former, _arch(run, change, former))
+        env |= {
+            "FORMER_FILE": name,
+            "FORMER_SHA256": former.sha256,
+            "FORMER_VERSION": str(change.undo.after["version"]),
+        }
     timeout_s = LOCK_WAIT_S + JOB_TIMEOUT_S
-    return _concluded(change, _job(run, change, "install", env, {name: package}, timeout_s=timeout_s))
+    return _concluded(change, _job(run, change, "install", env, files, timeout_s=timeout_s))
 
 
 def _arch(run: Run, change: Change, pin: PackagePin) -> str:
@@ -115,6 +132,7 @@ def _apply_service(run: Run, change: Change) -> Json:
         kind = word.partition("_")[0].upper()
         env[f"{kind}_SERVICE"] = str(change.after.get(word, ""))
         env[f"WAS_{kind}"] = str(change.before.get(word, ""))
+    env["PROOF_LATER"] = "yes" if change.after.get("proof") == PROOF_LATER else "no"
     return _concluded(change, _job(run, change, "service", env))
 
 
@@ -234,7 +252,7 @@ Report = Mapping[str, str]
 
 def _not_taken(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
     return HaltuunError(
-        f"tried without effect: {report.get('reason', 'the agent did not change')}.",
+        f"tried without effect: {report.get('reason', 'the agent did not change')}.{_fate(report)}",
         subject=change.target,
         remedy="See the runbook of STALE_HYBRID for the steps by hand.",
         code="NOT_TAKEN",
@@ -257,8 +275,9 @@ def _fate(report: Report) -> str:
     return {
         "yes": " The saved state was put back.",
         "removed": " The agent that Haltuun installed was removed again.",
+        "former": " The package that was there before was put back.",
         "foreign": " The other owner's registration stays off.",
-        "failed": " The saved state could not be put back.",
+        "failed": " What was there before could not be put back.",
         "services": " The services of both packages are as they were again.",
     }.get(report.get("restored", ""), "")
 
@@ -291,7 +310,7 @@ def _stale(change: Change, report: Report, lines: tuple[LogLine, ...], result: R
 
 def _failed(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
     return HaltuunError(
-        f"the repair stopped: {report.get('reason', 'no reason given')}.",
+        f"the repair stopped: {report.get('reason', 'no reason given')}.{_fate(report)}",
         subject=change.target,
         remedy="On the host see 'dpkg --audit' ('dpkg --configure -a' ends what was interrupted), then retry."
         if report.get("hint") == "dpkg"
@@ -338,7 +357,6 @@ _ACTIONS = {
     "agent.remove": "remove",
     "agent.credentials_aside": "credentials",
     "agent.credentials_restore": "restore",
-    "agent.config_restore": "restore",
 }
 
 
@@ -348,7 +366,7 @@ def keeps_off(run: Run, change: Change) -> str:
     if not isinstance(change.before, dict):
         return ""
     saved = change.after.get("saved") if isinstance(change.after, dict) else None
-    registration = change.before.get("registration")
+    registration = change.before.get("registration") or change.before.get("registration_named")
     events = run.ledger.change_events(run.account.id, kinds=(DEREGISTER.name,)) if registration else []
     if any(event.event == "confirmed" and event.change.target == registration for event in events):
         return (
@@ -368,6 +386,9 @@ KINDS: Mapping[str, Kind] = {
     },
     "agent.restore": Kind(
         name="agent.restore", look=look, apply=_apply("restore"), on_host=True, keeps=keeps_off
+    ),
+    "agent.config_restore": Kind(
+        name="agent.config_restore", look=look, apply=_apply("restore"), on_host=True, keeps=keeps_off
     ),
     DEREGISTER.name: DEREGISTER,
     "agent.install": Kind(name="agent.install", look=look, apply=_apply_install, on_host=True),

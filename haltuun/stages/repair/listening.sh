@@ -33,19 +33,8 @@ give_back_for_them() {
     case $ACTION in
         clear | aside) give_back ;;
         restart) [ -z "$UNFINISHED" ] || give_back ;;
-        install)
-            # Somebody else's agent, installed meanwhile, stays.
-            if [ -e "$INSTALLED" ]; then
-                stop_agent
-                STOPPED=no
-                if remove_package; then
-                    rm -f "$INSTALLED"
-                    say restored removed
-                else
-                    say restored failed
-                fi
-            fi
-            ;;
+        install) take_install_back ;;
+        service) services_as_before ;;
     esac
     say still_silenced "$(still_silenced)"
 }

@@ -29,10 +29,12 @@ ARCHITECTURES = {
 
 
 def fitting(config: AgentConfig, managers: Mapping[str, str]) -> Iterator[PackagePin]:
-    """The pins that fit a host, the preferred first; `managers`: format → architecture, in its words."""
+    """The pins that fit a host, the preferred first: of a format those made for its architecture, then those
+    for any. `managers`: format → architecture, in its words."""
     for kind, said in managers.items():
         arch = ARCHITECTURES.get(said, said)
-        yield from (pin for pin in config.pins if pin.format == kind and pin.arch in (arch, "any"))
+        for fits in (arch, "any"):
+            yield from (pin for pin in config.pins if pin.format == kind and pin.arch == fits)
 
 
 def pin_of(config: AgentConfig, sha256: str) -> PackagePin:

@@ -4,7 +4,8 @@
 # Needs host.sh, job.sh, service.sh and saved.sh before it.
 # shellcheck disable=SC2034,SC2153 # shared with the scripts before and after it
 #
-# PACKAGE_FORMAT, and to install PACKAGE_SHA256, PACKAGE_VERSION, LOCK_WAIT_S.
+# PACKAGE_FORMAT, and to install PACKAGE_FILE, PACKAGE_SHA256, PACKAGE_VERSION, LOCK_WAIT_S; FORMER_* of the
+# package that is replaced, where it was sent along.
 
 INSTALLED=$HALTUUN/installed/$UNIT
 
@@ -35,14 +36,15 @@ own_architecture() {
     esac
 }
 
+# check_package FILE SHA256 VERSION
 check_package() {
-    [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$PACKAGE_SHA256" ] || failed "the package's sha256 is not the pinned one"
+    [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$2" ] || failed "the package's sha256 is not the pinned one"
     about=$(about_package "$1")
     [ "${about%% *}" = "$UNIT" ] || failed "the package is not $UNIT"
     architecture=${about##* }
     version=${about#* }
     version=${version%% *}
-    [ "${version%%-*}" = "$PACKAGE_VERSION" ] || failed "the package holds version $version, pinned is $PACKAGE_VERSION"
+    [ "${version%%-*}" = "$3" ] || failed "the package holds version $version, pinned is $3"
     case $architecture in
         all | any | noarch | "$(own_architecture)") ;;
         *) failed "the package is for $architecture" ;;
@@ -56,12 +58,35 @@ package_is_locked() {
         -e 'has ".*" change in progress' "$JOB_DIR/package.out"
 }
 
+# Asked while the agent still runs, and no more than asked: whether a transaction holds the lock. snapd has
+# no file that would tell.
+lock_is_held() {
+    for lock in /var/lib/dpkg/lock /var/lib/dpkg/lock-frontend /var/lib/rpm/.rpm.lock \
+        /usr/lib/sysimage/rpm/.rpm.lock; do
+        [ -e "$lock" ] || continue
+        if grep -q " WRITE .*:$(stat -c %i "$lock") " /proc/locks 2>/dev/null; then return 0; fi
+    done
+    return 1
+}
+
+# lock_wait_is_over: one wait for all that a job does.
+lock_wait_is_over() {
+    LOCK_WAIT_ENDS=${LOCK_WAIT_ENDS:-$(($(date +%s) + ${LOCK_WAIT_S:-600}))}
+    [ "$(date +%s)" -ge "$LOCK_WAIT_ENDS" ]
+}
+
+await_lock() {
+    while lock_is_held; do
+        if lock_wait_is_over; then failed "another package manager holds the lock"; fi
+        sleep 5
+    done
+}
+
 # once_unlocked COMMAND…: a package manager that works is never killed.
 once_unlocked() {
-    last=$(($(date +%s) + ${LOCK_WAIT_S:-600}))
     while ! "$@" >"$JOB_DIR/package.out" 2>&1 </dev/null; do
         package_is_locked || return 1
-        [ "$(date +%s)" -lt "$last" ] || return 1
+        if lock_wait_is_over; then return 1; fi
         sleep 5
     done
 }
@@ -90,13 +115,17 @@ package_error() {
 
 # Something of the package is there, be it half.
 is_unpacked() {
-    if [ "$PACKAGE_FORMAT" != deb ]; then
-        [ -n "$(package_version)" ]
-        return
-    fi
-    case $(dpkg-query -W -f '${Status}' "$UNIT" 2>/dev/null) in
-        '' | *not-installed | *config-files) return 1 ;;
-    esac
+    if [ "$PACKAGE_FORMAT" = deb ]; then deb_is_unpacked; else [ -n "$(package_version)" ]; fi
+}
+
+# Noted once a run: what a killed attempt left half is none that was there before Haltuun.
+remember_fresh() {
+    [ -e "$NOTES/fresh" ] && return 0
+    if is_unpacked; then echo no; else echo yes; fi >"$NOTES/fresh.new" && mv "$NOTES/fresh.new" "$NOTES/fresh"
+}
+
+is_fresh() {
+    [ "$(cat "$NOTES/fresh" 2>/dev/null)" = yes ]
 }
 
 # What the package manager says it installed is what lies there.
@@ -112,70 +141,135 @@ is_whole() {
 # rpm owns the state's folder, and what a snap's removal takes is not known: what is of the registration
 # is as it was before.
 registration_as_saved() {
-    if [ ! -e "$SAVED/COMPLETE" ] || [ -e "$SAVED/ENDED" ]; then return 0; fi
-    restore_files "$SAVED" || failed "the state saved in $SAVED could not be put back"
-    saved_has_ended
+    [ -e "$SAVED/COMPLETE" ] || return 0
+    if [ -e "$SAVED/ENDED" ] && ! saved_by_this_run; then return 0; fi
+    restore_files "$SAVED" && saved_has_ended
+}
+
+give_registration_back() {
+    registration_as_saved || failed "the state saved in $SAVED could not be put back"
+}
+
+# lay_package FILE: whether it is there then, whole.
+lay_package() {
+    # What the package's scripts make has to be readable by others.
+    umask 022
+    install_package "$1"
+    laid=$?
+    umask 077
+    [ "$laid" = 0 ] && is_whole
+}
+
+# What Haltuun installed where nothing was.
+take_package_away() {
+    CHANGED=yes
+    stop_agent
+    STOPPED=no
+    if { ! is_unpacked || remove_package; } && registration_as_saved; then
+        rm -f "$INSTALLED"
+        say restored removed
+    else
+        say restored failed
+    fi
+}
+
+# The package that was replaced, its registration and its service.
+give_former_back() {
+    new_lines >"$JOB_DIR/unproven.log"
+    stop_agent
+    PACKAGE_VERSION=$FORMER_VERSION
+    if { is_whole || lay_package "$JOB_DIR/$FORMER_FILE"; } && registration_as_saved; then
+        say restored former
+        service_as_before "$NOTES"
+    else
+        say restored failed
+        service start
+    fi
+    STOPPED=no
+}
+
+# An installation that did not come to its end, or not to the right one. Where nothing was, nothing is left;
+# somebody else's agent, installed meanwhile, stays.
+take_install_back() {
+    if is_fresh; then
+        if [ -e "$INSTALLED" ]; then take_package_away; fi
+    elif [ -n "${FORMER_FILE:-}" ]; then
+        give_former_back
+    fi
 }
 
 do_install() {
     package=$JOB_DIR/$PACKAGE_FILE
-    check_package "$package"
+    check_package "$package" "$PACKAGE_SHA256" "$PACKAGE_VERSION"
+    if [ -n "${FORMER_FILE:-}" ]; then
+        check_package "$JOB_DIR/$FORMER_FILE" "$FORMER_SHA256" "$FORMER_VERSION"
+    fi
     name_of "$PACKAGE_FORMAT"
+    await_lock
     remember_service
+    remember_fresh
     OFFSET=$(wc -c <"$AGENT_LOG" 2>/dev/null || echo 0)
     if ! is_whole; then
-        fresh=no
-        if [ -z "$(package_version)" ]; then fresh=yes; fi
-        if [ "$fresh$PACKAGE_FORMAT" != yesdeb ]; then room_for_registration; fi
-        if [ "$fresh" = no ]; then stop_agent || failed "processes of the agent do not end"; fi
-        if [ "$fresh$PACKAGE_FORMAT" != yesdeb ]; then save_registration; fi
-        if [ "$fresh" = yes ]; then
+        if is_fresh; then
+            if [ "$PACKAGE_FORMAT" != deb ]; then
+                room_for_registration
+                save_registration
+            fi
             mkdir -p "$HALTUUN/installed"
-            echo "$PACKAGE_SHA256 $PACKAGE_FORMAT" >"$INSTALLED"
+            if ! { echo "$PACKAGE_SHA256 $PACKAGE_FORMAT" >"$INSTALLED.new" && mv "$INSTALLED.new" "$INSTALLED"; }; then
+                failed "$INSTALLED could not be written"
+            fi
+        else
+            room_for_registration
+            stop_agent || failed "processes of the agent do not end"
+            save_registration
         fi
-        # What the package's scripts make has to be readable by others.
-        umask 022
-        install_package "$package"
-        installed=$?
-        umask 077
-        if [ "$installed" != 0 ] || ! is_whole; then
+        if ! lay_package "$package"; then
             REASON=$(package_error)
             if [ "$PACKAGE_FORMAT" = deb ]; then say hint dpkg; fi
-            if [ "$fresh" = yes ]; then
-                if is_unpacked; then
-                    CHANGED=yes
-                    remove_package
-                fi
-                rm -f "$INSTALLED"
-            fi
-            registration_as_saved
+            if is_fresh && ! is_unpacked; then rm -f "$INSTALLED"; fi
+            take_install_back
+            give_registration_back
             finish failed 40
         fi
         CHANGED=yes
     fi
-    registration_as_saved
+    give_registration_back
+    # The package's own scripts enable it and start it.
+    if [ "${WANT_ENABLED:-yes}" = no ]; then disable_service; else enable_service; fi
     if [ "${WANT_RUNNING:-yes}" = no ]; then
+        stop_agent || failed "processes of the agent do not end"
         STOPPED=no
         finish 'done' 0
     fi
-    enable_service
     core_runs || service start
     STOPPED=no
     # An undo gives back what was there; that it came up is not asked of it.
     if [ -n "${UNDOES:-}" ]; then finish 'done' 0; fi
-    conclude
+    if is_fresh; then conclude; else conclude take_install_back; fi
+}
+
+# The format that was noted; an earlier Haltuun noted none.
+installed_format() {
+    read -r _ PACKAGE_FORMAT <"$INSTALLED"
+    [ -z "$PACKAGE_FORMAT" ] || return 0
+    for PACKAGE_FORMAT in deb rpm snap; do
+        if is_unpacked; then return 0; fi
+    done
 }
 
 do_remove() {
     [ -e "$INSTALLED" ] || finish stale 33 "Haltuun did not install the agent here"
-    read -r _ PACKAGE_FORMAT <"$INSTALLED"
+    installed_format
     name_of "$PACKAGE_FORMAT"
+    await_lock
     remember_service
     if [ "$PACKAGE_FORMAT" != deb ]; then room_for_registration; fi
     stop_agent
     if [ "$PACKAGE_FORMAT" != deb ]; then save_registration; fi
     if is_unpacked && ! remove_package; then failed "$(package_error)"; fi
-    registration_as_saved
+    if is_unpacked; then failed "the package is still there"; fi
+    give_registration_back
     rm -f "$INSTALLED"
     STOPPED=no
     finish 'done' 0
@@ -213,24 +307,32 @@ set_services() {
     done
 }
 
+services_as_before() {
+    if set_services "${WAS_DEB:-}" "${WAS_SNAP:-}"; then say restored services; else say restored failed; fi
+    STOPPED=no
+}
+
 # Of two packages one is stopped and kept from starting; both stay installed. The other, where it is named as
 # running, is restarted: both wrote into one state folder.
 do_service() {
     remember_service
     if ! set_services "${DEB_SERVICE:-}" "${SNAP_SERVICE:-}"; then
         lost=$NAME
-        set_services "${WAS_DEB:-}" "${WAS_SNAP:-}"
+        services_as_before
         failed "the service $lost did not become what it was to be"
     fi
     kept=''
     case ${DEB_SERVICE:-} in running*) kept=deb ;; esac
     case ${SNAP_SERVICE:-} in running*) kept=${kept}snap ;; esac
-    if [ -n "${UNDOES:-}" ] || [ -z "$kept" ]; then finish 'done' 0; fi
+    if [ -n "${UNDOES:-}" ] || [ -z "$kept" ] || [ "${PROOF_LATER:-no}" = yes ]; then finish 'done' 0; fi
     name_of "$kept"
-    stop_agent || failed "processes of the agent do not end"
+    if ! stop_agent; then
+        services_as_before
+        failed "processes of the agent do not end"
+    fi
     start_agent
     if await_proof; then finish 'done' 0; fi
     new_lines >"$JOB_DIR/unproven.log"
-    if set_services "${WAS_DEB:-}" "${WAS_SNAP:-}"; then say restored services; else say restored failed; fi
+    services_as_before
     finish not_proven 21
 }

@@ -87,6 +87,7 @@ def parse_agent(output: str) -> Agent:
         packages={kind: _one(lines, kind) for kind in ("deb", "rpm", "snap") if _one(lines, kind)},
         binary=_one(lines, "binary"),
         processes=tuple(_process(text) for text in lines["process"]),
+        deb_is_half=_one(lines, "deb_is_half") == "yes",
         dpkg_arch=_one(lines, "dpkg_arch"),
         rpm_arch=_one(lines, "rpm_arch"),
         snap_arch=_one(lines, "snap_arch"),
@@ -235,14 +236,19 @@ def parse_config(text: str) -> AgentConfig:
         endpoints.append(f"Agent.ServiceDomain={domain}")
     return AgentConfig(
         state="ok",
-        consumption_order=tuple(str(name) for name in order) if isinstance(order, list) else (),
+        consumption_order=tuple(_text(name) for name in order) if isinstance(order, list) else (),
         custom_identities=tuple(
-            str(_value(entry, "instanceid")) for entry in custom if isinstance(entry, dict)
+            _text(_value(entry, "instanceid")) for entry in custom if isinstance(entry, dict)
         ),
-        region=str(_value(_section(data, "agent"), "region") or ""),
-        endpoints=tuple(endpoints),
+        region=_text(_value(_section(data, "agent"), "region") or ""),
+        endpoints=tuple(map(_text, endpoints)),
         text=text,
     )
+
+
+def _text(value: Any) -> str:
+    """JSON can name half a surrogate pair, which nothing can store."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _value(data: Mapping[str, Any], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +18,7 @@ from haltuun.model import (
     StagePlan,
     Undo,
     Unknown,
+    Verdict,
     is_false,
     is_true,
     known,
@@ -39,8 +41,10 @@ from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
 from haltuun.stages.repair.rules import OFF, ON, is_old
 from haltuun.stages.repair.situation import situation_of
-from haltuun.stages.repair.state import WAKEABLE
+from haltuun.stages.repair.state import PROOF_LATER, WAKEABLE
 from haltuun.stages.repair.wording import WORDING
+
+log = logging.getLogger("haltuun")
 
 SAVED = "/var/lib/haltuun/saved"
 # Said where a change is approved, and part of its id.
@@ -63,14 +67,28 @@ def plan(view: View) -> StagePlan:
         if not isinstance(facts, RepairFacts):
             continue
         case = _case(view, instance_id, facts, prepared.get(instance_id, ()))
-        steps = plan_host(case)
+        try:
+            steps, noted = plan_host(case), _notes(case)
+        except Exception as error:
+            log.exception("planning the repair of %s", instance_id)
+            steps, noted = _unplanned(case, error), []
         if isinstance(steps, Barred):
             barred.append(steps)
         else:
             changes.extend(steps)
-        notes.extend(_notes(case))
+        notes.extend(noted)
     changes.extend(plan_orphans(view))
     return StagePlan(changes=tuple(changes), barred=tuple(barred), notes=tuple(notes))
+
+
+def _unplanned(case: Case, error: Exception) -> Barred:
+    """One host never fails its neighbours, with a defect of Haltuun neither."""
+    return case.barred(
+        "INTERNAL",
+        f"{type(error).__name__} while its repair was planned; see the log.",
+        "Report it with the log; the host is left as it is.",
+        Verdict.unknown,
+    )
 
 
 def _case(view: View, instance_id: str, facts: RepairFacts, prepared: Sequence[Change]) -> Case:
@@ -100,6 +118,13 @@ def plan_host(case: Case) -> tuple[Change, ...] | Barred:
 
 def _steps(case: Case) -> tuple[Change, ...] | Barred:
     if case.has("SNAP_AND_DEB"):
+        if (
+            is_true(case.facts.online_as_self)
+            and case.facts.identity == "EC2"
+            and not case.has("STALE_HYBRID")
+        ):
+            # It works; the other package is named, and no reason to restart.
+            return (*_credentials(case), *(_enable(case) if case.agent.package == _kept(case) else ()))
         return _one_of_two(case)
     if case.has("STALE_HYBRID"):
         return first(case, BEFORE_CLEARING) or _repair_stale(case)
@@ -148,6 +173,7 @@ def _step(
     undo_kind: str = "",
     undo_after: Json = None,
     no_undo: str = "",
+    reach: Reach = Reach.host,
     only_if_failed: str | None = None,
     terms: dict[str, Json] | None = None,
 ) -> Change:
@@ -162,7 +188,7 @@ def _step(
         hosts=(case.host.instance_id,),
         before=before,
         after={**after, **(terms or {})},
-        reach=Reach.host,
+        reach=reach,
         summary=summary,
         no_undo=no_undo,
         depends_on=tuple(sorted({*(c.id for c in case.prepared), *depends_on})),
@@ -249,7 +275,10 @@ def _with_config(case: Case, config: str) -> tuple[Change, ...] | Barred:
         " saved first, and undo puts it back byte for byte.",
         undo_kind="agent.config_restore",
         undo_after={"config": now["config"]},
-        terms={"registration_named": mi},
+        terms={
+            "registration_named": mi,
+            "unproven": "stays off" if is_true(case.facts.vault_foreign) else "put back",
+        },
     )
     rest = _steps(replace(case, prepared=(*case.prepared, step)))
     return rest if isinstance(rest, Barred) else (step, *rest)
@@ -378,6 +407,9 @@ def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change,
     problem = case.account.package_problems.get(pin.sha256)
     if problem:
         return case.barred("AGENT_PACKAGE", f"The pinned agent package cannot be used: {problem}", REMEDY)
+    if agent.deb_is_half:
+        no_undo = "an agent was there of which dpkg left half, and nothing leads back to that"
+        return (_install(case, pin, depends_on, "for dpkg left half of it", no_undo=no_undo),)
     if agent.package == "none":
         return (_install(case, pin, depends_on, "enable and start it", undo_kind="agent.remove"),)
     what = "for what is left of it is not whole"
@@ -403,7 +435,8 @@ def _replace(case: Case, pin: PackagePin, depends_on: tuple[str, ...], why: str)
     )
     if former is None:
         no_undo = f"the package of version {there}, which was there, is not pinned in agent.packages"
-        return _install(case, pin, depends_on, why, no_undo=no_undo)
+        return _install(case, pin, depends_on, why, no_undo=no_undo, reach=Reach.irreversible)
+    why += f"; if the proof does not come, {there} is put back"
     return _install(case, pin, depends_on, why, undo_kind="agent.install", undo_sha256=former.sha256)
 
 
@@ -416,12 +449,13 @@ def _install(
     undo_kind: str = "",
     undo_sha256: str = "",
     no_undo: str = "",
+    reach: Reach = Reach.host,
 ) -> Change:
     source = _shown(case.view.config.agent.package_source or "")
     unproven = pin.format != "deb"
     now = case.state
     after: dict[str, Json] = {"package": pin.format, "version": _version(pin), "running": True}
-    undo_after = {**{key: now[key] for key in after}, "sha256": undo_sha256} if undo_sha256 else None
+    was = {key: now[key] for key in (*after, "enabled")}
     return _step(
         case,
         "agent.install",
@@ -430,15 +464,16 @@ def _install(
         f"{' ' + UNPROVEN if unproven else ''}",
         depends_on=depends_on,
         undo_kind=undo_kind,
-        undo_after=undo_after,
+        undo_after={**was, "sha256": undo_sha256} if undo_sha256 else None,
         no_undo=no_undo,
+        reach=reach,
         terms={"sha256": pin.sha256, **(UNPROVEN_TERM if unproven else {})},
     )
 
 
 def _managers(case: Case) -> dict[str, str]:
     """Format → architecture: of the package that is there, else of all that can be installed."""
-    managers, there = case.agent.managers, case.agent.package
+    managers, there = case.agent.managers, "deb" if case.agent.deb_is_half else case.agent.package
     return managers if there == "none" else {kind: arch for kind, arch in managers.items() if kind == there}
 
 
@@ -461,14 +496,22 @@ def _one_of_two(case: Case) -> tuple[Change, ...] | Barred:
     then = f". Restart the {kept}; if the proof does not come, both services are as before again"
     if stale:
         then = ""
+    terms = UNPROVEN_TERM
+    if not stale:
+        after[f"{kept}_service"] = ON
+    elif not (now := case.agent.services[kept]).endswith(" enabled"):
+        # Else neither would start, and the next step would take the other for the one in use.
+        after[f"{kept}_service"] = now.replace("disabled", "enabled")
+        terms = {**terms, "proof": PROOF_LATER}
+        then = f". Enable the {kept}"
     step = _step(
         case,
         "agent.service",
-        after if stale else {**after, f"{kept}_service": ON},
+        after,
         f"Of the agent's two packages stop and disable the {other} ('{stop}'); both stay installed{then}."
         f" {UNPROVEN}",
         undo_kind="agent.service",
-        terms=UNPROVEN_TERM,
+        terms=terms,
     )
     alone = replace(case, prepared=(*case.prepared, step))
     if not stale:
@@ -506,7 +549,7 @@ def _notes(case: Case) -> list[Finding]:
             severity=wording.severity,
             host=case.host.instance_id,
             message=f"[default] in {CREDENTIALS_FILE} holds a temporary key, and is not just what the agent"
-            " writes there: it may be a person's, and is not touched.",
+            " writes there, or not from when it did: it may be a person's, and is not touched.",
             remedy=wording.remedy,
         )
     ]

@@ -69,6 +69,11 @@ look_at_services() {
     how=$(unit_state "$SNAP_UNIT") && say service "snap $how"
 }
 
+# dpkg was interrupted over the agent that was there; what Haltuun itself laid where none was is told by its mark.
+is_somebodys_half() {
+    deb_is_unpacked && [ -z "$(deb_version)" ] && [ ! -e "$HALTUUN/installed/$UNIT" ]
+}
+
 look_at_processes() {
     agent_processes | while read -r comm pid started; do
         say process "$comm $pid $started"
@@ -140,7 +145,11 @@ say deb "$(deb_version)"
 say snap "$(snap_version)"
 say rpm "$(rpm_version)"
 say binary "$(agent_binary)"
-say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
+# dpkg is to be had on other systems, too, as a tool: it is this system's own where Debian's base is its.
+if [ "$(dpkg-query -W -f '${Status}' base-files 2>/dev/null)" = 'install ok installed' ]; then
+    say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
+fi
+say deb_is_half "$(yes_no is_somebodys_half)"
 say rpm_arch "$(rpm --eval '%{_arch}' 2>/dev/null)"
 say snap_arch "$(have snap && uname -m)"
 look_at_services

@@ -6,11 +6,13 @@
 #
 # Given by the environment: JOB_DIR (of the transport), ACTION, CHANGE_ID, RUN_ID, TARGET_INSTANCE_ID,
 # TARGET_ACCOUNT, TARGET_REGION, WAY, UNDOES, and by action EXPECT_VAULT, FOREIGN, MOVE_TOKEN, UNFINISHED,
-# PACKAGE_*, LOCK_WAIT_S, SAVED_FROM, WANT_*, CREDENTIALS_SUM, CONFIG_SUM, DEB_SERVICE, SNAP_SERVICE, WAS_*.
+# PACKAGE_*, FORMER_*, LOCK_WAIT_S, SAVED_FROM, WANT_*, CREDENTIALS_SUM, CONFIG_SUM, DEB_SERVICE, SNAP_SERVICE,
+# WAS_*, PROOF_LATER.
 # Prints key=value lines; the last is result=… and the exit code says the same.
 
 : "${JOB_DIR:?}" "${ACTION:?}" "${RUN_ID:?}" "${TARGET_INSTANCE_ID:?}" "${TARGET_ACCOUNT:?}" "${TARGET_REGION:?}"
 
+# conclude [FUNCTION]: what takes the repair back where the proof does not come.
 conclude() {
     await_proof
     case $? in
@@ -21,11 +23,11 @@ conclude() {
             ;;
         1)
             # The next rung was planned on the state that this one found.
-            [ "${1:-}" = give_back ] && give_back
+            [ -z "${1:-}" ] || "$1"
             finish not_taken 20
             ;;
         *)
-            [ "${1:-}" = give_back ] && give_back
+            [ -z "${1:-}" ] || "$1"
             finish not_proven 21
             ;;
     esac
@@ -112,7 +114,7 @@ do_aside() {
 }
 
 do_credentials() {
-    if ! grep -q '^[[:space:]]*\[[[:space:]]*default' "$CREDENTIALS" 2>/dev/null; then
+    if ! grep -q '^[[:space:]]*\[[[:space:]]*default[[:space:]]*\]' "$CREDENTIALS" 2>/dev/null; then
         saved_has_ended
         finish 'done' 0
     fi

@@ -368,7 +368,8 @@ def _agent_missing(s: Situation) -> Sequence[LogLine]:
     if s.agent.binary != "" or isinstance(s.agent.packages, Unknown):
         return ()
     if not s.agent.packages:
-        return (_file("/usr/bin/amazon-ssm-agent", "not installed, in no package"),)
+        half = "dpkg left half of it" if s.agent.deb_is_half else "not installed, in no package"
+        return (_file("/usr/bin/amazon-ssm-agent", half),)
     if not is_false(s.agent.running):
         return ()
     there = ", ".join(f"{kind} {version}" for kind, version in s.agent.packages.items())

@@ -11,6 +11,8 @@ from haltuun.stages.repair.situation import will_take_onprem
 
 # Of a host with two packages of the agent: how the service of each is.
 SERVICE_WORDS = ("deb_service", "snap_service")
+# Of two packages the one that is kept has a stale registration yet: the step that takes it brings the proof.
+PROOF_LATER = "comes with the next step"
 # The word for what could not be seen: no id, no kind and no state is called so.
 UNKNOWN = "unknown"
 

@@ -69,7 +69,9 @@ class Moved:
         self.stand_in("systemctl")
 
     def stand_in(self, name: str) -> None:
-        self.tool(name, (STAND_INS / f"{name}.sh").read_text())
+        text = (STAND_INS / f"{name}.sh").read_text()
+        for called in ("dpkg", "dpkg-query", "dpkg-deb") if name == "dpkg" else (name,):
+            self.tool(called, text)
 
     def tool(self, name: str, text: str) -> None:
         file = self.root / "bin" / name
@@ -100,8 +102,19 @@ class Moved:
         return [
             line
             for line in said
-            if line.startswith(f"{name} ") and " -q" not in line and "--eval" not in line
+            if line.startswith(f"{name} ") and not any(word in line for word in (" -q", "--eval", "--print"))
         ]
+
+    def saw(self, words: str) -> int:
+        """How often a stand-in noted that."""
+        file = self.root / "calls"
+        return file.read_text().splitlines().count(words) if file.exists() else 0
+
+    def silences(self) -> None:
+        """Port 8080 listens, until a unit is started."""
+        (self.root / "proc/net").mkdir()
+        (self.root / "proc/net/tcp").write_text("  sl\n   0: 00000000:1F90 00000000:0000 0A\n")
+        (self.root / "silences").touch()
 
     def answer(self, script: str, env: Mapping[str, str], files: Mapping[str, bytes]) -> Result:
         tools = f"PATH={self.root}/bin:{self.root}/usr/bin:/usr/bin:/bin"

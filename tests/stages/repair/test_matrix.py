@@ -233,7 +233,9 @@ def is_sound(change: Change) -> bool:
     """Of this host alone, by a kind that is looked at and proven, and back again by another."""
     kind = STAGE.kinds[change.kind]
     assert kind.on_host or change.permissions, "root on the host, or an IAM action"
-    assert (change.reach, change.hosts, change.target) == (Reach.host, (IID,), IID)
+    gone = change.kind == "agent.install" and "not pinned" in change.no_undo
+    assert (change.hosts, change.target) == ((IID,), IID)
+    assert change.reach is (Reach.irreversible if gone else Reach.host)
     assert change.before != change.after and set(change.before) <= set(change.after), "nothing is forgotten"
     if change.undo is None:
         return bool(change.no_undo)

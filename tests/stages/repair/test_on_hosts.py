@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from haltuun.config import PackagePin
 from haltuun.errors import HaltuunError
-from haltuun.model import Change, Unknown, Verdict
+from haltuun.model import Change, Undo, Unknown, Verdict
 from haltuun.stages.repair.probe import get_output
 from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
@@ -282,10 +284,11 @@ def test_only_the_agents_own_section_is_taken_and_given_back(hosts: Hosts) -> No
     file = hosts.file(name, TOKEN)
     head, tail = "# mine\n[me]\naws_access_key_id = AKIAMINE00000000\n\n", "[other]\nregion = eu-west-1\n"
     mixed, rest = f"{head}{file.read_text()}{tail}", f"{head}{tail}"
-    secret = file.read_text().split()[-1]
+    secret, written = file.read_text().split()[-1], file.stat().st_mtime
 
     def put(text: str) -> None:
         file.write_text(text)
+        os.utime(file, (written, written))
         file.chmod(0o640)
         os.chown(file, 0, 12)
 
@@ -302,6 +305,9 @@ def test_only_the_agents_own_section_is_taken_and_given_back(hosts: Hosts) -> No
         assert is_there(rest)
 
         put(mixed)  # as a repair by hand leaves it
+        os.utime(file)
+        assert b.plan().changes == (), "an agent that is EC2 has not written it"
+        put(mixed)
         (aside,) = b.plan().changes
         said = aside.model_dump_json() + b.look().model_dump_json()
         assert secret not in said and "AKIAMINE" not in said
@@ -482,9 +488,25 @@ def test_a_deb_is_made_whole_and_an_older_one_replaced(hosts: Hosts, tmp_path: P
         subprocess.run(["dpkg-deb", "-b", str(tree), str(older)], check=True, stdout=subprocess.DEVNULL)
         b.run.open(b.host).run("dpkg -i /var/lib/older.deb", timeout_s=60)
         there = {"package": "deb", "version": "2.2.800.0", "running": True}
-        replace = install.model_copy(update={"before": there})
+        assert install.undo is not None
+        older_sum = hashlib.sha256(older.read_bytes()).hexdigest()
+        packages = tmp_path / "packages"
+        packages.mkdir()
+        shutil.copy(pinned, packages / "newer.deb")
+        shutil.copy(older, packages / "older.deb")
+        pin = PackagePin(format="deb", version="2.2.800.0", sha256=older_sum)
+        update = {"package_source": str(packages), "packages": [pin]}
+        agent = b.run.config.agent.model_copy(update=update)
+        b.run.config = b.run.config.model_copy(update={"agent": agent})
+        undo = Undo(kind="agent.install", after={**there, "enabled": True, "sha256": older_sum})
+        replace = install.model_copy(update={"before": there, "undo": undo})
         b.perform(replace)
-        b.undo(install)
+        b.undo(replace)
+        back = b.look()
+        assert (back.version, back.running, back.enabled) == ("2.2.800.0", True, True)
+        b.perform(
+            install.model_copy(update={"kind": "agent.remove", "before": there, "after": install.before})
+        )
         assert b.look().package == "none"
 
 

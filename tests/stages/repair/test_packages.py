@@ -11,12 +11,14 @@ import pytest
 
 from haltuun.config import AgentConfig, PackagePin
 from haltuun.errors import HaltuunError
-from haltuun.model import Change
+from haltuun.model import Change, Reach
+from haltuun.run import Run
 from haltuun.stages.repair import STAGE
+from haltuun.stages.repair.facts import RootCredentials
 from haltuun.stages.repair.package import fitting, get_package, package_problems
 from haltuun.stages.repair.plan import UNPROVEN
 from tests.stages.repair.moved_kit import Moved, perform, undo
-from tests.stages.repair.plan_kit import MI, agent, plan
+from tests.stages.repair.plan_kit import IID, MI, agent, node, plan
 
 NEW, OLD = "3.3.1142.0", "2.2.800.0"
 
@@ -52,9 +54,11 @@ def test_installed_proven_and_removed_again(moved: Moved, tmp_path: Path, shell:
 
     perform(run, install)
     assert (moved.look(run).package, moved.look(run).running) == (kind, True)
+    assert key.read_text() == '{"instanceID":""}', "what was taken in installing is back"
     undo(run, install)
     assert moved.look(run).package == "none"
-    assert key.read_text() == '{"instanceID":""}', "what the package manager took of the state is back"
+    assert key.read_text() == '{"instanceID":""}', "what was taken in removing is back"
+    assert moved.saw("took the state") == {"rpm": 2, "snap": 1}[kind]
     asked = [call.split()[1] for call in moved.calls(kind)]
     expected = {"rpm": ["-U", "-U", "-V", "-e"], "snap": ["info", "install", "install"]}[kind]
     assert asked[: len(expected)] == expected, "a lock is waited for"
@@ -63,28 +67,157 @@ def test_installed_proven_and_removed_again(moved: Moved, tmp_path: Path, shell:
     assert caught.value.code == "PLAN_STALE", "what Haltuun did not install is not removed"
 
 
-@pytest.mark.parametrize("former", [True, False])
-def test_an_old_agent_is_replaced_and_the_former_one_is_the_way_back(
-    moved: Moved, tmp_path: Path, former: bool
-) -> None:
+def old_rpm(moved: Moved, tmp_path: Path, *, up: bool = True, former: bool = True) -> tuple[Run, Change]:
+    """An old agent, of which the binary is gone where it is not up; and the change that replaces it."""
     moved.stand_in("rpm")
     pins = [moved.package("rpm", NEW), *([moved.package("rpm", OLD)] if former else [])]
-    run = moved.run(pins, tmp_path)
     (moved.root / "rpmdb").write_text(f"{OLD}-1\n")
-    moved.tool("amazon-ssm-agent", "#!/bin/sh\n")
-    moved.systemctl("enable", "amazon-ssm-agent")
-    moved.systemctl("start", "amazon-ssm-agent")
+    if up:
+        moved.tool("amazon-ssm-agent", "#!/bin/sh\n")
+        moved.systemctl("enable", "amazon-ssm-agent")
+        moved.systemctl("start", "amazon-ssm-agent")
     (replace,) = planned(moved, pins, tmp_path)
     assert (replace.before["version"], replace.after["version"]) == (OLD, NEW)
     assert is_said_to_be_unproven(replace)
-    if not former:
-        assert replace.undo is None
-        assert f"version {OLD}, which was there, is not pinned" in replace.no_undo
-        return
+    return moved.run(pins, tmp_path), replace
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_an_old_agent_is_replaced_and_the_former_one_is_the_way_back(
+    moved: Moved, tmp_path: Path, up: bool
+) -> None:
+    run, replace = old_rpm(moved, tmp_path, up=up)
+    assert replace.reach is Reach.host
     perform(run, replace)
-    assert moved.look(run).version == NEW
+    assert (moved.look(run).version, moved.look(run).running) == (NEW, True)
     undo(run, replace)
-    assert (moved.look(run).version, moved.look(run).running) == (OLD, True)
+    seen = moved.look(run)
+    assert (seen.version, seen.running, seen.enabled) == (OLD, up, up)
+
+
+def test_what_leads_nowhere_back_is_asked_for(moved: Moved, tmp_path: Path) -> None:
+    _, replace = old_rpm(moved, tmp_path, former=False)
+    assert replace.undo is None and replace.reach is Reach.irreversible
+    assert f"version {OLD}, which was there, is not pinned" in replace.no_undo
+
+
+@pytest.mark.parametrize("proof", ["none", "of another identity"])
+def test_without_proof_the_former_package_is_put_back(
+    moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proof: str
+) -> None:
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
+    run, replace = old_rpm(moved, tmp_path)
+    key = moved.registered()
+    (moved.root / "takes-state").touch()
+    identity = "EC2" if proof == "none" else "OnPrem"
+    (moved.root / "start.log").write_text(f"Agent will take identity from {identity}\n")
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[replace.kind].apply(run, replace)
+    assert caught.value.code == ("NOT_PROVEN" if proof == "none" else "NOT_TAKEN")
+    assert "The package that was there before was put back" in caught.value.message
+    seen = moved.look(run)
+    assert (seen.version, seen.running, seen.enabled) == (OLD, True, True)
+    assert key.read_text() == '{"instanceID":""}'
+    assert seen.unfinished == ()
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_port_that_falls_silent_takes_only_this_run_s_work_back(
+    moved: Moved, tmp_path: Path, fresh: bool
+) -> None:
+    if fresh:
+        moved.stand_in("rpm")
+        pin = moved.package("rpm", NEW)
+        run = moved.run([pin], tmp_path)
+        (change,) = planned(moved, [pin], tmp_path)
+    else:
+        run, change = old_rpm(moved, tmp_path)
+        mark = moved.root / "var/lib/haltuun/installed/amazon-ssm-agent"
+        mark.parent.mkdir(parents=True)
+        mark.write_text(f"{'0' * 64} rpm\n")  # an earlier run installed it
+    key = moved.registered()
+    (moved.root / "takes-state").touch()
+    moved.silences()
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[change.kind].apply(run, change)
+    assert caught.value.code == "SERVICE_SILENCED"
+    assert ("removed again" if fresh else "was put back") in caught.value.message
+    assert moved.look(run).packages == ({} if fresh else {"rpm": f"{OLD}-1"})
+    assert key.read_text() == '{"instanceID":""}'
+
+
+def old_deb(moved: Moved, tmp_path: Path) -> tuple[Run, Change]:
+    moved.stand_in("dpkg")
+    (moved.root / "debian").touch()
+    (moved.root / "dpkg").write_text(f"install ok installed {OLD}-1\n")
+    pin = moved.package("deb", NEW, said="amd64")
+    (replace,) = planned(moved, [pin], tmp_path)
+    return moved.run([pin], tmp_path), replace
+
+
+def test_what_dpkg_left_half_of_another_s_agent_is_not_removed(moved: Moved, tmp_path: Path) -> None:
+    run, replace = old_deb(moved, tmp_path)
+    (moved.root / "killed").touch()
+    (moved.root / "broken").touch()
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[replace.kind].apply(run, replace)
+    assert "error processing package" in caught.value.message
+    asked = [call.split()[1] for call in moved.calls("dpkg")]
+    assert asked == ["-i", "-i"], "killed, and begun once more; what was there before Haltuun stays"
+    assert not (moved.root / "var/lib/haltuun/installed/amazon-ssm-agent").exists()
+
+    (moved.root / "broken").unlink()
+    (again,) = planned(moved, list(run.config.agent.packages), tmp_path)
+    assert again.undo is None and "dpkg left half" in again.no_undo
+    perform(moved.run(list(run.config.agent.packages), tmp_path), again)
+
+
+def test_what_was_killed_where_nothing_was_is_removed(moved: Moved, tmp_path: Path) -> None:
+    run, install = old_deb(moved, tmp_path)
+    (moved.root / "dpkg").unlink()
+    (install,) = planned(moved, list(run.config.agent.packages), tmp_path)
+    for name in ("killed", "broken"):
+        (moved.root / name).touch()
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[install.kind].apply(run, install)
+    assert "removed again" in caught.value.message
+    assert moved.calls("dpkg")[-1] == "dpkg --remove amazon-ssm-agent"
+    assert not moved.look(run).deb_is_half
+
+
+def test_the_lock_is_waited_for_while_the_agent_runs(moved: Moved, tmp_path: Path) -> None:
+    run, replace = old_rpm(moved, tmp_path)
+    lock = moved.root / "var/lib/rpm/.rpm.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    held = moved.root / "proc/locks"
+    held.write_text(f"1: POSIX  ADVISORY  WRITE 4321 fe:01:{lock.stat().st_ino} 0 EOF\n")
+    moved.tool("sleep", f'#!/bin/sh\necho "systemctl -- waits" >>"$ROOT/calls"\nrm -f {held}\n')
+    perform(run, replace)
+    said = [call.split()[1] for call in moved.calls("systemctl")]
+    assert said.index("--") < len(said) - 1 - said[::-1].index("stop")
+    assert "stop" not in said[: said.index("--")]
+
+
+@pytest.mark.parametrize("mark", ["", "0" * 64])
+def test_a_mark_without_a_format_is_removed_by_what_is_there(moved: Moved, tmp_path: Path, mark: str) -> None:
+    moved.stand_in("rpm")
+    pin = moved.package("rpm", NEW)
+    run = moved.run([pin], tmp_path)
+    (install,) = planned(moved, [pin], tmp_path)
+    perform(run, install)
+    (moved.root / "var/lib/haltuun/installed/amazon-ssm-agent").write_text(mark)
+    undo(run, install)
+    assert moved.look(run).package == "none"
+
+
+def test_dpkg_as_a_tool_installs_nothing(moved: Moved, tmp_path: Path) -> None:
+    moved.stand_in("rpm")
+    moved.stand_in("dpkg")
+    run = moved.run([], tmp_path)
+    assert moved.look(run).managers == {"rpm": "x86_64"}
+    (moved.root / "debian").touch()
+    assert moved.look(run).managers == {"deb": "amd64"}
 
 
 def test_a_package_of_which_the_binary_is_gone_is_made_whole(moved: Moved, tmp_path: Path) -> None:
@@ -211,6 +344,51 @@ def test_without_proof_both_services_are_as_they_were(
     assert moved.look(run).services == {"deb": ON, "snap": IDLE}
 
 
+@pytest.mark.parametrize("fault", ["silences", "stuck"])
+def test_what_goes_wrong_with_two_services_gives_both_back(moved: Moved, tmp_path: Path, fault: str) -> None:
+    both(moved, ON, IDLE)
+    moved.registered()
+    (moved.root / "units/snap.amazon-ssm-agent.amazon-ssm-agent/active").touch()
+    run = moved.run([], tmp_path)
+    (stop,) = planned(moved, [], tmp_path)
+    if fault == "silences":
+        moved.silences()
+    else:
+        (moved.root / "stuck").touch()
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[stop.kind].apply(run, stop)
+    assert caught.value.code == ("SERVICE_SILENCED" if fault == "silences" else "REPAIR_FAILED")
+    assert "The services of both packages are as they were again" in caught.value.message
+    assert moved.look(run).services == {"deb": ON, "snap": ON}
+
+
+def test_two_packages_on_a_host_that_works_are_no_reason_to_restart() -> None:
+    seen = agent(packages={"deb": NEW, "snap": NEW}, services={"deb": ON, "snap": ON})
+    token = RootCredentials(
+        present=True, sections=("default",), default_kind="temporary", of_agent=True, digest="d" * 64
+    )
+    online = (node(IID),)
+    assert plan(seen, nodes=online).changes == ()
+    changes = plan(seen.model_copy(update={"credentials": token, "hybrid_dirs": (MI,)}), nodes=online).changes
+    assert [change.kind for change in changes] == ["agent.credentials_aside"]
+
+
+def test_of_two_packages_the_one_that_is_kept_starts(moved: Moved, tmp_path: Path) -> None:
+    """Else neither would, and the registration's step would start the one that was stopped."""
+    both(moved, IDLE, "running, disabled")
+    moved.registered(f'{{"instanceID":"{MI}","region":"eu-central-1","privateKey":"k"}}')
+    (moved.root / "var/lib/amazon/ssm/Vault/Manifest").write_text('{"RegistrationKey":"x"}')
+    (moved.root / "start.log").write_text("Agent will take identity from OnPrem\n")
+    run = moved.run([], tmp_path)
+    stop, clear, _ = plan(moved.look(run)).changes
+    assert (stop.kind, clear.kind) == ("agent.service", "agent.clear")
+    perform(run, stop)
+    seen = moved.look(run)
+    assert (seen.services, seen.package) == ({"deb": OFF, "snap": ON}, "snap")
+    undo(run, stop)
+    assert moved.look(run).services == {"deb": IDLE, "snap": "running, disabled"}
+
+
 def test_two_packages_and_a_stale_registration(moved: Moved, tmp_path: Path) -> None:
     both(moved, ON, ON)
     moved.registered(f'{{"instanceID":"{MI}","region":"eu-central-1","privateKey":"k"}}')
@@ -253,6 +431,15 @@ def test_the_pin_is_chosen_by_package_manager_and_architecture(
         packages=[pin("snap", "amd64"), pin("rpm", "arm64")],
     )
     assert [f"{one.format} {one.arch}" for one in fitting(config, managers)] == fits
+
+
+def test_a_pin_for_the_architecture_is_before_one_for_any() -> None:
+    as_yaml_reads_it = pin("deb", "386").model_dump() | {"arch": 386}
+    config = AgentConfig.model_validate(
+        {"version": NEW, "sha256": "d" * 64, "packages": [pin("deb", "arm64"), as_yaml_reads_it]}
+    )
+    for said, arch in (("arm64", "arm64"), ("i386", "386"), ("amd64", "any")):
+        assert next(fitting(config, {"deb": said})).arch == arch
 
 
 def test_where_a_pinned_package_is_looked_for(tmp_path: Path) -> None:

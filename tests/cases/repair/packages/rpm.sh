@@ -1,7 +1,8 @@
 #!/bin/sh
 # Stands in for rpm(8): keeps one package in $ROOT/rpmdb and says what rpm says.
 # Recorded with rpm 4.18.0 (Debian 12) over packages built for it, in a root of their own; no RHEL, Amazon
-# Linux or SUSE was at hand. Its scripts (%post, %preun) are not run here.
+# Linux or SUSE was at hand. The agent's own scripts enable and start it each time it is laid (%posttrans), and
+# stop and disable it before it goes (%preun).
 db=$ROOT/rpmdb
 binary=$ROOT/usr/bin/amazon-ssm-agent
 installed() { cat "$db" 2>/dev/null; }
@@ -46,18 +47,28 @@ case "$*" in
                 fi
                 ;;
         esac
-        [ ! -e "$ROOT/takes-state" ] || rm -rf "$ROOT/var/lib/amazon/ssm/Vault"
+        if [ -e "$ROOT/takes-state" ]; then
+            rm -rf "$ROOT/var/lib/amazon/ssm/Vault"
+            echo 'took the state' >>"$ROOT/calls"
+        fi
         echo "$new" >"$db"
         if [ -e "$ROOT/half" ]; then exit 0; fi
         printf '#!/bin/sh\n' >"$binary"
         chmod 755 "$binary"
+        "$ROOT/bin/systemctl" enable amazon-ssm-agent
+        "$ROOT/bin/systemctl" start amazon-ssm-agent
         ;;
     -e\ *)
         if [ -z "$(installed)" ]; then
             echo 'error: package amazon-ssm-agent is not installed' >&2
             exit 1
         fi
-        [ ! -e "$ROOT/takes-state" ] || rm -rf "$ROOT/var/lib/amazon/ssm/Vault"
+        if [ -e "$ROOT/takes-state" ]; then
+            rm -rf "$ROOT/var/lib/amazon/ssm/Vault"
+            echo 'took the state' >>"$ROOT/calls"
+        fi
+        "$ROOT/bin/systemctl" stop amazon-ssm-agent
+        "$ROOT/bin/systemctl" disable amazon-ssm-agent
         rm -f "$db" "$binary"
         ;;
     *)

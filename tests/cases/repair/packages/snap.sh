@@ -55,6 +55,10 @@ RECORDED
     'remove amazon-ssm-agent')
         "$ROOT/bin/systemctl" stop "$unit"
         "$ROOT/bin/systemctl" disable "$unit"
+        if [ -e "$ROOT/takes-state" ]; then
+            rm -rf "$ROOT/var/lib/amazon/ssm/Vault"
+            echo 'took the state' >>"$ROOT/calls"
+        fi
         rm -rf "$ROOT/snap/amazon-ssm-agent"
         echo 'amazon-ssm-agent removed'
         ;;

@@ -10,10 +10,11 @@ case $1 in
     is-active) if [ -e "$unit/active" ]; then echo active; else echo inactive; exit 3; fi ;;
     is-enabled) if [ -e "$unit/enabled" ]; then echo enabled; else echo disabled; exit 1; fi ;;
     enable) : >"$unit/enabled" ;;
-    disable) rm -f "$unit/enabled" ;;
+    disable) [ -e "$ROOT/stuck" ] || rm -f "$unit/enabled" ;;
     start)
         [ ! -e "$unit/active" ] || exit 0
         : >"$unit/active"
+        if [ -e "$ROOT/silences" ]; then rm -f "$ROOT/proc/net/tcp"; fi
         mkdir -p "$ROOT/proc/$pid"
         echo amazon-ssm-agen >"$ROOT/proc/$pid/comm"
         echo "$pid (amazon-ssm-agen) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5000 0" >"$ROOT/proc/$pid/stat"
