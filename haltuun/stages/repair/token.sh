@@ -17,7 +17,11 @@ written_as_onprem() {
     ' "$AGENT_LOG" 2>/dev/null)
     case $since in
         OnPrem) return 0 ;;
-        '') [ "$(json_string "$IDENTITY_CONFIG" IdentityType)" = OnPrem ] ;;
+        '')
+            # No log: a registration that is in its place is what the agent takes.
+            [ "$(json_string "$IDENTITY_CONFIG" IdentityType)" = OnPrem ] ||
+                { [ ! -e "$IDENTITY_CONFIG" ] && [ "$(vault_value instanceID | cut -c1-3)" = mi- ]; }
+            ;;
         [12][0-9][0-9][0-9]-*) awk -v one="$written" -v other="$since" 'BEGIN { exit !(one "" <= other "") }' ;;
         *) return 1 ;;
     esac

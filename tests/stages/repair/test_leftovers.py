@@ -195,7 +195,7 @@ def test_only_what_the_agent_alone_writes_is_its_own(
 def of_token(folder: Path, asked: str, shell: str = "dash") -> str:
     """What token.sh says of the `credentials`, `agent.log` and `identity.json` in the folder."""
     named = {"CREDENTIALS": "credentials", "AGENT_LOG": "agent.log", "IDENTITY_CONFIG": "identity.json"}
-    named |= {"JOB_DIR": "job", "SAVED": "saved"}
+    named |= {"JOB_DIR": "job", "SAVED": "saved", "KEY_FILE": "key.json"}
     places = " ".join(f"{name}={folder}/{place}" for name, place in named.items())
     whole = f"{script('host.sh', 'saved.sh', 'token.sh')}\n{places}\n{asked}"
     env = {"TZ": "UTC", "PATH": os.defpath}
@@ -217,6 +217,8 @@ EARLY, LATE = "2026-11-23 10:00:00.0000 INFO ", "2026-11-23 12:00:00.0000 INFO "
         (f"{EARLY}[instanceID=mi-0abc1234] x\n{LATE}[instanceID=i-0abc1234] x\n", "", True),
         ("", "OnPrem", True),
         ("", "EC2", False),
+        ("", "registered", True),
+        ("", "", False),
         (f"no time {EC2}\n", "OnPrem", False),
     ],
 )
@@ -228,7 +230,10 @@ def test_what_was_written_while_the_agent_was_ec2_is_not_its_own(
     written = datetime(2026, 11, 23, 11, tzinfo=UTC).timestamp()
     os.utime(tmp_path / "credentials", (written, written))
     (tmp_path / "agent.log").write_text(log)
-    (tmp_path / "identity.json").write_text(f'{{"IdentityType":"{identity}"}}')
+    if identity == "registered":
+        (tmp_path / "key.json").write_text(f'{{"instanceID":"{MI}"}}')
+    elif identity:
+        (tmp_path / "identity.json").write_text(f'{{"IdentityType":"{identity}"}}')
     assert of_token(tmp_path, "token_is_the_agents && echo own", shell) == ("own\n" if own else "")
 
 
