@@ -18,7 +18,7 @@ help:
 	@echo "make demo    take over a practice account on this machine (KEEP=1 leaves it running)"
 	@echo "make ui      open the run history of the demo"
 	@echo "make test    all checks and tests; make check is the quick part, without server or lab"
-	@echo "make soak    a thousand hosts through a real Prefect server; repairs from every first state, and killed"
+	@echo "make soak    a thousand hosts and killed workers on a real Prefect server; repairs from every first state"
 	@echo "make bench   timings, call counts, and a run over up to 10,000 hosts: about 20 minutes"
 	@echo "make setup   only install; make clean removes what was installed and made here"
 
@@ -38,8 +38,8 @@ test: setup lint
 	@scripts/setup.sh root "The tests' lab"
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not soak"
 
-# A crowd of a thousand; on real hosts repairs for any two of cause, init and first state, and runs killed in
-# the middle in every way. Some ten minutes, which `make test` has no room for: it has a few of these.
+# A crowd of a thousand; a worker killed in each stage; on real hosts repairs for any two of cause, init and
+# first state, and runs killed in the middle in every way. Some ten minutes, which `make test` has no room for: it has a few of these.
 soak: setup
 	@$(BIN)/python -m pytest -m soak
 
