@@ -203,7 +203,11 @@ def metadata_faults(host: Host, facts: VerifyFacts) -> Iterator[Fault]:
 def network_faults(facts: VerifyFacts) -> Iterator[Fault]:
     endpoints = facts.endpoints if isinstance(facts.endpoints, tuple) else ()
     closed = [e for e in endpoints if e.required and e.reachable is False]
-    if closed and not is_true(facts.egress_ok):
+    # What worked minutes ago (Online is told that late) does not outweigh what the host says now.
+    cut_off = is_false(facts.tcp_ok) and any(
+        str(facts.tcp_reason).startswith(f"{e.service}.") for e in closed
+    )
+    if closed and (cut_off or not is_true(facts.egress_ok)):
         for endpoint in closed:
             if not (endpoint.obstacle == "group" and endpoint.open_to):
                 yield _blocked(endpoint)

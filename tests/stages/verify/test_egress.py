@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from haltuun.model import Unknown
 from haltuun.stages.verify.acl import acl_allows
 from haltuun.stages.verify.egress import evaluate
+from haltuun.stages.verify.facts import Endpoint, VerifyFacts
+from haltuun.stages.verify.faults import network_faults
 from haltuun.stages.verify.tables import Network, Place, parse_network
 
 CASES = sorted((Path(__file__).parents[2] / "cases" / "verify" / "egress").glob("*.yaml"))
@@ -172,3 +174,25 @@ def test_acl_agrees_with_every_single_packet(rules: list[Any], ports: list[int])
         )
     if all(rule["cidr"] in ("0.0.0.0/0", str(cidr)) for rule in rules):
         assert said is all(truth)
+
+
+@pytest.mark.parametrize(
+    ("tcp_reason", "mend"),
+    [("ssmmessages.eu-central-1.amazonaws.com: timeout", "egress"), ("git.acme: timeout", "")],
+)
+def test_what_the_host_says_now_outweighs_that_it_was_online_minutes_ago(tcp_reason: str, mend: str) -> None:
+    closed = Endpoint(
+        service="ssmmessages",
+        required=True,
+        reachable=False,
+        way="vpce-1",
+        obstacle="group",
+        reason="no security group lets it out",
+        remedy="Approve the planned egress rule.",
+        open_to=("sg-1",),
+    )
+    facts = VerifyFacts(endpoints=(closed,), egress_ok=True, tcp_ok=False, tcp_reason=tcp_reason)
+    (fault,) = network_faults(facts)
+    assert (fault.code, fault.mend) == ("EGRESS_BLOCKED", mend)
+    assert ("Approve" in fault.remedy) is bool(mend)
+    assert not list(network_faults(facts.model_copy(update={"tcp_ok": True})))
