@@ -325,6 +325,7 @@ def _section_of(loc: list[Any]) -> type[_Section]:
         "ssh": SshConfig,
         "policy": PolicyConfig,
         "agent": AgentConfig,
+        "packages": PackagePin,
     }
     return sections.get(above[-1], HostConfig) if above else Config
 

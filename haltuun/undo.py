@@ -123,10 +123,10 @@ def find_run(config: Config, ledger: Ledger, run_id: str) -> tuple[str, RunRow]:
     """
     rows = [row for account in config.accounts for row in ledger.runs(account.id)]
     found = next((row for row in rows if row.run == run_id), None)
-    begun = {e.run for account in config.accounts for e in ledger.change_events(account.id)}
-    changing = [row.run for row in rows if row.run in begun]
     if found is not None and found.mode != "plan":
         return found.account, found
+    begun = {e.run for account in config.accounts for e in ledger.change_events(account.id)}
+    changing = [row.run for row in rows if row.run in begun]
     last = ", ".join(changing[-5:]) or "none"
     raise ConfigError(
         "this run only planned; it changed nothing." if found else "the ledger knows no such run.",

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import TaskRun
 from prefect.states import Crashed
 
 from haltuun.ledger import RunRow
@@ -19,16 +20,9 @@ UNENDED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 
 
 def dead_runs(runs: Sequence[RunRow], own: str) -> list[RunRow]:
-    """Of an account's runs, oldest first: those that changed things under a lease which `own` holds now,
-    and never ended. Those before one that did end were found by it. Pure."""
-    found: list[RunRow] = []
-    for run in reversed(runs):
-        if run.run == own or run.mode == "plan":
-            continue
-        if run.ended_at is not None:
-            break
-        found.append(run)
-    return found
+    """Of an account's runs those that changed things under a lease which `own` holds now, and never ended.
+    Pure."""
+    return [run for run in runs if run.run != own and run.mode != "plan" and run.ended_at is None]
 
 
 def end_left_open(run: Run) -> None:
@@ -57,12 +51,18 @@ def _crash(client: SyncPrefectClient, ids: Iterable[UUID], message: str) -> None
     whole = [one.id for one in (*unended, *children)]
     if not whole:
         return
+    told: set[UUID] = set()
     # The server gives a page of them; those that have ended are not on the next one.
-    while tasks := client.read_task_runs(
-        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": whole}}),
-        task_run_filter=TaskRunFilter.model_validate({"state": UNENDED}),
-    ):
+    while tasks := [task for task in _unended_tasks(client, whole) if task.id not in told]:
         for task in tasks:
             client.set_task_run_state(task.id, Crashed(message=message), force=True)
+            told.add(task.id)
     for flow_run in reversed(whole):
         client.set_flow_run_state(flow_run, Crashed(message=message), force=True)
+
+
+def _unended_tasks(client: SyncPrefectClient, flow_runs: Sequence[UUID]) -> list[TaskRun]:
+    return client.read_task_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": flow_runs}}),
+        task_run_filter=TaskRunFilter.model_validate({"state": UNENDED}),
+    )

@@ -36,6 +36,7 @@ UNDO_WORDS = {
     "done": "taken back",
     "already": "is gone",
     "failed": "FAILED",
+    "not_taken": "without effect",
     "stale": "changed since",
     "unknown": "not known",
     "waits": "not begun",

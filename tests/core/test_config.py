@@ -61,6 +61,10 @@ def test_an_error_names_file_line_and_key(tmp_path, text, where, what):
         ("acounts: []\n", "Did you mean 'accounts'?"),
         (GOOD + "      port_: 22\n", "Did you mean 'port'?"),
         (GOOD + "    hosts: {i-0abc1234def567890: {exlude: x}}\n", "Did you mean 'exclude'?"),
+        (
+            f"agent: {{packages: [{{format: deb, version: '3.3', sha256: {'a' * 64}, archh: any}}]}}\n",
+            "mean 'arch'?",
+        ),
         ("policy: {zzz: 1}\n", "There are: max_held_percent,"),
         (GOOD + "    hosts: {i-0abc1234def567890: {exclude: true}}\n", "Write the reason there, in quotes."),
     ],

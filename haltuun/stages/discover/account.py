@@ -4,6 +4,7 @@ predecessor left. Reads only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -169,7 +170,10 @@ def get_template_versions(aws: Aws, region: str, groups: Json) -> list[dict[str,
             if template and version.isdecimal() and (template, version) not in known:
                 pinned.setdefault(template, set()).add(version)
     for template, numbers in sorted(pinned.items()):
-        found += versions(sorted(numbers), LaunchTemplateId=template)
+        for number in sorted(numbers):
+            # A group may go on naming what was deleted; one such would hide all others.
+            with contextlib.suppress(NotFound):
+                found += versions([number], LaunchTemplateId=template)
     return found
 
 

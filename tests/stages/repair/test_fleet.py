@@ -237,9 +237,19 @@ def test_a_version_that_a_group_pins_is_read_too(cloud: SsmState) -> None:
         LaunchTemplate={"LaunchTemplateId": template, "Version": "2"},
         AvailabilityZones=[f"{REGION}a"],
     )
+    gone = ec2.create_launch_template(LaunchTemplateName="gone", LaunchTemplateData=data[0])["LaunchTemplate"]
+    ec2.create_launch_template_version(LaunchTemplateId=gone["LaunchTemplateId"], LaunchTemplateData=data[1])
+    autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName="left",
+        MinSize=0,
+        MaxSize=1,
+        LaunchTemplate={"LaunchTemplateId": gone["LaunchTemplateId"], "Version": "1"},
+        AvailabilityZones=[f"{REGION}a"],
+    )
+    ec2.delete_launch_template(LaunchTemplateId=gone["LaunchTemplateId"])
     account = AccountConfig(id=ACCOUNT, regions=[REGION])
     facts = parse_region(get_region(Aws(account, Clock(), read_only=True), REGION))
-    (group,) = facts.groups
+    group = next(one for one in facts.groups if one.name == "pinned")
     (pinned,) = [one for one in facts.templates if set(one.called) & set(group.starts_from)]
     assert pinned.image_id == images[1]
 
