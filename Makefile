@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where it is set, every process of a run would compile this project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak check lint unit bench ui lock clean
+.PHONY: help setup demo test soak check lint types imports style unit bench ui lock clean
 
 help:
 	@echo "make demo    take over a practice account on this machine (KEEP=1 leaves it running)"
@@ -47,9 +47,16 @@ soak: setup
 check: $(VENV)/.installed lint unit
 
 lint: $(VENV)/.installed
-	@$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory -j 2 --output-sync types imports style
+
+types: $(VENV)/.installed
 	@$(BIN)/mypy
+
+imports: $(VENV)/.installed
 	@$(BIN)/lint-imports
+
+style: $(VENV)/.installed
+	@$(BIN)/ruff check .
 	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 -r $(BIN)/shellcheck
 
 unit: $(VENV)/.installed
@@ -78,6 +85,7 @@ $(VENV)/bin/python:
 # Without what nothing here imports, which is half of it.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the Python packages of requirements.lock ..."
+	@awk '/^[^ ]/ { own = /^pip==/ } own' requirements.lock | $(PIP) install --require-hashes -r /dev/stdin
 	@$(PIP) install --no-compile --require-hashes -r requirements.lock
 	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m compileall -q -j 0 -x '/(tests|sympy|networkx|mpmath|pip)/' $(VENV)/lib >/dev/null || true
