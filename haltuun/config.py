@@ -161,8 +161,8 @@ class Config(_Section):
     def ledger_url(self) -> str:
         return self.database_url or f"sqlite:///{self.state_dir / 'ledger.db'}"
 
-    def begun_with(self) -> list[AccountConfig]:
-        """All accounts.
+    def all_accounts(self) -> list[AccountConfig]:
+        """Those of the file, at least one.
 
         Raises:
             ConfigError: there is none, so that nothing would be done and nothing said.

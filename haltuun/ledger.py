@@ -7,8 +7,10 @@ teams. The only module that imports sqlalchemy.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
+import stat
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ from haltuun.model import (
     Verdict,
     canonical,
 )
+
+log = logging.getLogger("haltuun")
 
 # A killed process stops renewing: after this its lease can be taken by the next run.
 LEASE_S = 90
@@ -946,6 +950,35 @@ def _make_private(path: Path) -> None:
     """It tells where an account is weak. SQLite gives the files beside it the mode that it has."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if said := _tighten(file):
+            log.warning("%s", said)
+
+
+def _tighten(path: Path) -> str:
+    """Earlier versions left it open to others. What was done about it, or why nothing; "" when it is private.
+
+    Never by opening it: SQLite's locks of this process end with any descriptor of the file that is closed.
+    """
+    try:
+        found = path.stat()
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        if not found.st_mode & 0o077:
+            return ""
+        if found.st_uid != os.geteuid():
+            return (
+                f"the ledger {path} is open to others (mode {mode}) and belongs to another user: let that"
+                " user run 'chmod 600' on it."
+            )
+        path.chmod(0o600)
+    except FileNotFoundError:
+        return ""  # only the database itself is always there
+    except OSError as error:
+        return (
+            f"the ledger {path} may be open to others, and its mode cannot be changed ({error.strerror}):"
+            " move it to where only you can look."
+        )
+    return f"the ledger {path} was open to others (mode {mode}); now it is its owner's alone (0600)."
 
 
 def _sqlite_settings(connection: Any, record: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -14,6 +13,7 @@ from haltuun.engine import Takeover
 from haltuun.model import StageName
 from haltuun.report import render
 from haltuun.report.page import standing_markdown
+from haltuun.report.render import artifact_key
 from haltuun.report.standing import standing_of
 from haltuun.run import Run
 from haltuun.undo import Undoing
@@ -26,7 +26,7 @@ def publish_plan(takeover: Takeover) -> None:
     run = takeover.run
     own = [one for one in run.ledger.approvals(run.account.id) if one.run == run.id]
     create_markdown_artifact(
-        key=_key("plan", takeover.run.account.label),
+        key=artifact_key("plan", takeover.run.account.label),
         markdown=render.plan_markdown(
             takeover.plan,
             takeover.hosts,
@@ -44,7 +44,7 @@ def publish_plan(takeover: Takeover) -> None:
 def publish_gate(takeover: Takeover, stage: StageName) -> None:
     progress = takeover.progress[stage]
     create_table_artifact(
-        key=_key(f"gate-{stage.value}", takeover.run.account.label),
+        key=artifact_key(f"gate-{stage.value}", takeover.run.account.label),
         table=render.status_rows(takeover.hosts, progress.statuses),
         description=render.gate_description(stage, progress.gate),
     )
@@ -53,7 +53,7 @@ def publish_gate(takeover: Takeover, stage: StageName) -> None:
 def publish_summary(takeover: Takeover, outcome: str) -> None:
     table = {name: progress.statuses for name, progress in takeover.progress.items() if progress.statuses}
     create_markdown_artifact(
-        key=_key("summary", takeover.run.account.label),
+        key=artifact_key("summary", takeover.run.account.label),
         markdown=render.summary_markdown(
             takeover.run.account.label, takeover.run.id, outcome, takeover.hosts, table
         ),
@@ -63,7 +63,7 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
 
 def publish_undo(undoing: Undoing, outcome: str) -> None:
     create_markdown_artifact(
-        key=_key("undo", undoing.run.account.label),
+        key=artifact_key("undo", undoing.run.account.label),
         markdown=render.undo_markdown(
             undoing.of, undoing.run.account.label, outcome, undoing.steps, undoing.hosts
         ),
@@ -74,7 +74,7 @@ def publish_undo(undoing: Undoing, outcome: str) -> None:
 def publish_retry(account: str, decided: Sequence[Decision]) -> None:
     """Which held hosts are tried again, what changed since, and why the others are left alone."""
     create_table_artifact(
-        key=_key("retry", account),
+        key=artifact_key("retry", account),
         table=[
             {
                 "host": one.host,
@@ -101,14 +101,9 @@ def publish_standing(run: Run) -> None:
     try:
         standing = standing_of(run.ledger, account, run.config.policy)
         create_markdown_artifact(
-            key=_key("account", account.label),
+            key=artifact_key("account", account.label),
             markdown=standing_markdown(standing, run.ledger.hosts(account.id), datetime.now(UTC)),
             description=standing.sentence,
         )
     except Exception as error:
         log.warning("the page of %s could not be published: %s", account.label, error)
-
-
-def _key(kind: str, label: str) -> str:
-    # Prefect takes lower-case letters, digits and dashes only.
-    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{label}".lower()).strip("-")

@@ -38,7 +38,7 @@ class Finding:
 
 def examine(config: Config, account: str | None, as_json: bool) -> int:
     """Each check by itself; returns 1 when one of them fails."""
-    accounts = [config.account(account)] if account else config.begun_with()
+    accounts = [config.account(account)] if account else config.all_accounts()
     findings = [_versions(), _try("ledger", lambda: _ledger(config)), _prefect(config)]
     for one in accounts:
         identity = _try(f"{one.label}: credentials", partial(_identity, one))

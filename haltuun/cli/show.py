@@ -59,7 +59,7 @@ def status_document(ledger: Ledger, account_id: str) -> dict[str, Any]:
 
 
 def show_status(config: Config, account: str | None, as_json: bool) -> int:
-    accounts = [config.account(account)] if account else config.begun_with()
+    accounts = [config.account(account)] if account else config.all_accounts()
     ledger = Ledger(config.ledger_url)
     console = Console()
     held, documents = False, []
@@ -250,3 +250,7 @@ def write_report(config: Config, account: str, out: Path) -> None:
     of = config.account(account)
     path = write(Ledger(config.ledger_url), of, config.policy, out)
     typer.echo(f"{path}")
+    typer.echo(
+        f"Written into {path.parent.resolve()}, for your eyes alone: they tell where the account is weak.",
+        err=True,
+    )

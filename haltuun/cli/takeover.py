@@ -191,7 +191,7 @@ def _tell_decisions(decided: Sequence[Decision], hosts: Mapping[str, Host], as_j
 
 def recheck_waiting(config_path: Path, as_json: bool) -> int:
     config, ledger = opened(config_path)
-    accounts = config.begun_with()
+    accounts = config.all_accounts()
     _connect(config, as_json)
     from flows.recheck import recheck_waiting_hosts
 
@@ -201,7 +201,7 @@ def recheck_waiting(config_path: Path, as_json: bool) -> int:
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
     config, ledger = opened(config_path)
-    new = [account.label for account in config.begun_with() if not ledger.was_begun(account.id)]
+    new = [account.label for account in config.all_accounts() if not ledger.was_begun(account.id)]
     _connect(config, as_json)
     if new and not as_json:
         told = f"Beginning with {', '.join(new)}: what concerns one host alone is changed, all else waits."

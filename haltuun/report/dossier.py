@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jinja2
 
@@ -74,17 +75,21 @@ class Report(Frozen):
 def write(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, out: Path) -> Path:
     """Write report.html, report.json and a CSV file a table into `out`; returns the HTML's path.
 
+    They tell where an account is weak: its owner alone may read them. A folder that is there keeps its mode.
+
     Raises:
         HaltuunError: nothing is known of the account, or the folder cannot be written.
     """
     report = collect(ledger, account, policy, datetime.now(UTC))
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.json").write_text(json.dumps(document(report), indent=1), encoding="utf-8")
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _private(out / "report.json") as file:
+            file.write(json.dumps(document(report), indent=1))
         for name, rows in tables(report).items():
             _csv(out / f"{name}.csv", rows)
         path = out / "report.html"
-        path.write_text(html(report), encoding="utf-8")
+        with _private(path) as file:
+            file.write(html(report))
     except OSError as error:
         raise HaltuunError(
             f"the report cannot be written ({error.strerror}).",
@@ -398,8 +403,20 @@ def _listed(services: tuple[Service, ...] | str) -> tuple[Service, ...]:
     return () if isinstance(services, str) else services
 
 
+def _private(path: Path) -> TextIO:
+    """For writing, and only its owner's: from the beginning, and where an earlier report was anybody's."""
+
+    def opener(name: str, flags: int) -> int:
+        handle = os.open(name, flags, 0o600)
+        if os.fstat(handle).st_uid == os.geteuid():
+            os.fchmod(handle, 0o600)
+        return handle
+
+    return open(path, "w", newline="", encoding="utf-8", opener=opener)
+
+
 def _csv(path: Path, rows: Sequence[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with _private(path) as file:
         if rows:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from haltuun.model import Host, StageName
 from haltuun.report.changes import Like
-from haltuun.report.render import md, plain
+from haltuun.report.render import artifact_key, md, plain
 from haltuun.report.standing import Appeared, Approval, Cause, Standing, Work, host_label, host_name
 
 # In words too: not every screen has the signs.
@@ -136,8 +136,13 @@ def _waits(standing: Standing, hosts: Hosts) -> list[str]:
         fields = f"`plan_hash` = `{approval.plan_hash}`{''.join(narrowed)}"
         lines += [f"Or start `take-over-account` with {fields}.", ""]
         lines += _cut(
-            [f"- {like.stage.value}, {like.reach.value}: {md(like.text)}" for like in approval.changes]
+            [
+                f"- {like.stage.value}, {like.reach.value}, {_of_hosts(like)}: {md(like.text)}"
+                for like in approval.changes
+            ],
+            f"in the artifact `{artifact_key('plan', standing.label)}`",
         )
+        lines += ["", f"All of it, each host by name: the artifact `{artifact_key('plan', standing.label)}`."]
         lines.append("")
     decided = causes(standing.decisions, hosts)
     if decided:
@@ -228,6 +233,10 @@ def _unknown(standing: Standing, hosts: Hosts) -> list[str]:
     return _cut(lines)
 
 
-def _cut(lines: list[str]) -> list[str]:
+def _of_hosts(like: Like) -> str:
+    return f"{len(like.hosts)} host{'s' if len(like.hosts) > 1 else ''}" if like.hosts else "the account"
+
+
+def _cut(lines: list[str], where: str = "in the report") -> list[str]:
     more = len(lines) - LINES
-    return lines if more <= 0 else [*lines[:LINES], f"- … and {more} more, in the report."]
+    return lines if more <= 0 else [*lines[:LINES], f"- … and {more} more, {where}."]

@@ -12,6 +12,8 @@ from haltuun.gates import GateResult
 from haltuun.ledger import Approval, Shown
 from haltuun.model import Change, Cost, Host, HostStatus, Plan, Reach, Severity, StageName, Unknown, Verdict
 
+FEW = 6  # hosts or others that are named in place
+
 STATUS_MARK = {
     Verdict.passed: "🟢",
     Verdict.held: "🔴",
@@ -70,6 +72,11 @@ def md(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", plain(text))
 
 
+def artifact_key(kind: str, label: str) -> str:
+    """What an account's artifact is found by: Prefect takes lower-case letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{label}".lower()).strip("-")
+
+
 def count_sentence(statuses: Iterable[HostStatus]) -> str:
     """`7 passed, 2 held, 1 excluded`"""
     counts = Counter(status.verdict for status in statuses)
@@ -116,6 +123,7 @@ def plan_markdown(
 ) -> str:
     """`command` approves it; `approval` is the run's own, of what was `shown`; `stale` are ids of planned
     changes that it is not about."""
+    named = _Named(hosts)
     counts = Counter(change.reach for change in plan.changes)
     reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
     lines = [
@@ -149,7 +157,7 @@ def plan_markdown(
         lines += ["", f"## {stage.value}", ""]
         if changes:
             for change in changes:
-                lines += _change_lines(change, hosts)
+                lines += _change_lines(change, named)
             told = say_total(change.monthly_cost for change in changes)
             if told:
                 lines += ["", f"{stage.value}: {told}.", ""]
@@ -173,6 +181,7 @@ def plan_markdown(
             f" {md(f.message)} {md(f.remedy)}"
             for f in serious
         ]
+    lines += named.lists()
     return "\n".join(lines) + "\n"
 
 
@@ -186,14 +195,14 @@ def _approval(one: Approval, shown: Shown | None, plan: Plan) -> str:
     )
 
 
-def _change_lines(change: Change, hosts: Mapping[str, Host]) -> list[str]:
+def _change_lines(change: Change, named: _Named) -> list[str]:
     undo = "yes" if change.undo else "none"
     if change.no_undo:
         undo = f"{'in part' if change.undo else undo}: {change.no_undo}"
     cost = change.monthly_cost
     about = [
-        f"for {_names(change.hosts, hosts) or 'the account'}",
-        f"also concerned: {_some(change.concerns, 12)}" if change.concerns else "",
+        f"for {named.hosts(change.hosts) or 'the account'}",
+        f"also concerned: {named.others(change.concerns)}" if change.concerns else "",
         f"undo: {md(undo)}",
         f"costs {say(cost)}" if isinstance(cost, Cost) else "",
         f"cost unknown: {md(cost.unknown)}" if isinstance(cost, Unknown) else "",
@@ -259,6 +268,7 @@ def undo_markdown(
     of: str, account: str, outcome: str, steps: Sequence[UndoStep], hosts: Mapping[str, Host]
 ) -> str:
     """What of a run went back, or would, and what stays and why."""
+    named = _Named(hosts)
     lines = [f"# Undo of run `{md(of)}` in {md(account)}: {outcome}", ""]
     if outcome == "AwaitingApproval":
         lines += [f"To do it: start `undo-run` with `approve`, or `haltuun undo {md(of)} --yes`.", ""]
@@ -268,19 +278,44 @@ def undo_markdown(
         if told:
             lines += [f"## {word[0].upper()}{word[1:]}", ""]
             lines += [
-                f"- {step.change.stage.value}, {_names(step.change.hosts, hosts) or 'the account'}:"
+                f"- {step.change.stage.value}, {named.hosts(step.change.hosts) or 'the account'}:"
                 f" {md(step.change.summary)} {md(step.message)}".rstrip()
                 for step in told
             ]
             lines.append("")
+    lines += named.lists()
     return "\n".join(lines) + "\n"
 
 
-def _names(found: Sequence[str], hosts: Mapping[str, Host], most: int = 6) -> str:
-    """The first of them by name, harmless, and how many more."""
-    return _some([hosts[h].name or h if h in hosts else h for h in found], most)
+class _Named:
+    """What a page names, none left out: a few in place, many in one list at its end."""
 
+    def __init__(self, hosts: Mapping[str, Host]) -> None:
+        self._hosts = hosts
+        self._of_name = Counter(host.name for host in hosts.values())
+        self._lists: dict[tuple[str, ...], tuple[int, str]] = {}
 
-def _some(found: Sequence[str], most: int) -> str:
-    told = ", ".join(md(one) for one in found[:most])
-    return told + (f" and {len(found) - most} more" if len(found) > most else "")
+    def hosts(self, found: Sequence[str]) -> str:
+        """By name; with their ids where others have the same name, and in a list."""
+        if len(found) > FEW:
+            return self._listed([self._hosts[h].label if h in self._hosts else h for h in found], "hosts")
+        return ", ".join(md(self._name(host)) for host in found)
+
+    def others(self, found: Sequence[str]) -> str:
+        return self._listed(found, "more") if len(found) > FEW else ", ".join(md(one) for one in found)
+
+    def lists(self) -> list[str]:
+        lines: list[str] = []
+        for found, (number, what) in self._lists.items():
+            lines += ["", f"## List {number}: {len(found)} {what}", "", ", ".join(md(one) for one in found)]
+        return lines
+
+    def _name(self, instance_id: str) -> str:
+        host = self._hosts.get(instance_id)
+        if host is None or not host.name:
+            return instance_id
+        return host.name if self._of_name[host.name] == 1 else host.label
+
+    def _listed(self, found: Sequence[str], what: str) -> str:
+        number, _ = self._lists.setdefault(tuple(found), (len(self._lists) + 1, what))
+        return f"{len(found)} {what}, all in list {number} at the end"

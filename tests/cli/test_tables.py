@@ -234,3 +234,29 @@ def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:
     assert "2026-11-25 02:00 UTC: plan hash" in told and "as run r1 showed it; 1 of these changes" in told
     assert "<b>" not in told
     assert f"PLAN_STALE, not what was approved: {change.id}." in told
+
+
+def test_who_approves_can_see_every_host_and_all_who_are_concerned() -> None:
+    hosts = {
+        f"i-{n:017x}": Host(account=ACCOUNT, region="r", instance_id=f"i-{n:017x}", name=f"box-{n}")
+        for n in range(40)
+    }
+    others = tuple(f"role of team {n}" for n in range(30))
+    wide = tag(0, "a").model_copy(
+        update={"hosts": tuple(hosts), "concerns": others, "reach": Reach.shared, "kind": "wide"}
+    )
+    second = wide.model_copy(update={"kind": "wide2", "concerns": ()})
+    twins = tag(0, "b").model_copy(update={"hosts": tuple(hosts)[:2]})
+    same = {host: one.model_copy(update={"name": "clone"}) for host, one in hosts.items()}
+    told = plan_markdown(Plan(account=ACCOUNT, changes=(wide, second)), hosts, "acme", [wide, second])
+    for host in hosts.values():
+        assert told.count(host.label) == 1
+    assert all(told.count(other) == 1 for other in (f"{one}," for one in others[:-1]))
+    assert told.count("for 40 hosts, all in list 1 at the end") == 2
+    assert "also concerned: 30 more, all in list 2 at the end" in told
+    assert "## List 1: 40 hosts" in told and "## List 2: 30 more" in told
+    told = plan_markdown(Plan(account=ACCOUNT, changes=(twins,)), same, "acme", [twins])
+    assert all(host in told for host in twins.hosts)  # clones share their name
+    steps = [Step(wide, None, "ready")]
+    told = undo_markdown("run", "acme", "AwaitingApproval", steps, hosts)
+    assert all(host in told for host in hosts)

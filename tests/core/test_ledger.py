@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -157,3 +158,31 @@ def test_more_rows_than_are_written_at_once_are_all_there(ledger):
             "r", (Host(account=ACCOUNT, region="x", instance_id=f"i-{1 // (n < 300)}") for n in range(900))
         )
     assert len(ledger.hosts(ACCOUNT)) == 450, "all or none"
+
+
+def modes(folder):
+    return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in folder.iterdir()}
+
+
+def test_a_ledger_that_others_could_read_is_made_private_and_that_is_told_once(url, ledger, tmp_path, caplog):
+    ledger.remember(ACCOUNT, "a", "b")  # its companions -wal and -shm are there
+    assert set(modes(tmp_path)) == {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
+    for path in tmp_path.iterdir():
+        path.chmod(0o644)
+    Ledger(url).close()
+    assert set(modes(tmp_path).values()) == {"600"}
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3 and all("mode 0644" in one and "0600" in one for one in said)
+    Ledger(url).close()
+    assert len(caplog.records) == 3
+    assert ledger.recall(ACCOUNT, "a") == "b"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_ledger_of_another_user_is_opened_and_left_as_it_is(url, ledger, tmp_path, caplog):
+    database = tmp_path / "ledger.db"
+    database.chmod(0o644)
+    os.chown(database, 65534, 65534)
+    Ledger(url).close()
+    assert modes(tmp_path)["ledger.db"] == "644"
+    assert "belongs to another user" in caplog.text

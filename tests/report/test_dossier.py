@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from haltuun.cli.show import write_report
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import StageName, Unknown
@@ -147,3 +149,24 @@ def test_why_nobody_knows_what_runs_is_told(ledger: Ledger) -> None:
     _, seen = ledger.observations(ACCOUNT, UNSURE)[StageName.discover]
     assert services(seen) == "SSH_REFUSED: it refuses"
     assert services({}) == "not looked at"
+
+
+def test_it_is_its_owners_alone_also_where_an_earlier_one_was_anybodys(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = os.umask(0o022)
+    try:
+        out = tmp_path / "new"
+        write_report(kit.config(tmp_path), kit.LABEL, out)
+        made = [out, *out.iterdir()]
+        assert {path.name: path.stat().st_mode & 0o077 for path in made} == {path.name: 0 for path in made}
+        told = capsys.readouterr()
+        assert told.out == f"{out / 'report.html'}\n" and str(out) in told.err
+        shared = tmp_path / "shared"
+        shared.mkdir(mode=0o755)
+        (shared / "hosts.csv").write_text("an earlier one")
+        write_report(kit.config(tmp_path), kit.LABEL, shared)
+    finally:
+        os.umask(old)
+    assert shared.stat().st_mode & 0o777 == 0o755  # somebody's own
+    assert {path.stat().st_mode & 0o777 for path in shared.iterdir()} == {0o600}
