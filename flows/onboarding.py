@@ -14,6 +14,7 @@ from flows.takeover import finish, in_a_sentence, take_over_account
 from haltuun.config import find_config, load_config
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
+from tasks.leftovers import SEVERAL, take_up
 
 
 @flow(name="onboard-accounts", flow_run_name="onboard accounts", persist_result=False)
@@ -28,6 +29,7 @@ def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[A
         at_once: How many accounts are worked on side by side.
     """
     config = load_config(find_config(None))
+    take_up(SEVERAL)
     ledger = Ledger(config.ledger_url)
     new = [a for a in config.accounts if not ledger.was_begun(a.id)]
     with ThreadPoolTaskRunner(max_workers=at_once) as runner:

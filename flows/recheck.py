@@ -16,6 +16,7 @@ from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
 from haltuun.stages.discover import list_hosts
+from tasks.leftovers import SEVERAL, take_up
 
 
 @flow(name="recheck-waiting-hosts", flow_run_name="recheck waiting hosts", persist_result=False)
@@ -27,6 +28,7 @@ def recheck_waiting_hosts() -> State[Any]:
     dates are said. A host that is gone is left out; an account that fails does not stop the others.
     """
     config = load_config(find_config(None))
+    take_up(SEVERAL)
     ledger = Ledger(config.ledger_url)
     results = []
     for account in config.accounts:

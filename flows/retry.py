@@ -25,6 +25,7 @@ from haltuun.retrying import (
 )
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
+from tasks.leftovers import take_up
 from tasks.publish import publish_retry
 
 # What became of several runs is told by the first of these that one of them ended as.
@@ -57,6 +58,7 @@ def retry_hosts(
     """
     config = load_config(find_config(None))
     of = config.account(account)
+    take_up(of.id)
     ledger = Ledger(config.ledger_url)
     held = held_in(ledger, of.id, stage, hosts)
     if not held:

@@ -26,7 +26,7 @@ from haltuun.stages.order import STAGES
 from haltuun.stopping import heed
 from tasks import stages as work
 from tasks.gates import gate
-from tasks.leftovers import end_left_open
+from tasks.leftovers import end_left_open, take_up
 from tasks.publish import publish_plan, publish_standing, publish_summary
 from tasks.tagging import tag_flow_run
 
@@ -88,6 +88,7 @@ def take_over_account(
     config = load_config(find_config(None))
     run = open_run(config, account, mode, open_host)
     check_keys(run.account)
+    take_up(run.account.id)
     takeover = Takeover(run, STAGES, lister=list_hosts, only_stages=stages, only_hosts=hosts)
     keep(takeover)
     outcome = "Failed"

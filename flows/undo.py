@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
 from prefect.states import Completed, State
 
 from flows.takeover import batches, finish, in_a_sentence, who, wide
@@ -15,6 +15,7 @@ from haltuun.stages.order import STAGES
 from haltuun.stopping import heed
 from haltuun.undo import Undoing, drop, keep, open_undo, session
 from tasks import undo as work
+from tasks.leftovers import end_left_open, take_up
 from tasks.publish import publish_standing, publish_undo
 from tasks.tagging import tag_flow_run
 
@@ -34,11 +35,14 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
     ledger = Ledger(config.ledger_url)
     undoing = open_undo(config, run, approved=approve, stages=STAGES, opener=open_host, ledger=ledger)
     label = undoing.run.account.label
+    take_up(undoing.run.account.id)
     keep(undoing)
     outcome = "Failed"
     try:
-        undoing.begin(who())
+        undoing.begin(who(), str(runtime.flow_run.id))
         tag_flow_run(label)
+        if approve:
+            end_left_open(undoing.run)
         get_run_logger().info("%d change(s) of run %s are in effect", len(undoing.steps), run)
         wide(take_back if approve else look_at, config)(undoing.run.id, label)
         outcome = undoing.outcome()
@@ -84,6 +88,8 @@ def document(undoing: Undoing, outcome: str) -> dict[str, Any]:
                 **step.change.public(),
                 "status": step.status,
                 "message": step.message,
+                "in_turn": step.in_turn,
+                "not_in_turn": step.not_in_turn,
                 "takes_back": step.inverse.id if step.inverse else None,
                 "concerns": list(step.inverse.concerns) if step.inverse else [],
             }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
-from haltuun.ledger import ChangeEvent
+from haltuun.ledger import ChangeEvent, RunRow
+from haltuun.model import Change, canonical
 
 TakenBack = list[tuple[ChangeEvent, str]]
+# How an undo leaves what it does not take back, and will not the next time either.
+LEFT = ("kept", "stale", "already")
 
 
 def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], TakenBack]:
@@ -43,3 +47,50 @@ def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], Take
             inverses.setdefault(change.undoes, []).append(change.id)
         now[change.id] = event.model_copy(update={"run": made_by.get(change.id, event.run)})
     return now, list(taken_back.values())
+
+
+def staying(there: Sequence[ChangeEvent]) -> dict[str, tuple[str, str]]:
+    """Of what is in effect, in its order: what an undo of its run leaves there by the journal alone.
+
+    Change id → "kept" (it has no undo) or "needed", and why. Needed is what another run's change depends on,
+    or has changed further, and all of the same run that such a change depends on.
+    """
+    place = {one.change.id: number for number, one in enumerate(there)}
+    needed: dict[str, ChangeEvent] = {}
+    alike: dict[tuple[str, str, str], list[ChangeEvent]] = defaultdict(list)
+    for number, one in enumerate(there):
+        for need in one.change.depends_on:
+            # What was there before a run made its part again built on an earlier one, that is gone.
+            if place.get(need, number) < number and there[place[need]].run != one.run:
+                needed[need] = one
+        alike[one.change.kind, one.change.region, one.change.target].append(one)
+    for group in alike.values():
+        for number, one in enumerate(group):
+            for later in group[number + 1 :]:
+                if later.run != one.run and not later.change.undoes and _further(one.change, later.change):
+                    needed.setdefault(one.change.id, later)
+    found = {}
+    for one in reversed(there):
+        change, by = one.change, needed.get(one.change.id)
+        if change.undo is None:
+            found[change.id] = ("kept", change.no_undo or "There is no undo.")
+        elif by is not None:
+            same_run = (n for n in change.depends_on if n in place and there[place[n]].run == one.run)
+            needed.update({need: by for need in same_run})
+            found[change.id] = ("needed", f"Run {by.run} builds on it: {by.change.summary}")
+    return found
+
+
+def _further(change: Change, later: Change) -> bool:
+    """Whether the later change of the same thing goes on from what this one made, or made it again."""
+    return canonical(change.after) in (canonical(later.before), canonical(later.after))
+
+
+def left(runs: Iterable[RunRow]) -> dict[tuple[str, str], str]:
+    """(run, change id) → why undoing that run left the change, and would again; `runs` oldest first."""
+    found = {
+        (str(run.body["undoes"]), change_id): str(why)
+        for run in runs
+        for change_id, why in (run.body.get("left") or {}).items()
+    }
+    return {key: why for key, why in found.items() if why}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import stat
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from haltuun.model import (
     Verdict,
     canonical,
 )
+from haltuun.processes import is_gone, machine, process
 
 log = logging.getLogger("haltuun")
 
@@ -849,7 +849,12 @@ class Ledger:
                 .order_by(_leases.c.fence.desc())
                 .limit(1)
             ).first()
-            if last and last.released_at is None and last.expires_at > now and not _dead(last):
+            if (
+                last
+                and last.released_at is None
+                and last.expires_at > now
+                and not is_gone(last.machine, last.process)
+            ):
                 raise LeaseHeld(
                     f"run {last.run} works on this account since {last.taken_at:%Y-%m-%d %H:%M} UTC"
                     f" (process {last.process.split()[0]} on {last.machine.split()[0]}).",
@@ -864,8 +869,8 @@ class Ledger:
                     run=run,
                     taken_at=now,
                     expires_at=now + timedelta(seconds=LEASE_S),
-                    machine=_machine(),
-                    process=_process(os.getpid()),
+                    machine=machine(),
+                    process=process(os.getpid()),
                 )
             )
         return Lease(account=account, run=run, fence=fence)
@@ -996,31 +1001,6 @@ def _serialize(connection: sa.Connection) -> None:
         connection.execute(_schema.update().values(version=SCHEMA))
     else:
         connection.execute(sa.text("LOCK TABLE leases IN EXCLUSIVE MODE"))
-
-
-def _process(pid: int) -> str:
-    """`pid starttime`: a pid alone can be another process by now (proc(5), field 22 of stat)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return f"{pid} 0"
-    return f"{pid} {stat.rpartition(')')[2].split()[19]}"
-
-
-def _machine() -> str:
-    """Where a pid means something: host name, boot and pid namespace (containers share the first two)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{socket.gethostname()} {uuid.uuid4().hex}"  # equal to no other: nothing is known dead
-
-
-def _dead(lease: sa.Row[Any]) -> bool:
-    """True only when its process ran on this machine and is there no more."""
-    if lease.machine != _machine():
-        return False
-    return bool(_process(int(lease.process.split()[0])) != lease.process)
 
 
 def _first_line(error: Exception) -> str:

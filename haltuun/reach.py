@@ -20,7 +20,7 @@ from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName, Unknown
 from haltuun.run import Run
 from haltuun.runcommand import NotDelivered, RunCommandTransport
-from haltuun.ssh import Endpoint, Said, SshTransport, ask, load_keys, open_ssh, remembered_login
+from haltuun.ssh import Endpoint, Said, SshTransport, ask, load_keys, log_in, open_ssh, remembered_login
 from haltuun.transport import Result, Transport
 
 # The default user of an image's system (EC2 User Guide, "Default user names for AMIs").
@@ -187,6 +187,41 @@ def _by_ssh(run: Run, host: Host, where: Whereabouts) -> SshTransport:
     endpoint = endpoint_of(run.account, host, where, said)
     book = _Book(run.ledger, run.account.id)
     return open_ssh(endpoint, ssh, book, run.id, bastion_of(ssh) or hop_of(said, ssh))
+
+
+class _Notes:
+    """The book as it is read, with what is new on a sheet that is thrown away."""
+
+    def __init__(self, book: _Book) -> None:
+        self._book = book
+        self._new: dict[str, str] = {}
+
+    def recall(self, key: str) -> str | None:
+        return self._new.get(key) or self._book.recall(key)
+
+    def remember(self, key: str, value: str) -> None:
+        self._new[key] = value
+
+
+def worked_before(ledger: Ledger, account: AccountConfig, host: Host) -> bool:
+    """Whether a login to the host is remembered."""
+    return remembered_login(_Book(ledger, account.id), host.instance_id)
+
+
+def try_ssh(account: AccountConfig, ledger: Ledger, host: Host, where: Whereabouts) -> str:
+    """Log in over SSH and leave; nothing is run there, remembered here or newly trusted.
+
+    Returns `user with key`.
+
+    Raises:
+        ConfigError, Unreachable.
+    """
+    said = said_of(account, host, where)
+    endpoint = endpoint_of(account, host, where, said)
+    notes = _Notes(_Book(ledger, account.id))
+    return log_in(
+        endpoint, account.ssh, notes, "doctor", bastion_of(account.ssh) or hop_of(said, account.ssh)
+    )
 
 
 def said_of(account: AccountConfig, host: Host, where: Whereabouts) -> Said:

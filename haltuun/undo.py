@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from haltuun.config import Config
-from haltuun.effects import effects
+from haltuun.effects import LEFT, effects, staying
 from haltuun.engine import of_one_host, open_changes, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
@@ -47,47 +47,43 @@ class Step:
     def open(self) -> bool:
         return self.inverse is not None and self.status in ("", "ready")
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether it goes back, and that could itself be undone."""
+        return self._goes_back and self.inverse is not None and self.inverse.undo is not None
+
+    @property
+    def not_in_turn(self) -> str:
+        """Why what goes back could not be undone itself; "" where it could, or nothing goes back."""
+        if not self._goes_back or self.in_turn or self.inverse is None:
+            return ""
+        return f"Not undone in turn: {self.inverse.no_undo}"
+
+    @property
+    def _goes_back(self) -> bool:
+        return self.inverse is not None and self.status in ("", "ready", "done")
+
 
 def plan_undo(
     events: Iterable[ChangeEvent], of: str, kinds: Mapping[StageName, Mapping[str, Kind]]
 ) -> list[Step]:
     """How each change of the run `of` that is in effect is taken back, in order. Pure.
 
-    What has no undo stays and is named. What another run's change depends on, or has changed further, stays,
-    and so does all that a change which stays for that reason depends on.
+    What stays is named: see `staying`.
     """
     there = list(effects(events)[0].values())
-    place = {one.change.id: number for number, one in enumerate(there)}
-    needed: dict[str, ChangeEvent] = {}
-    for number, one in enumerate(there):
-        if one.run != of:
-            # What was there before this run made its part again built on an earlier one, that is gone.
-            needed.update({need: one for need in one.change.depends_on if place.get(need, -1) < number})
-        for later in there[number + 1 :]:
-            if later.run != of and not later.change.undoes and _further(one.change, later.change):
-                needed.setdefault(one.change.id, later)
+    stay = staying(there)
     steps = []
     for one in reversed([one for one in there if one.run == of]):
         change = one.change
-        by = needed.get(change.id)
-        if change.undo is None:
-            steps.append(Step(change, None, "kept", change.no_undo))
-        elif by is not None:
-            needed.update({need: by for need in change.depends_on})
-            steps.append(Step(change, None, "needed", f"Run {by.run} builds on it: {by.change.summary}"))
+        if change.id in stay:
+            steps.append(Step(change, None, *stay[change.id]))
         else:
             others = sorted(
                 {h for o in there if o.run != of and _beside(o.change, change) for h in o.change.hosts}
             )
             steps.append(Step(change, _inverse(change, kinds, others)))
     return steps
-
-
-def _further(change: Change, later: Change) -> bool:
-    """Whether the later change is of the same thing, and goes on from what this one made or made it again."""
-    if (change.kind, change.region, change.target) != (later.kind, later.region, later.target):
-        return False
-    return canonical(change.after) in (canonical(later.before), canonical(later.after))
 
 
 def _beside(other: Change, change: Change) -> bool:
@@ -156,7 +152,7 @@ class Undoing:
     def steps(self) -> tuple[Step, ...]:
         return tuple(self._steps.values())
 
-    def begin(self, who: str) -> None:
+    def begin(self, who: str, prefect_run: str = "") -> None:
         """Plan it; when it is to be performed, under the account's lease, and what is open is resolved first.
 
         Raises:
@@ -166,7 +162,7 @@ class Undoing:
         if run.mode != "plan":
             self.performer.take_lease()
         run.aws.confirm_account()
-        body = {"mode": MODE, "undoes": self.of, "approved_by": who}
+        body = {"mode": MODE, "undoes": self.of, "approved_by": who, "prefect_run": prefect_run}
         if run.mode != "plan":
             run.ledger.start_run(run.account.id, run.id, body, run.now())
             for change in open_changes(run.ledger.change_events(run.account.id)):
@@ -195,7 +191,7 @@ class Undoing:
             return replace(step, status="unknown", message=seen.unknown)
         seen = self._by_then(step, seen)
         if canonical(seen) == canonical(inverse.after):
-            return replace(step, status="already", message="It is not there any more.")
+            return replace(step, status="already", message=_GONE)
         if canonical(seen) != canonical(inverse.before):
             return replace(step, status="stale", message=_DRIFTED)
         return replace(step, status="ready")
@@ -288,9 +284,18 @@ class Undoing:
         try:
             for stage in StageName:
                 self._unprove(stage)
-            run.ledger.end_run(run.account.id, run.id, outcome, {"undoes": self.of}, run.now())
+            body = {"undoes": self.of, "left": self._left()}
+            run.ledger.end_run(run.account.id, run.id, outcome, body, run.now())
         finally:
             self.performer.release_lease()
+
+    def _left(self) -> dict[str, Json]:
+        """Change id → why it was left and would be again; "" where another undo would try."""
+        return {
+            step.change.id: step.message if step.status in LEFT else ""
+            for step in self.steps
+            if step.inverse is not None and step.status not in ("", "done", "waits")
+        }
 
     def _unprove(self, stage: StageName) -> None:
         run = self.run
@@ -315,10 +320,11 @@ class Undoing:
 
 
 _DRIFTED = "It has been changed since; it is left as it is."
+_GONE = "It is not there any more."
 
 
 def _message(outcome: Outcome) -> str:
-    return _DRIFTED if outcome.status == "stale" else outcome.message
+    return {"stale": _DRIFTED, "already": _GONE}.get(outcome.status, outcome.message)
 
 
 def open_undo(

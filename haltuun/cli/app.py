@@ -82,7 +82,8 @@ def doctor(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check configuration, credentials, permissions, SSH keys, the Prefect server and versions."""
+    """Check configuration, credentials, permissions, SSH keys, the Prefect server and versions, and log in
+    over SSH to one host of each kind: nothing is run there, and no host key is newly trusted."""
     from haltuun.cli.doctor import examine
 
     return examine(_config(config), account, as_json)

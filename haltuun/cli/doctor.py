@@ -45,7 +45,8 @@ def examine(config: Config, account: str | None, as_json: bool) -> int:
         findings.append(identity)
         if identity.ok:
             findings += _reads(one)
-        findings += _keys(one)
+        keys = _keys(one)
+        findings += [*keys, *_ssh(config, one, all(key.ok for key in keys))]
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -124,6 +125,27 @@ def _keys(account: AccountConfig) -> list[Finding]:
         )
         return [Finding(f"{account.label}: SSH keys", bool(agent), says)]
     return [_try(f"{account.label}: SSH key", partial(_key, account, path)) for path in account.ssh.key_files]
+
+
+def _ssh(config: Config, account: AccountConfig, keys: bool) -> list[Finding]:
+    """A login to one host of each kind; bounded, and nothing is left on either side."""
+    from haltuun.cli.sshtry import try_account
+
+    if not keys:
+        return [Finding(f"{account.label}: SSH", False, "not tried: see its keys above.")]
+    try:
+        ledger = Ledger(config.ledger_url)
+    except HaltuunError:
+        return [
+            Finding(f"{account.label}: SSH", False, "not tried: which hosts there are stands in the ledger.")
+        ]
+    try:
+        tried = try_account(ledger, account)
+    except HaltuunError as error:
+        return [Finding(f"{account.label}: SSH", False, str(error))]
+    finally:
+        ledger.close()
+    return [Finding(f"{account.label}: {one.what}", one.ok, one.says) for one in tried]
 
 
 def _key(account: AccountConfig, path: Path) -> str:

@@ -13,7 +13,7 @@ from haltuun.model import Host, StageName, Verdict
 from haltuun.report.causes import Trouble as Trouble
 from haltuun.report.causes import grouped
 from haltuun.report.render import plain
-from haltuun.report.standing import Cause
+from haltuun.report.waits import Cause
 
 INDENT = 6
 NAMES = 12

@@ -18,7 +18,8 @@ from haltuun.report.facts import Service
 from haltuun.report.host import Dossier
 from haltuun.report.page import when
 from haltuun.report.render import plain
-from haltuun.report.standing import AWAITING, WORDS, Place
+from haltuun.report.standing import WORDS, Place
+from haltuun.report.waits import AWAITING
 
 STAGE_WIDTH = 9
 SEVERITY_STYLE = {

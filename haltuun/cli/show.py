@@ -19,9 +19,18 @@ from haltuun.config import AccountConfig, Config
 from haltuun.errors import EXIT_HELD, EXIT_OK, ConfigError
 from haltuun.ledger import Ledger
 from haltuun.model import Finding, Host, StageName, command
-from haltuun.report.changes import made
+from haltuun.report.changes import Stays, made
 from haltuun.report.host import describe
-from haltuun.report.page import age_line, appeared_line, approval_line, when, work_line
+from haltuun.report.page import (
+    NOTHING_GOES_BACK,
+    age_line,
+    appeared_line,
+    approval_line,
+    stays_line,
+    undone_line,
+    when,
+    work_line,
+)
 from haltuun.report.render import plain
 from haltuun.report.standing import Standing, host_label, standing_of
 
@@ -144,15 +153,24 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
     for begun in standing.unresolved:
         _told(console, "UNKN", "bold magenta", f"begun in {begun.run}, end not known: {begun.summary}")
     tell_causes(console, standing.left_alone, hosts)
-    undone = list(standing.undone.items())
-    for run, count in undone[-LINES:]:
-        _told(console, "undo", "yellow", f"Run {run} took {count} change(s) back.")
-    _more(console, undone, "runs before took something back")
+    for undone in standing.undone[-LINES:]:
+        _told(console, "undo", "yellow", undone_line(undone))
+        _stay(console, undone.stays)
+    _more(console, standing.undone, "runs before took something back")
     for work in standing.work[:LINES]:
         _told(console, "done", "green", work_line(work))
         if work.undo:
             _command(console, work.undo, "takes back what can be")
+        else:
+            line(console, NOTHING_GOES_BACK)
+            _stay(console, work.stays)
     _more(console, standing.work, f"runs before changed something: haltuun report {standing.label} -o DIR")
+
+
+def _stay(console: Console, found: Sequence[Stays]) -> None:
+    for one in found[:LINES]:
+        line(console, f"- {stays_line(one)}")
+    _more(console, found, "reasons")
 
 
 def _more(console: Console, told: Sequence[object], what: str) -> None:
@@ -202,7 +220,7 @@ def show_host(config: Config, host: str, as_json: bool) -> int:
         one,
         stages=ledger.status(account.id).get(one.instance_id, {}),
         findings=findings,
-        made=[change for change in made(events) if one.instance_id in change.hosts],
+        made=[change for change in made(events, ledger.runs(account.id)) if one.instance_id in change.hosts],
         proofs=ledger.proofs(account.id, one.instance_id),
         observations=ledger.observations(account.id, one.instance_id),
         now=datetime.now(UTC),

@@ -14,7 +14,7 @@ from rich.text import Text
 from haltuun.ledger import Ledger
 from haltuun.model import Host, HostStatus, StageName, Verdict
 from haltuun.report.render import plain
-from haltuun.report.standing import AWAITING
+from haltuun.report.waits import AWAITING
 
 # Short, so that six stages, a name and a code stand side by side in 80 columns.
 LOOKS: Mapping[Verdict, tuple[str, str]] = {

@@ -56,7 +56,7 @@ def undo(config_path: Path, run: str, yes: bool, as_json: bool) -> int:
 def _print(console: Console, result: Mapping[str, Any], hosts: Mapping[str, Host], account: str) -> None:
     groups: dict[tuple[str, str], list[Change]] = {}
     for step in result["steps"]:
-        message = plain(step["message"])
+        message = plain(f"{step['message']} {step['not_in_turn']}")
         groups.setdefault((step["status"], message), []).append(_change(step))
     names = names_of(hosts)
     table = Table(**GRID)
@@ -87,12 +87,14 @@ def _sentence(result: Mapping[str, Any], account: str) -> str:
     steps: Sequence[Mapping[str, Any]] = result["steps"]
     back = sum(1 for step in steps if step["status"] in ("ready", "done", "already"))
     of = f"{back} of {len(steps)} changes of run {result['undoes']}"
+    again = sum(1 for step in steps if step["in_turn"])
+    in_turn = f"{again} of these can be undone in turn"
     return {
         "NothingToUndo": f"Of run {result['undoes']} nothing is in effect that can be taken back.",
-        "AwaitingApproval": f"{of} would be taken back. Nothing was changed."
+        "AwaitingApproval": f"{of} would be taken back; {in_turn} afterwards. Nothing was changed."
         f" Do it with: haltuun undo {result['undoes']} --yes",
-        "Undone": f"{of} are taken back, by run {result['run']}; to have them again: haltuun undo"
-        f" {result['run']}, or haltuun plan {account}.",
-        "PartlyUndone": f"{of} are taken back, by run {result['run']}. For the others see why above;"
+        "Undone": f"{of} are taken back, by run {result['run']}. {in_turn}: haltuun undo {result['run']};"
+        f" or to have all again: haltuun plan {account}.",
+        "PartlyUndone": f"{of} are taken back, by run {result['run']}; {in_turn}. For the rest see why above;"
         f" then: haltuun undo {result['undoes']} --yes",
     }[result["outcome"]]

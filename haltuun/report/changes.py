@@ -1,12 +1,13 @@
-"""What was changed, what of it is in effect, what shows that it works. Pure."""
+"""What was changed, what of it is in effect, what shows that it works, and what of it goes back. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from haltuun.effects import effects
-from haltuun.ledger import ChangeEvent
+from haltuun.effects import effects, left, staying
+from haltuun.ledger import ChangeEvent, RunRow
 from haltuun.model import Change, Frozen, Proof, Reach, StageName, Verdict
 from haltuun.report.causes import without_host
 from haltuun.report.render import plain
@@ -59,8 +60,49 @@ class Made(Frozen):
     event: str  # the last one of the journal, or "undone"
     state: str  # the same for people
     undo: str  # the command; "" when there is none
-    no_undo: str
+    no_undo: str  # why an undo of the run would leave it
     note: str
+
+
+class Stays(Frozen):
+    """Changes that no undo of their run would take back, for one and the same reason."""
+
+    why: str
+    changes: tuple[str, ...]  # what they are, a sentence each
+
+
+class Work(Frozen):
+    """What one run changed and nobody has undone."""
+
+    run: str
+    at: datetime
+    who: str
+    how: str
+    changes: tuple[Like, ...]
+    undo: str  # the command, "" when it would take nothing back
+    stays: tuple[Stays, ...]
+
+    @property
+    def count(self) -> int:
+        return sum(len(like.ids) for like in self.changes)
+
+
+class TakenBack(Frozen):
+    """What an undo took back, and whether it goes back in turn."""
+
+    run: str  # the undo
+    count: int
+    undo: str  # the command, "" when it would take nothing back
+    stays: tuple[Stays, ...]
+
+
+class Unresolved(Frozen):
+    """A change that was begun, and whose answer never came."""
+
+    run: str
+    change_id: str
+    at: datetime
+    summary: str
 
 
 def in_effect(events: Sequence[ChangeEvent]) -> dict[str, ChangeEvent]:
@@ -68,15 +110,29 @@ def in_effect(events: Sequence[ChangeEvent]) -> dict[str, ChangeEvent]:
     return {key: event for key, event in effects(events)[0].items() if not event.change.undoes}
 
 
-def made(events: Sequence[ChangeEvent]) -> tuple[Made, ...]:
+def remaining(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> dict[tuple[str, str], str]:
+    """(run, change id) → why an undo of that run would leave the change, of all that is in effect."""
+    there = list(effects(events)[0].values())
+    stay, were_left = staying(there), left(runs)
+    found = {}
+    for event in there:
+        key = (event.run, event.change_id)
+        why = stay[event.change_id][1] if event.change_id in stay else were_left.get(key, "")
+        if why:
+            found[key] = plain(why)
+    return found
+
+
+def made(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> tuple[Made, ...]:
     """Every change that was begun, once a run, with how it ended; oldest first."""
     _, undone = effects(events)
     taken_back = {(event.run, event.change_id) for event, _ in undone}
+    stay = remaining(events, runs)
     last = {(event.run, event.change_id): event for event in events}
-    return tuple(_made(event, key in taken_back) for key, event in last.items())
+    return tuple(_made(event, key in taken_back, stay.get(key, "")) for key, event in last.items())
 
 
-def _made(event: ChangeEvent, undone: bool) -> Made:
+def _made(event: ChangeEvent, undone: bool, stays: str) -> Made:
     change: Change = event.change
     name = "undone" if undone else event.event
     stands = name == "confirmed"
@@ -91,8 +147,8 @@ def _made(event: ChangeEvent, undone: bool) -> Made:
         summary=plain(change.summary),
         event=name,
         state="done, and taken back since" if undone else STATE_WORDS.get(name, name.replace("_", " ")),
-        undo=f"haltuun undo {event.run}" if stands and change.undo else "",
-        no_undo=plain(change.no_undo) if stands and not change.undo else "",
+        undo=f"haltuun undo {event.run}" if stands and not stays else "",
+        no_undo=stays if stands else "",
         note=plain(event.note) if isinstance(event.note, str) else "",
     )
 
@@ -160,3 +216,67 @@ def _shown(
         ):
             found.append((f"{stage.value} passed", None))
     return found
+
+
+# -- what goes back ----------------------------------------------------------------------------------
+
+
+def work(rows: Rows, now: datetime) -> tuple[Work, ...]:
+    """The newest run first."""
+    there = in_effect(rows.events)
+    by_run: dict[str, list[ChangeEvent]] = {}
+    for event in there.values():
+        by_run.setdefault(event.run, []).append(event)
+    who = {one.run: one for one in rows.approvals}
+    done_at = {change_id: event.at for change_id, event in there.items()}
+    stay = remaining(rows.events, rows.runs)
+    return tuple(
+        Work(
+            run=run,
+            at=max(event.at for event in events),
+            who=plain(who[run].who) if run in who else "",
+            how=who[run].how if run in who else "",
+            changes=like([event.change for event in events], rows, done_at, now),
+            undo=_undo(run, events, stay),
+            stays=_stays(events, stay),
+        )
+        for run, events in sorted(by_run.items(), key=lambda item: max(e.at for e in item[1]), reverse=True)
+    )
+
+
+def taken_back(rows: Rows) -> tuple[TakenBack, ...]:
+    """By the undo that did it, in the order of what they took back."""
+    there, undone = effects(rows.events)
+    stay = remaining(rows.events, rows.runs)
+    inverses: dict[str, list[ChangeEvent]] = {by: [] for _, by in undone}
+    for event in there.values():
+        if event.change.undoes:
+            inverses.setdefault(event.run, []).append(event)
+    counts = Counter(by for _, by in undone)
+    return tuple(
+        TakenBack(run=run, count=counts[run], undo=_undo(run, events, stay), stays=_stays(events, stay))
+        for run, events in inverses.items()
+        if counts[run]
+    )
+
+
+def _undo(run: str, events: Iterable[ChangeEvent], stay: Mapping[tuple[str, str], str]) -> str:
+    goes_back = any((event.run, event.change_id) not in stay for event in events)
+    return f"haltuun undo {run}" if goes_back else ""
+
+
+def _stays(events: Iterable[ChangeEvent], stay: Mapping[tuple[str, str], str]) -> tuple[Stays, ...]:
+    found: dict[str, list[str]] = {}
+    for event in events:
+        if why := stay.get((event.run, event.change_id)):
+            found.setdefault(why, []).append(plain(event.change.summary))
+    return tuple(Stays(why=why, changes=tuple(changes)) for why, changes in found.items())
+
+
+def unresolved(events: Sequence[ChangeEvent]) -> tuple[Unresolved, ...]:
+    last = {event.change_id: event for event in events}
+    return tuple(
+        Unresolved(run=event.run, change_id=event.change_id, at=event.at, summary=plain(event.change.summary))
+        for event in last.values()
+        if event.event in UNRESOLVED
+    )

@@ -109,7 +109,7 @@ def collect(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, now: d
             remedy=f"Run 'haltuun plan {account.label}' first.",
             code="NO_RUN",
         )
-    changes = made(rows.events)
+    changes = made(rows.events, rows.runs)
     findings, proofs, of_host = (defaultdict[str, list[Any]](list) for _ in range(3))
     for item in rows.findings:
         findings[item[1].host or ""].append(item)
@@ -386,6 +386,9 @@ def html(report: Report) -> str:
         age=page.age_line(report.standing, hosts, report.made_at),
         proof_words=lambda like: page.proof_words(like, hosts),
         work_line=page.work_line,
+        undone_line=page.undone_line,
+        stays_line=page.stays_line,
+        nothing_goes_back=page.NOTHING_GOES_BACK,
         approval_line=page.approval_line,
         appeared_line=lambda one: page.appeared_line(one, hosts),
     )

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from haltuun.model import Host, StageName
-from haltuun.report.changes import Like
+from haltuun.report.changes import Like, Stays, TakenBack, Work
+from haltuun.report.news import Appeared
 from haltuun.report.render import artifact_key, md, plain
-from haltuun.report.standing import Appeared, Approval, Cause, Standing, Work, host_label, host_name
+from haltuun.report.standing import Standing, host_label, host_name
+from haltuun.report.waits import Approval, Cause
 
 # In words too: not every screen has the signs.
 MARK = {"good": ("🟢", "in order"), "open": ("🟡", "not finished"), "bad": ("🔴", "needs attention")}
 NAMES = 12
+NOTHING_GOES_BACK = "An undo would take nothing back. What stays, and why:"
 LINES = 40  # of one section; the rest is in the report
 
 Hosts = Mapping[str, Host]
@@ -76,6 +79,19 @@ def work_line(work: Work) -> str:
     """Without Markdown."""
     how = f"approved by {work.who} ({work.how})" if work.who else "unasked: of single hosts only"
     return f"Run {work.run}, {when(work.at)}: {work.count} change(s), {how}."
+
+
+def stays_line(one: Stays) -> str:
+    """Without Markdown: what stays and why."""
+    what = one.changes[0] if len(one.changes) == 1 else f"{len(one.changes)} changes, as: {one.changes[0]}"
+    return f"{what.rstrip('.')}. {one.why}"
+
+
+def undone_line(one: TakenBack) -> str:
+    """Without Markdown."""
+    again = f"To have it again: {one.undo}" if one.undo else "It is not undone in turn"
+    again += ", but for:" if one.undo and one.stays else ":" if one.stays else "."
+    return f"Run {one.run} took {one.count} change(s) back. {again}"
 
 
 def age_line(standing: Standing, hosts: Hosts, now: datetime) -> str:
@@ -154,8 +170,8 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
     lines: list[str] = []
     for work in standing.work:
         lines += [md(work_line(work)), ""]
-        if work.undo:
-            lines += [f"To take it back: `{plain(work.undo)}`", ""]
+        lines += [f"To take it back: `{plain(work.undo)}`" if work.undo else NOTHING_GOES_BACK, ""]
+        lines += [] if work.undo else [*_stay(work.stays), ""]
         # Few and narrow columns: Prefect's pages cut a wide table off.
         lines += ["| stage | changes | effect seen | too old by now | by | without undo |", "|---" * 6 + "|"]
         for stage in StageName:
@@ -164,7 +180,7 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
         lines.append("")
         for title, likes in (
             ("Their effect was not seen on every host", _in_doubt(work.changes)),
-            ("They cannot be undone", [like for like in work.changes if like.no_undo]),
+            ("They cannot be undone", [like for like in work.changes if like.no_undo and work.undo]),
         ):
             if likes:
                 lines += [f"{title}:", ""]
@@ -172,8 +188,13 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
                 lines.append("")
     if standing.work:
         lines.append(f"Each change by itself: `haltuun report {plain(standing.label)} -o DIR`.")
-    lines += [f"Run {run} took {count} change(s) back." for run, count in standing.undone.items()]
+    for one in standing.undone:
+        lines += ["", md(undone_line(one)), *_stay(one.stays)]
     return lines
+
+
+def _stay(found: Iterable[Stays]) -> list[str]:
+    return _cut([f"- {md(stays_line(one))}" for one in found])
 
 
 def _stage_row(stage: StageName, likes: Sequence[Like]) -> str:

@@ -57,6 +57,10 @@ class UndoStep(Protocol):
     def status(self) -> str: ...
     @property
     def message(self) -> str: ...
+    @property
+    def in_turn(self) -> bool: ...
+    @property
+    def not_in_turn(self) -> str: ...
 
 
 StatusTable = Mapping[StageName, Mapping[str, HostStatus]]
@@ -272,6 +276,8 @@ def undo_markdown(
     lines = [f"# Undo of run `{md(of)}` in {md(account)}: {outcome}", ""]
     if outcome == "AwaitingApproval":
         lines += [f"To do it: start `undo-run` with `approve`, or `haltuun undo {md(of)} --yes`.", ""]
+    if again := sum(step.in_turn for step in steps):
+        lines += [f"{again} of what goes back can be undone in turn, as the undo is a run of its own.", ""]
     # Prefect's pages cut a wide table off: sections and sentences instead.
     for status, word in UNDO_WORDS.items():
         told = [step for step in steps if step.status == status]
@@ -279,7 +285,7 @@ def undo_markdown(
             lines += [f"## {word[0].upper()}{word[1:]}", ""]
             lines += [
                 f"- {step.change.stage.value}, {named.hosts(step.change.hosts) or 'the account'}:"
-                f" {md(step.change.summary)} {md(step.message)}".rstrip()
+                f" {md(step.change.summary)} {md(f'{step.message} {step.not_in_turn}')}".rstrip()
                 for step in told
             ]
             lines.append("")

@@ -18,7 +18,7 @@ from haltuun.envelope import Frame, Mode, errors_nonce, host_script, new_nonce, 
 from haltuun.errors import CommandTimeout, ConnectionLost, NoSudo
 from haltuun.ssh.channel import DeadlinePassed, Spoken, converse, cut_off_after
 from haltuun.ssh.door import Connection, Door, NoShell, login_memory
-from haltuun.ssh.handshake import Endpoint, Memory
+from haltuun.ssh.handshake import Endpoint, Memory, trusting_none_new
 from haltuun.ssh.keys import Login, load_key, load_keys
 from haltuun.ssh.userconfig import Said, ask
 from haltuun.transport import Result
@@ -32,6 +32,7 @@ __all__ = [
     "ask",
     "load_key",
     "load_keys",
+    "log_in",
     "open_ssh",
     "remembered_login",
 ]
@@ -71,6 +72,23 @@ def open_ssh(
     """
     through = Door(bastion, ssh, memory, run_id) if bastion else None
     return SshTransport(Door(endpoint, ssh, memory, run_id, through))
+
+
+def log_in(
+    endpoint: Endpoint, ssh: SshConfig, memory: Memory, run_id: str, bastion: Endpoint | None = None
+) -> str:
+    """Log in and leave: no command is run, and no host key is trusted that was not before.
+
+    Returns `user with key`.
+
+    Raises:
+        ConfigError, Unreachable: as open_ssh, apart from what needs a shell or root.
+    """
+    through = Door(bastion, trusting_none_new(bastion, ssh, memory), memory, run_id) if bastion else None
+    door = Door(endpoint, trusting_none_new(endpoint, ssh, memory), memory, run_id, through)
+    connection = door.enter(lambda connection: None)
+    connection.close()
+    return f"{connection.login.user} with {connection.login.name}"
 
 
 def remembered_login(memory: Memory, endpoint_id: str) -> bool:

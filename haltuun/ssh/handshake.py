@@ -195,7 +195,19 @@ def _dial_through(endpoint: Endpoint, ssh: SshConfig, bastion: Client) -> parami
 def _remembered_key(endpoint: Endpoint, ssh: SshConfig, memory: Memory) -> HostKey | None:
     if ssh.host_keys == "strict":
         return None
-    return HostKey.from_line(memory.recall(f"ssh.host-key/{endpoint.id}") or "")
+    return HostKey.from_line(memory.recall(_key_memory(endpoint)) or "")
+
+
+def _key_memory(endpoint: Endpoint) -> str:
+    """The name under which the host key of the first contact is remembered."""
+    return f"ssh.host-key/{endpoint.id}"
+
+
+def trusting_none_new(endpoint: Endpoint, ssh: SshConfig, memory: Memory) -> SshConfig:
+    """`ssh` with which only a host key is accepted that is known already."""
+    if memory.recall(_key_memory(endpoint)) is not None:
+        return ssh
+    return ssh.model_copy(update={"host_keys": "strict"})
 
 
 def _verify(
@@ -211,7 +223,7 @@ def _verify(
     trust = known.judge(endpoint.address, endpoint.port, offered)
     if trust is Trust.unknown and ssh.host_keys == "trust-first":
         if remembered is None:
-            memory.remember(f"ssh.host-key/{endpoint.id}", offered.line)
+            memory.remember(_key_memory(endpoint), offered.line)
         trust = Trust.known if remembered in (None, offered) else Trust.changed
         source = "the ledger, from the first contact"
     if trust is Trust.known:

@@ -210,6 +210,16 @@ def test_the_artifact_of_an_undo_says_it_in_the_words_of_the_command(ledger: Led
     steps = [Step(change, None, "ready"), Step(change, None, "kept", "It is | data.")]
     told = undo_markdown("run", "acme", "AwaitingApproval", steps, HOSTS)
     assert "## Goes back\n\n- backup, web-01: " in told
+    assert "can be undone in turn" not in told
+    steps = [
+        Step(change, change.model_copy(update={"undo": again, "no_undo": "It is judged anew."}), "ready")
+        for again in (change.undo, None)
+    ]
+    in_turn = undo_markdown("run", "acme", "AwaitingApproval", steps, HOSTS)
+    assert (
+        "1 of what goes back can be undone in turn" in in_turn
+        and "Not undone in turn: It is judged anew." in in_turn
+    )
     assert told.index("## Goes back") < told.index("## Stays") and "It is \\| data." in told
     assert "\n|" not in told
 

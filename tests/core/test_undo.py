@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haltuun.config import AccountConfig, Config
-from haltuun.effects import effects
+from haltuun.effects import effects, left
 from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
@@ -230,6 +230,37 @@ def test_drift_and_doubt_keep_their_own_target_and_what_it_needs(ledger: Ledger)
     assert (steps[NAMES[0]], steps[NAMES[5]], steps["account"]) == ("stale", "unknown", "waits")
     assert {steps[n] for n in NAMES[1:5]} == {"done"}
     assert (world.switch[NAMES[0]], world.shared) == ("elsewhere", "on")
+
+
+def test_an_undo_says_of_each_change_whether_it_is_undone_in_turn(ledger: Ledger) -> None:
+    world = World(NAMES[:2])
+    of = taken_over(world, ledger)
+    world.switch[NAMES[1]] = "elsewhere"
+    look = undoing(world, ledger, of, approved=False)
+    look.preview([step.change.id for step in look.steps])
+    said = {step.change.target: (step.in_turn, step.not_in_turn) for step in look.steps}
+    assert said["account"] == (True, "")
+    again, why = said[NAMES[0]]
+    assert not again and why.startswith("Not undone in turn: The next takeover repairs the host again")
+    assert said[NAMES[1]] == (False, "")  # it stays
+
+
+def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    world.switch[NAMES[0]] = "elsewhere"
+    world.switch[NAMES[1]] = "off"
+    world.switch[NAMES[5]] = Unknown(unknown="denied")
+    undo(world, ledger, of)
+    found = left(ledger.runs(ACCOUNT))
+    by_id = {change.id: change.target for change in (e.change for e in ledger.change_events(ACCOUNT))}
+    assert {by_id[change]: why for (run, change), why in found.items() if run == of} == {
+        NAMES[0]: "It has been changed since; it is left as it is.",
+        NAMES[1]: "It is not there any more.",
+    }
+    world.switch[NAMES[0]] = Unknown(unknown="denied")  # the next undo cannot tell, so it is open again
+    undo(world, ledger, of)
+    assert [by_id[change] for _, change in left(ledger.runs(ACCOUNT))] == [NAMES[1]]
 
 
 def test_a_host_that_does_not_go_back_ends_the_undo_there(ledger: Ledger) -> None:

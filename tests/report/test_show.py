@@ -94,7 +94,7 @@ def test_a_narrow_terminal_cuts_nothing_off(ledger: Ledger) -> None:
         HOSTS[FULL],
         stages=ledger.status(ACCOUNT)[FULL],
         findings=[(StageName.discover, finding) for finding in found],
-        made=made(ledger.change_events(ACCOUNT)),
+        made=made(ledger.change_events(ACCOUNT), ledger.runs(ACCOUNT)),
         proofs=ledger.proofs(ACCOUNT, FULL),
         observations=ledger.observations(ACCOUNT, FULL),
         now=kit.NOW,

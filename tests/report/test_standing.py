@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from haltuun.cli.show import show_status
+from haltuun.cli.show import show_host, show_status
 from haltuun.config import AccountConfig, PolicyConfig
 from haltuun.effects import effects
 from haltuun.errors import EXIT_HELD
 from haltuun.ledger import Ledger
-from haltuun.model import HostStatus, StageName, Verdict
+from haltuun.model import HostStatus, StageName, Undo, Verdict
 from haltuun.report.changes import in_effect
 from haltuun.report.dossier import write
 from haltuun.report.page import standing_markdown
 from haltuun.report.render import summary_markdown
 from haltuun.report.rows import read
-from haltuun.report.standing import DECISIONS, Place, Standing, judge, place, standing_of
+from haltuun.report.standing import Place, Standing, judge, place, standing_of
+from haltuun.report.waits import DECISIONS
 from tests.report import kit
 from tests.report.kit import (
     ACCOUNT,
@@ -158,7 +159,9 @@ def test_changes_in_effect_have_their_proof_and_their_way_back(ledger: Ledger) -
         (kit.TAG.id,): ("recovery point", 1, 1, ""),
         (kit.SNAPSHOT.id,): ("recovery point", 1, 1, "A recovery point stays."),
     }
-    assert standing.undone == {LAST: 1}
+    (undone,) = standing.undone
+    assert (undone.run, undone.count, undone.undo) == (LAST, 1, "")
+    assert [one.why for one in undone.stays] == ["There is no undo."]
     assert [one.change_id for one in standing.unresolved] == [kit.SENT.id]
 
 
@@ -292,3 +295,67 @@ def test_proofs_grow_old(ledger: Ledger) -> None:
     row = "| backup | 2 | 2 | {} | recovery point | 1 |"
     assert row.format(2) in standing_markdown(later, HOSTS, kit.NEXT_CHECK)
     assert row.format(0) in standing_markdown(look(ledger), HOSTS, NOW)
+
+
+def undo_of_first(ledger: Ledger, run: str, **left: str) -> None:
+    """Another undo of the first run, that left changes for these reasons."""
+    ledger.start_run(ACCOUNT, run, {"mode": "undo", "undoes": FIRST}, NOW)
+    ledger.end_run(ACCOUNT, run, "Undone", {"undoes": FIRST, "left": left}, NOW)
+
+
+def told_of_work(ledger: Ledger, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Status, page and report, of what the first run changed."""
+    config = kit.config(folder)
+    show_status(config, LABEL, as_json=False)
+    show_host(config, SOUND, as_json=False)
+    write(ledger, config.accounts[0], config.policy, folder / "report")
+    page = standing_markdown(look(ledger), HOSTS, NOW)
+    return capsys.readouterr().out + page + (folder / "report" / "report.html").read_text()
+
+
+def test_an_undo_is_offered_only_while_it_would_take_something_back(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    offer = f"haltuun undo {FIRST}"
+    assert told_of_work(ledger, tmp_path, capsys).count(offer) >= 4
+    # An undo that left the tag, and would again: of the run only what stays is there.
+    undo_of_first(ledger, "undo-1", **{kit.TAG.id: "It holds 2 recovery points."})
+    (work,) = look(ledger).work
+    assert work.undo == ""
+    assert {one.why: len(one.changes) for one in work.stays} == {
+        "It holds 2 recovery points.": 1,
+        "A recovery point stays.": 1,
+    }
+    told = told_of_work(ledger, tmp_path, capsys)
+    assert offer not in told
+    assert told.count("It holds 2 recovery points.") >= 4 and told.count("A recovery point stays.") >= 4
+    # One that could not even look at it says nothing about the next.
+    undo_of_first(ledger, "undo-2", **{kit.TAG.id: ""})
+    assert look(ledger).work[0].undo == offer
+
+
+def test_what_a_later_run_builds_on_is_offered_only_once_that_run_is_taken_back(ledger: Ledger) -> None:
+    later = kit.tag(SOUND, "weekly", before="daily")
+    for event in ("intended", "sent", "confirmed"):
+        ledger.journal("later", ACCOUNT, later, event, NOW)
+    newest, first = look(ledger).work
+    assert (newest.run, newest.undo, first.run, first.undo) == ("later", "haltuun undo later", FIRST, "")
+    assert any("Run later builds on it" in one.why for one in first.stays)
+    inverse = later.model_copy(
+        update={
+            "before": later.after,
+            "after": later.before,
+            "undoes": later.id,
+            "undo": Undo(kind="t", after=None),
+        }
+    )
+    for event in ("intended", "sent", "confirmed"):
+        ledger.journal("undo", ACCOUNT, inverse, event, NOW)
+    standing = look(ledger)
+    assert [work.undo for work in standing.work] == [f"haltuun undo {FIRST}"]
+    # What the undo of that run took back can be had again, and that is said, too.
+    assert [(one.run, one.undo) for one in standing.undone] == [(LAST, ""), ("undo", "haltuun undo undo")]
+    page = standing_markdown(standing, HOSTS, NOW)
+    assert "Run undo took 1 change(s) back. To have it again: haltuun undo undo." in page
+    assert "took 1 change(s) back. It is not undone in turn:" in page

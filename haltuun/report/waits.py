@@ -1,0 +1,187 @@
+"""What an account waits for: causes with one remedy, approvals, dates. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Literal
+
+from haltuun.model import (
+    Frozen,
+    Host,
+    Reach,
+    StageName,
+    Verdict,
+    approval_command,
+    held_back,
+)
+from haltuun.report.causes import Trouble, grouped, without_host
+from haltuun.report.changes import FINE, Like, in_effect, like
+from haltuun.report.render import plain
+from haltuun.report.rows import Rows
+
+# Codes of hosts that only a person's approval keeps from going on.
+AWAITING = ("AWAITS_APPROVAL", "PLAN_STALE")
+# Holds that no repair ends: somebody must say what is wanted.
+DECISIONS = frozenset(
+    {
+        "CUSTOM_IDENTITY",
+        "DELIBERATE_HYBRID",
+        "EOL",
+        "HOST_KEY_CHANGED",
+        "HOST_KEY_UNKNOWN",
+        "HYBRID_FOREIGN",
+        "HYBRID_IN_USE",
+        "IDENTITY_ORDER_OVERRIDE",
+        "NAME_TAKEN",
+        "SUSPECT",
+        "WAITING_LIMIT",
+        "WINDOWS_BY_HAND",
+        "WRONG_BOX",
+    }
+)
+
+
+class Said(Frozen):
+    message: str
+    hosts: tuple[str, ...]
+
+
+class Cause(Frozen):
+    """Hosts with the same verdict, stage, code and remedy."""
+
+    verdict: Verdict
+    stage: StageName
+    code: str
+    hosts: tuple[str, ...]
+    said: tuple[Said, ...]
+    remedy: str
+
+
+class Approval(Frozen):
+    """What waits for a person's approval."""
+
+    plan_hash: str
+    command: str
+    narrowed: dict[Literal["stages", "hosts"], tuple[str, ...]]  # as the plan was; empty: all
+    made_at: datetime | None
+    changes: tuple[Like, ...]
+    hosts: tuple[str, ...]  # whose verdict waits for it
+
+    @property
+    def count(self) -> int:
+        return sum(len(like.ids) for like in self.changes)
+
+
+class Waiting(Frozen):
+    host: str
+    stage: StageName
+    code: str
+    message: str
+    since: datetime | None
+    next_check: datetime | None
+
+
+def troubles(rows: Rows) -> list[Trouble]:
+    """Each host's verdicts that are not fine, by cause; what a later stage only repeats is left out."""
+    found: dict[tuple[str, Verdict, str], Trouble] = {}
+    for host in rows.hosts:
+        stages = rows.status.get(host, {})
+        for stage in StageName:
+            status = stages.get(stage)
+            if status is None or status.verdict in (*FINE, Verdict.pending):
+                continue
+            found.setdefault(
+                (host, status.verdict, status.reason),
+                Trouble(
+                    host,
+                    stage,
+                    status.verdict,
+                    status.reason,
+                    status.message,
+                    status.remedy,
+                ),
+            )
+    return list(found.values())
+
+
+def causes(troubles: Iterable[Trouble], hosts: Mapping[str, Host]) -> tuple[Cause, ...]:
+    """The largest first. A text that differs in the host's name alone is the same text."""
+    by_host = {(one.host, one.stage, one.code): one for one in troubles}
+    alike = [
+        replace(
+            one,
+            message=without_host(plain(one.message), hosts[one.host]),
+            remedy=without_host(plain(one.remedy), hosts[one.host]),
+        )
+        for one in by_host.values()
+    ]
+    causes = []
+    for group in grouped(alike):
+        first = group.first
+        mine = by_host[first.host, first.stage, first.code]
+        causes.append(
+            Cause(
+                verdict=first.verdict,
+                stage=first.stage,
+                code=first.code,
+                hosts=tuple(group.hosts),
+                said=tuple(
+                    Said(
+                        message=text
+                        if len(members) > 1
+                        else plain(by_host[members[0], first.stage, first.code].message),
+                        hosts=tuple(members),
+                    )
+                    for text, members in group.said.items()
+                ),
+                remedy=first.remedy if len(group.hosts) > 1 else plain(mine.remedy),
+            )
+        )
+    return tuple(sorted(causes, key=lambda cause: -len(cause.hosts)))
+
+
+def waiting(rows: Rows) -> tuple[Waiting, ...]:
+    """By date; those without one last."""
+    found = [
+        Waiting(
+            host=host,
+            stage=stage,
+            code=status.reason,
+            message=plain(status.message),
+            since=status.since,
+            next_check=status.next_check,
+        )
+        for host in rows.hosts
+        for stage, status in rows.status.get(host, {}).items()
+        if status.verdict is Verdict.waiting
+    ]
+    dated = sorted((one for one in found if one.next_check), key=lambda one: str(one.next_check))
+    return (*dated, *(one for one in found if not one.next_check))
+
+
+def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> Approval | None:
+    """What of the newest plan nobody has approved and nothing has brought into effect."""
+    given = [one for one in rows.approvals if one.run == rows.planned_in]
+    if any(one.plan_hash == rows.plan_hash for one in given):
+        return None
+    there = in_effect(rows.events)
+    still = [change for change in rows.planned if change.id not in there]
+    waiting = held_back(still, {change.id for change in still if change.reach in approve})
+    if not waiting:
+        return None
+    planned = next((run for run in rows.runs if run.run == rows.planned_in), None)
+    stages, hosts = ((planned.body.get(what) or ()) if planned else () for what in ("stages", "hosts"))
+    return Approval(
+        plan_hash=rows.plan_hash,
+        command=approval_command(label, rows.plan_hash, stages, hosts),
+        narrowed={"stages": tuple(stages), "hosts": tuple(hosts)},
+        made_at=planned.started_at if planned else None,
+        changes=like(waiting, rows, {}, now),
+        hosts=tuple(
+            host
+            for host, stages in rows.status.items()
+            if any(status.reason in AWAITING for status in stages.values())
+        ),
+    )
