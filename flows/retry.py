@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -19,6 +20,8 @@ from haltuun.retrying import (
     decisions,
     from_stage,
     held_in,
+    not_held,
+    on_begun,
     on_decided,
     record_tries,
     worth_a_look,
@@ -61,8 +64,13 @@ def retry_hosts(
     take_up(of.id)
     ledger = Ledger(config.ledger_url)
     held = held_in(ledger, of.id, stage, hosts)
+    # In the UI's form, too, a name or a host that nothing holds must not pass without a word.
+    others = [f"{host} {said}" for host, said in not_held(hosts, held, ledger.hosts(of.id), stage).items()]
+    for one in others:
+        get_run_logger().warning(one)
     if not held:
-        return Completed(name="NothingToDo", message="No host is held there.", data=_data([], []))
+        message = " ".join(["No host is held there.", *others])
+        return Completed(name="NothingToDo", message=message, data=_data([], []))
     listing = open_run(config, account, "plan", open_host, ledger=ledger)
     listing.aws.confirm_account()
     there = [host.instance_id for host in list_hosts(listing)]
@@ -89,7 +97,7 @@ def retry_hosts(
     publish_retry(of.label, decided)
     results = []
     for held_by, chosen in by_stage(one for one in decided if one.retried):
-        known = [run.run for run in ledger.runs(of.id)]
+        token = on_begun.set(partial(record_tries, tried=chosen))
         try:
             state = take_over_account(
                 account=account,
@@ -100,7 +108,7 @@ def retry_hosts(
                 return_state=True,
             )
         finally:
-            record_tries(ledger, of.id, known, chosen)
+            on_begun.reset(token)
         results.append(_result(state))
     return _ended(decided, results)
 

@@ -20,6 +20,7 @@ from haltuun.errors import HaltuunError
 from haltuun.model import Host, StageName
 from haltuun.reach import check_keys, open_host
 from haltuun.report.opening import get_caller, opening_line
+from haltuun.retrying import on_begun
 from haltuun.run import Run
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
@@ -94,6 +95,8 @@ def take_over_account(
     outcome = "Failed"
     try:
         takeover.begin({"prefect_run": str(runtime.flow_run.id), "stages": stages, "hosts": hosts})
+        if mode == "apply":
+            on_begun.get()(run)
         say_opening(run, stages, hosts, plan_hash, approve_all)
         tag_flow_run(run.account.label, hosts=hosts)
         wide(look_and_plan, config)(run.id, run.account.label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +15,15 @@ from haltuun.causes import STOPPED, Decision, Hold, Sight, column, decide
 from haltuun.gates import Check, evaluate_plainly
 from haltuun.ledger import ChangeEvent, HostEvent, Ledger
 from haltuun.model import Change, Facts, Finding, Plan, StageName, Unknown, Verdict
+from haltuun.run import Run
 from haltuun.stages.base import Stage
 
 Stages = Mapping[StageName, Stage]
 # A change that ended so was begun, and a look does not show whether it would end so again.
 _FAILED = ("failed", "unknown", "not_done")
 
+# Called with an applying run as soon as it has begun: a retry counts its tries then.
+on_begun: ContextVar[Callable[[Run], None]] = ContextVar("on_begun", default=lambda run: None)
 # Who is told of the decisions before anything is changed: the command line sets it.
 on_decided: ContextVar[Callable[[Sequence[Decision]], None]] = ContextVar(
     "on_decided", default=lambda decisions: None
@@ -150,13 +153,24 @@ def decisions(
     return found
 
 
-def record_tries(ledger: Ledger, account: str, known: Iterable[str], tried: Sequence[Decision]) -> None:
-    """Count a try for each host, if a run that applies has begun since `known`."""
-    began = [run for run in ledger.runs(account) if run.mode == "apply" and run.run not in set(known)]
-    for decision in tried if began else ():
-        ledger.tried(
-            account, began[-1].run, decision.host, decision.stage, decision.cause, began[-1].started_at
-        )
+def record_tries(run: Run, tried: Sequence[Decision]) -> None:
+    """Count a try for each host. To be called as `on_begun`: however the run ends, it was one."""
+    for decision in tried:
+        run.ledger.tried(run.account.id, run.id, decision.host, decision.stage, decision.cause, run.now())
+
+
+def not_held(
+    named: Iterable[str], held: Standing, known: Collection[str], stage: StageName | None
+) -> dict[str, str]:
+    """Of the named hosts those that are left alone as nothing holds them there → what is said of each."""
+    where = f" in {stage.value}" if stage else ""
+    return {
+        host: f"is not held{where}: left alone."
+        if host in known
+        else "is not known to the ledger: left alone."
+        for host in named
+        if host not in held
+    }
 
 
 def by_stage(chosen: Iterable[Decision]) -> list[tuple[StageName, list[Decision]]]:

@@ -134,13 +134,16 @@ def retry_account(
     as_json: bool,
 ) -> int:
     from haltuun.attention import held_hosts
+    from haltuun.retrying import not_held
 
     config, ledger = opened(config_path)
     of = config.account(account)
     hosts = ids_of(ledger, of, hosts)
     held = held_hosts(ledger.status(of.id), stage)
     chosen = [host for host in held if not hosts or host in hosts]
-    _name_others(hosts, held, ledger.hosts(of.id))
+    known = ledger.hosts(of.id)
+    for host, said in not_held(hosts, held, known, stage).items():
+        typer.echo(f"{host_label(known, host)} {said}", err=True)
     if not chosen:
         _say(as_json, "No host is held there: nothing to retry.")
         if as_json:
@@ -247,13 +250,21 @@ def _outcome_lines(result: Mapping[str, Any], hosts: Mapping[str, Host]) -> list
 
 
 def ids_of(ledger: Ledger, of: AccountConfig, hosts: Sequence[str] | None) -> list[str]:
-    """Hosts as they were typed, by id or by name → instance ids. Ids are taken as they are.
+    """Hosts as they were typed, by id or by name → instance ids. Ids are taken as they are; of a name it is
+    said whose it was when Haltuun looked last.
 
     Raises:
         ConfigError: a name that the ledger does not know, or that several hosts have.
     """
     known = ledger.hosts(of.id)
-    return list(dict.fromkeys(_id_of(host, known, of.label) for host in hosts or ()))
+    found = {typed: _id_of(typed, known, of.label) for typed in hosts or ()}
+    named = {typed: host for typed, host in found.items() if typed != host}
+    looked = ledger.looked_at(of.id) if named else {}
+    for typed, host in named.items():
+        times = [at for (of_host, _), at in looked.items() if of_host == host]
+        seen = f"seen on {max(times):%Y-%m-%d %H:%M} UTC" if times else "the ledger has it"
+        typer.echo(f"{plain(typed)} is {host}, as {seen}.", err=True)
+    return list(dict.fromkeys(found.values()))
 
 
 def _id_of(typed: str, known: Mapping[str, Host], label: str) -> str:
@@ -262,12 +273,15 @@ def _id_of(typed: str, known: Mapping[str, Host], label: str) -> str:
     found = [host for host, one in known.items() if typed and one.name == typed]
     if len(found) == 1:
         return found[0]
-    raise ConfigError(
-        f"{len(found)} hosts have this name ({', '.join(found)})." if found else "no host has this name.",
-        subject=typed,
-        remedy="Use the instance id." if found else f"Use the instance id, or see 'haltuun status {label}'.",
-        code="UNKNOWN_HOST",
-    )
+    if found:
+        message, remedy = f"{len(found)} hosts have this name ({', '.join(found)}).", "Use the instance id."
+    elif not known:
+        message = "no host is known by name yet."
+        remedy = f"Use the instance id, or run 'haltuun plan {label}' first: it looks at all hosts."
+    else:
+        message = "no host had this name when Haltuun looked last."
+        remedy = f"See 'haltuun status {label}'; for a host that is new or was renamed use the instance id."
+    raise ConfigError(message, subject=typed, remedy=remedy, code="UNKNOWN_HOST")
 
 
 def opened(config_path: Path) -> tuple[Config, Ledger]:
@@ -369,13 +383,6 @@ def _closing(
         console.print(f"Report       haltuun report {of.label} -o DIR", highlight=False)
         console.print(f"Run history  {server.ui_address(os.environ['PREFECT_API_URL'])}", highlight=False)
     return EXIT_OF.get(result["outcome"], EXIT_ERROR)
-
-
-def _name_others(asked: Sequence[str], held: Any, hosts: Mapping[str, Host]) -> None:
-    for host in asked:
-        if host not in held:
-            told = "is not held" if host in hosts else "is not known to the ledger"
-            typer.echo(f"{host_label(hosts, host)} {told}: left alone.", err=True)
 
 
 def _say(as_json: bool, text: str) -> None:

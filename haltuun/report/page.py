@@ -189,7 +189,7 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
     if standing.work:
         lines.append(f"Each change by itself: `haltuun report {plain(standing.label)} -o DIR`.")
     for one in standing.undone:
-        lines += ["", md(undone_line(one)), *_stay(one.stays)]
+        lines += ["", md(undone_line(one)), "", *_stay(one.stays)]
     return lines
 
 

@@ -164,6 +164,22 @@ def test_a_retry_looks_says_why_it_leaves_hosts_alone_and_tries_them_when_forced
     assert [event.run for event in running.ledger.host_events(ACCOUNT, "tried")] == [last.run]
 
 
+@pytest.mark.soak
+def test_a_retry_that_is_killed_was_a_try(running: Cli) -> None:
+    """Otherwise a host whose repair brings the process down would be tried for ever."""
+    known = running.run("plan", ALIAS)
+    assert known.code == errors.EXIT_OK
+    running.run("takeover", ALIAS, "--yes")
+    before = len(running.ledger.host_events(ACCOUNT, "tried"))
+    run = running.start("retry", ALIAS, "--host", running.instances["sound"], "--force")
+    until(lambda: len(running.ledger.host_events(ACCOUNT, "tried")) > before)
+    run.kill()
+    run.communicate()
+    tried = running.ledger.host_events(ACCOUNT, "tried")[-1]
+    last = running.runs()[-1]
+    assert (tried.run, last.mode, last.ended_at) == (last.run, "apply", None)
+
+
 def test_ctrl_c_ends_with_a_sentence_and_gives_the_account_back(running: Cli) -> None:
     known = len(running.runs())
     run = running.start("takeover", ALIAS, "--yes")

@@ -21,6 +21,7 @@ from haltuun.errors import ConfigError
 from haltuun.ledger import Approval, Ledger, Shown
 from haltuun.model import Barred, Change, Host, HostStatus, Plan, Reach, StageName, Undo, Unknown, Verdict
 from haltuun.report.render import plan_markdown, undo_markdown
+from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.undo import Step
 
 ACCOUNT, REGION = "111122223333", "eu-central-1"
@@ -192,17 +193,30 @@ def test_a_plan_of_no_host_says_that_there_is_none() -> None:
     assert "acme: there is no instance in the regions that were looked at." in text_of(out)
 
 
-def test_hosts_are_typed_by_id_or_by_a_name_that_only_one_has(ledger: Ledger) -> None:
+def test_hosts_are_typed_by_id_or_by_a_name_that_only_one_has(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     of = AccountConfig(id=ACCOUNT, alias="acme")
     first = next(iter(HOSTS))
+    looked = datetime(2026, 11, 25, 2, tzinfo=UTC)
+    assert ids_of(ledger, of, ["web-01"]) == [first]
+    assert capsys.readouterr().err == f"web-01 is {first}, as the ledger has it.\n"
+    ledger.observed(
+        ACCOUNT, "r", StageName.discover, "plan", {first: DiscoverFacts(observed_at=looked)}, looked
+    )
     assert ids_of(ledger, of, ["web-01", first, "i-0123456789abcdef0"]) == [first, "i-0123456789abcdef0"]
     for name, said in (
         ("twin", "2 hosts have this name"),
-        ("web-9", "no host has this name"),
-        ("", "no host has"),
+        ("web-9", "no host had this name when Haltuun looked last. See 'haltuun status acme'"),
+        ("", "no host had"),
     ):
         with pytest.raises(ConfigError, match=said):
             ids_of(ledger, of, [name])
+    told = capsys.readouterr()
+    # Of an id there is nothing to say; with --json it must not be on stdout.
+    assert (told.out, told.err) == ("", f"web-01 is {first}, as seen on 2026-11-25 02:00 UTC.\n")
+    with pytest.raises(ConfigError, match="run 'haltuun plan acme' first"):
+        ids_of(Ledger(f"sqlite:///{tmp_path}/empty.db"), of, ["web-01"])
 
 
 def test_the_artifact_of_an_undo_says_it_in_the_words_of_the_command(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from haltuun.causes import Decision
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import Barred, StageName, Unknown
-from haltuun.retrying import by_stage, decisions, from_stage, held_in, record_tries, worth_a_look
+from haltuun.retrying import by_stage, decisions, from_stage, held_in, not_held, record_tries, worth_a_look
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, make_stages, start
 
 __all__ = ["account"]
@@ -60,10 +60,11 @@ def retry(
         max_tries=3,
     )
     for stage, chosen in by_stage(one for one in decided if one.retried):
-        known = [run.run for run in ledger.runs(ACCOUNT)]
         hosts = [one.host for one in chosen]
-        take_over(world, ledger, only_stages=from_stage(stage), only_hosts=hosts, barred=barred)
-        record_tries(ledger, ACCOUNT, known, chosen)
+        takeover = start(world, ledger, only_stages=from_stage(stage), only_hosts=hosts, barred=barred)
+        record_tries(takeover.run, chosen)
+        takeover.approve(None, everything=True, who="me")
+        go(takeover)
     return {one.host: one for one in decided}
 
 
@@ -144,7 +145,7 @@ def test_a_host_that_is_gone_is_not_looked_at(ledger):
     assert decided[SECOND].action == "retry"
 
 
-def test_a_try_counts_only_when_a_run_began(ledger):
+def test_a_try_is_of_the_run_that_made_it(ledger):
     world = World(NAMES[:1])
     world.broken[CANARY] = HaltuunError("no.", code="DISK_FULL", unchanged=True)
     take_over(world, ledger)
@@ -153,5 +154,19 @@ def test_a_try_counts_only_when_a_run_began(ledger):
     assert [(event.host, event.stage, event.body) for event in counted] == [
         (CANARY, StageName.repair, {"cause": decision.cause})
     ]
-    record_tries(ledger, ACCOUNT, [run.run for run in ledger.runs(ACCOUNT)], [decision])
-    assert ledger.host_events(ACCOUNT, "tried") == counted
+    assert [event.run for event in counted] == [ledger.runs(ACCOUNT)[-1].run]
+
+
+def test_of_a_named_host_that_nothing_holds_there_is_said_so(ledger):
+    world = World(NAMES[:2])
+    world.broken[CANARY] = HaltuunError("no.", code="DISK_FULL", unchanged=True)
+    take_over(world, ledger)
+    named, known = [CANARY, SECOND, "i-gone"], ledger.hosts(ACCOUNT)
+    assert not_held(named, held_in(ledger, ACCOUNT, None, named), known, None) == {
+        SECOND: "is not held: left alone.",
+        "i-gone": "is not known to the ledger: left alone.",
+    }
+    elsewhere = held_in(ledger, ACCOUNT, StageName.backup, [CANARY])
+    assert not_held([CANARY], elsewhere, known, StageName.backup) == {
+        CANARY: "is not held in backup: left alone."
+    }
