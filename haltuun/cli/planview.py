@@ -277,7 +277,7 @@ def _print_closing(
             console.print(line, highlight=False, soft_wrap=True)
         console.print(
             f"Approve it with [bold]{typed('takeover')} --plan {plan.hash}[/];"
-            f" ids, permissions and undo of every change: {typed('plan')} --full",
+            f" every host, permission and undo of each change: {typed('plan')} --full",
             highlight=False,
             soft_wrap=True,
         )

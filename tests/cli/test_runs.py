@@ -167,12 +167,10 @@ def test_a_retry_looks_says_why_it_leaves_hosts_alone_and_tries_them_when_forced
 @pytest.mark.soak
 def test_a_retry_that_is_killed_was_a_try(running: Cli) -> None:
     """Otherwise a host whose repair brings the process down would be tried for ever."""
-    known = running.run("plan", ALIAS)
-    assert known.code == errors.EXIT_OK
-    running.run("takeover", ALIAS, "--yes")
+    running.run("takeover", ALIAS, "--yes", timeout_s=250.0)
     before = len(running.ledger.host_events(ACCOUNT, "tried"))
     run = running.start("retry", ALIAS, "--host", running.instances["sound"], "--force")
-    until(lambda: len(running.ledger.host_events(ACCOUNT, "tried")) > before)
+    until(lambda: len(running.ledger.host_events(ACCOUNT, "tried")) > before, timeout_s=250.0)
     run.kill()
     run.communicate()
     tried = running.ledger.host_events(ACCOUNT, "tried")[-1]
