@@ -20,6 +20,8 @@ SERVICE_OF_HOST = re.compile(r"^(?P<service>[a-z0-9-]+)\.(?P<region>[a-z]{2}(?:-
 # Signing names that are not the names of the API models.
 MODEL_NAMES = {"monitoring": "cloudwatch"}
 MESSAGE_SERVICES = frozenset({"ssmmessages", "ec2messages"})
+CHANNEL = re.compile(r"^/v1/(?P<kind>control-channel|data-channel)/[^/]+/?$")
+CHANNELS = {"control-channel": "ControlChannel", "data-channel": "DataChannel"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Call:
 @lru_cache(maxsize=64)
 def protocol_of(service: str) -> str:
     if service in MESSAGE_SERVICES:
-        return "json"
+        return "json" if service == "ec2messages" else "xml"
     try:
         return str(get_service_model(MODEL_NAMES.get(service, service)).protocol)
     except Exception:  # botocore and moto each have their own error for a service they do not know
@@ -78,7 +80,9 @@ def call_of(environ: dict[str, Any]) -> Call | None:
 
 def _routed(service: str, environ: dict[str, Any]) -> str:
     if service in MESSAGE_SERVICES:
-        return ""
+        found = CHANNEL.match(environ.get("PATH_INFO", ""))
+        verb = {"POST": "Create", "GET": "Open"}.get(environ["REQUEST_METHOD"])
+        return f"{verb}{CHANNELS[found['kind']]}" if found and verb else ""
     try:
         operation, _ = get_service_router(MODEL_NAMES.get(service, service)).match(Request(dict(environ)))
     except (NotFound, NotImplementedError, ValueError, KeyError):

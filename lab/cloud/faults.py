@@ -72,6 +72,9 @@ def error_response(protocol: str, error: str, message: str) -> tuple[str, list[t
         body = json.dumps({"__type": error, "message": message}).encode()
         headers = [("Content-Type", "application/x-amz-json-1.1"), ("x-amzn-ErrorType", error)]
         return "400 Bad Request", headers, body
+    if protocol == "xml":
+        text = f"<{error}>\n  <Message>{escape(message)}</Message>\n</{error}>\n"
+        return "400 Bad Request", [("Content-Type", "application/xml")], text.encode()
     if protocol == "rest-json":
         status = "429 Too Many Requests" if error == "ThrottlingException" else "403 Forbidden"
         body = json.dumps({"message": message, "Code": error}).encode()

@@ -128,15 +128,13 @@ class Cloud:
         self, call: Call, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes]:
         machine: Machine | None = machine_of(self.account_id, call.access_key, call.region)
-        try:
-            code, found = messages.answer(call, self.account_id, environ, machine)
-        except messages.Refused as error:
-            status, headers, body = error_response("json", error.code, error.message)
-        else:
-            names = {200: "200 OK", 204: "204 No Content", 404: "404 Not Found"}
-            status, headers = names[code], [("Content-Type", "application/json")]
-            body = b"" if found is None else json.dumps(found).encode()
-        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        found = messages.answer(call, self.account_id, environ, machine)
+        if found is None:
+            # The connection was a web socket and is over; werkzeug lets go of one that has broken.
+            raise ConnectionError("the web socket has ended")
+        body = found.body.encode()
+        headers = [("Content-Type", found.content_type), ("Content-Length", str(len(body)))]
+        start_response(found.status, headers)
         return [body]
 
     def _steer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:

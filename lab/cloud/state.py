@@ -97,7 +97,6 @@ class Invocation:
             "CommandId": self.id,
             "DocumentName": self.document,
             "Parameters": self.parameters,
-            "Source": self.source,
         }
 
     def finish(self, status: str, detail: str | None = None, response_code: int = -1) -> None:
@@ -193,6 +192,7 @@ class SsmState:
         self.compliance: dict[str, dict[str, dict[str, Any]]] = {}
         self.queues: dict[str, deque[Invocation]] = {}
         self.running: dict[tuple[str, str], Invocation] = {}
+        self.channel_tokens: dict[str, str] = {}
         self.executions: list[dict[str, Any]] = []
         self.default_baselines: dict[str, str] = {}
         self.responder: Responder | None = None
@@ -316,6 +316,18 @@ class SsmState:
                 self._take(invocation)
                 due.append(invocation.message())
         return due
+
+    def take_back(self, node_id: str, command_ids: Iterable[str]) -> None:
+        """What was sent and not acknowledged waits for the agent's next connection."""
+        with self.changed:
+            for command_id in command_ids:
+                invocation = self.running.get((command_id, node_id))
+                if invocation is not None and invocation.started is not None:
+                    del self.running[command_id, node_id]
+                    invocation.status = invocation.detail = "Pending"
+                    invocation.started = None
+                    self.queues.setdefault(node_id, deque()).appendleft(invocation)
+            self.changed.notify_all()
 
     def reply(self, node_id: str, reply: dict[str, Any]) -> bool:
         with self.changed:

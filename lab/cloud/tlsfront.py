@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 HANDSHAKE_S = 10.0
-IDLE_S = 120.0
+# An agent pings its control channel every five minutes (agent/session/config/config.go).
+IDLE_S = 900.0
 CHUNK = 65536
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from lab.agent.netkit.agentmessage import JOB_ACK, JOB_REPLY, unpack
+from lab.cloud import agentjobs
+from lab.cloud.faults import error_response
+from lab.cloud.websocket import Closed, ServerSocket
 
 EC2_ID = "i-0abc1234def567890"
 HYBRID_ID = "mi-0123eb6450bf5617b"
@@ -54,6 +62,9 @@ class Cloud:
         self.log_lines: list[str] = []
         self.parameters: dict[str, str] = {}
         self.objects: dict[str, bytes] = {}
+        self.acked: set[str] = set()
+        self.tokens: dict[str, str] = {}
+        self.channels: dict[str, int] = {}
         self._messages: list[dict[str, Any]] = []
         self._condition = threading.Condition()
         self.closing = False
@@ -62,7 +73,7 @@ class Cloud:
         self, document: str, parameters: dict[str, list[str]], wait_s: float = 15.0
     ) -> dict[str, Any]:
         """Queue a command and wait for its final reply."""
-        command_id = f"cmd-{len(self.replies)}-{time.monotonic_ns()}"
+        command_id = str(uuid.uuid4())
         with self._condition:
             self._messages.append(
                 {"CommandId": command_id, "DocumentName": document, "Parameters": parameters}
@@ -85,10 +96,25 @@ class Cloud:
             self._condition.notify_all()
 
     def poll(self, wait_s: float) -> list[dict[str, Any]]:
+        """Commands for whoever asks first: an account of one host."""
         with self._condition:
             self._condition.wait_for(lambda: self._messages or self.closing, wait_s)
             taken, self._messages = self._messages, []
             return taken
+
+    def is_connected(self, who: str) -> bool:
+        """Whether an identity has its control channel open now."""
+        return self.channels.get(who, 0) > 0
+
+    @contextlib.contextmanager
+    def connected(self, who: str) -> Iterator[None]:
+        with self._condition:
+            self.channels[who] = self.channels.get(who, 0) + 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self.channels[who] -= 1
 
     def record(self, operation: str, who: str, key: str, payload: dict[str, Any]) -> None:
         self.calls.append((operation, who, key))
@@ -118,9 +144,13 @@ class Cloud:
         if operation == "RequestManagedInstanceRoleToken":
             return self._token(acting_as, payload["Fingerprint"])
         if operation == "GetMessages":
-            return {"Messages": self.poll(min(payload["WaitSeconds"], 2))}
+            asked = payload["Destination"]
+            rows = [agentjobs.delivery_of(message, asked) for message in self.poll(2.0)]
+            return {"Messages": rows, "Destination": asked, "MessagesRequestId": payload["MessagesRequestId"]}
         if operation == "SendReply":
-            self.replies.append(payload)
+            self.replies.append(agentjobs.report_of(payload["MessageId"], json.loads(payload["Payload"])))
+        if operation == "AcknowledgeMessage":
+            self.acked.add(agentjobs.command_id_of(payload["MessageId"]))
         if operation == "GetParameter":
             return {"Parameter": {"Name": payload["Name"], "Value": self.parameters[payload["Name"]]}}
         if operation == "PutLogEvents":
@@ -176,38 +206,57 @@ class AwsHandler(_Handler):
 
     def do_POST(self) -> None:
         body = self._body()
+        if self.path.startswith("/v1/control-channel/"):
+            self._create_channel(json.loads(body))
+            return
+        operation = (self.headers.get("X-Amz-Target") or "").rpartition(".")[2]
+        key = self._key()
+        acting_as = EC2_ID if key == IDENTITY_KEY else key if key.startswith("mi-") else ""
         try:
-            if self.path.startswith("/v1/control-channel/"):
-                return self._channel_post(json.loads(body))
-            operation = (self.headers.get("X-Amz-Target") or "").rpartition(".")[2]
-            acting_as = self.headers.get("SSM-Instance-Id") or ""
-            answer = self.cloud.json_call(operation, json.loads(body), self._key(), acting_as)
+            answer = self.cloud.json_call(operation, json.loads(body), key, acting_as)
         except Refused as error:
             return self._refuse(error)
         self._answer(200, json.dumps(answer).encode(), "application/x-amz-json-1.1")
 
-    def _channel_post(self, data: dict[str, Any]) -> None:
+    def _create_channel(self, data: dict[str, Any]) -> None:
         who = self.path.split("/")[3].partition("?")[0]
-        if self.path.endswith("/reply"):
-            self.cloud.replies.append(data)
-        else:
+        try:
             self.cloud.record("CreateControlChannel", who, self._key(), data)
-        self._answer(200, b'{"TokenValue": "t"}')
+        except Refused as error:
+            _, _, body = error_response("xml", error.code, str(error))
+            return self._answer(400, body, "application/xml")
+        token = secrets.token_urlsafe(24)
+        self.cloud.tokens[token] = who
+        self._answer(201, f"<Answer><TokenValue>{token}</TokenValue></Answer>".encode(), "application/xml")
+
+    def _open_channel(self) -> None:
+        """A web socket to its end."""
+        who = self.path.split("/")[3].partition("?")[0]
+        self.close_connection = True
+        with contextlib.suppress(Closed):
+            channel = ServerSocket(self.connection, self.path, dict(self.headers))
+            opening = json.loads(channel.receive(10.0) or b"{}")
+            if self.cloud.tokens.pop(opening.get("TokenValue"), "") != who:
+                return channel.close()
+            self.cloud.record("OpenControlChannel", who, self._key(), opening)
+            with self.cloud.connected(who):
+                self._serve_channel(channel, who)
+
+    def _serve_channel(self, channel: ServerSocket, who: str) -> None:
+        while not self.cloud.closing:
+            for command in self.cloud.poll(0):
+                channel.send(agentjobs.job_of(command, who).pack())
+            data = channel.receive(0.05)
+            message = unpack(data) if data else None
+            if message is not None and message.type == JOB_ACK:
+                self.cloud.acked.add(agentjobs.command_id_of(message.content()["jobId"]))
+            elif message is not None and message.type == JOB_REPLY:
+                self.cloud.replies.append(agentjobs.reply_in(message))
+                channel.send(agentjobs.thanks_for(message).pack())
 
     def do_GET(self) -> None:
         if self.path.startswith("/v1/control-channel/"):
-            try:
-                self.cloud.record(
-                    "PollControlChannel", self.path.split("/")[3].partition("?")[0], self._key(), {}
-                )
-            except Refused as error:
-                return self._refuse(error)
-            messages = self.cloud.poll(2.0)
-            return (
-                self._answer(200, json.dumps({"messages": messages}).encode())
-                if messages
-                else self._answer(204)
-            )
+            return self._open_channel()
         found = self.cloud.objects.get(self.path)
         self._answer(200 if found else 404, found or b"", "application/octet-stream")
 

@@ -227,11 +227,9 @@ class World:
             time.sleep(0.02)
 
     def wait_online(self, instance_id: str, count: int = 1) -> None:
-        """Until the control channel of that identity has been polled after `count` set-ups."""
+        """Until the control channel of that identity is open after `count` set-ups."""
         self.wait_log("Set up control channel successfully", count)
-        wait_until(
-            lambda: self.cloud.called("PollControlChannel", instance_id) > 0, f"a poll as {instance_id}"
-        )
+        wait_until(lambda: self.cloud.is_connected(instance_id), f"an open channel as {instance_id}")
 
     def taken_identity(self) -> str:
         text = self.path("/var/lib/amazon/ssm/runtimeconfig/identity_config.json").read_text()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import socket
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from websockets.exceptions import ConnectionClosed
 
+from lab.cloud import messages
 from lab.cloud.seed import seed
 from lab.scenario import Scenario
-from tests.lab.cloud_kit import REGION, Account, Machine, emulated_account, small_scenario, until
+from tests.lab.cloud_kit import (
+    Account,
+    Machine,
+    emulated_account,
+    reply_payload,
+    small_scenario,
+    token_in,
+    until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +46,6 @@ def demo(account: Account) -> Scenario:
 def web(account: Account, demo: Scenario) -> Machine:
     machine = account.machine(demo.host("web-01").instance_id, ROLE)
     machine.ping()
-    machine.open_channel()
     return machine
 
 
@@ -51,12 +60,9 @@ def test_a_command_is_delivered_and_its_output_read(account: Account, web: Machi
     asked = {"CommandId": command, "InstanceId": web.node_id}
     assert ssm.get_command_invocation(**asked)["Status"] == "Pending"
     message = web.poll()[0]
-    assert message == {
-        "CommandId": command,
-        "DocumentName": "AWS-RunShellScript",
-        "Parameters": {"commands": ["echo hello"]},
-        "Source": "command",
-    }
+    assert (message["CommandId"], message["DocumentName"]) == (command, "AWS-RunShellScript")
+    assert message["Parameters"] == {"commands": ["echo hello"]}
+    assert "aws:runShellScript" in message["DocumentContent"]["runtimeConfig"]
     assert ssm.get_command_invocation(**asked)["Status"] == "InProgress"
     web.reply(command, output="hello\n")
     found = ssm.get_command_invocation(**asked)
@@ -109,31 +115,72 @@ def test_what_is_not_delivered_can_be_cancelled_and_times_out(account: Account, 
 
 def test_ec2messages_carries_commands_too(account: Account, web: Machine) -> None:
     command = run(account, web.node_id)
-    prefix = "EC2WindowsMessageDeliveryService_v20150723"
-    asked = {"Destination": web.node_id, "WaitSeconds": 5}
-    status, found = web.ask("ec2messages", body=asked, target=f"{prefix}.GetMessages")
-    assert (status, found["Messages"][0]["CommandId"]) == (200, command)
-    report = {"CommandId": command, "Status": "Failed", "ResponseCode": 3, "StandardError": "no"}
-    web.ask("ec2messages", body=report, target=f"{prefix}.SendReply")
+
+    def ask(operation: str, **body: Any) -> dict[str, Any]:
+        status, found = web.ask(
+            "ec2messages", body=body, target=f"EC2WindowsMessageDeliveryService.{operation}"
+        )
+        assert status == 200
+        return found
+
+    found = ask("GetMessages", Destination=web.node_id, MessagesRequestId="1" * 16)
+    message = found["Messages"][0]
+    assert found["Destination"] == message["Destination"] == web.node_id
+    assert message["MessageId"] == f"aws.ssm.{command}.{web.node_id}"
+    assert message["Topic"].startswith("aws.ssm.sendCommand.")
+    assert json.loads(message["Payload"])["CommandId"] == command
+    ask("AcknowledgeMessage", MessageId=message["MessageId"])
+    payload = json.dumps(reply_payload("Failed", error="no", code=3))
+    ask("SendReply", MessageId=message["MessageId"], Payload=payload, ReplyId="2" * 16)
     found = account.client("ssm").get_command_invocation(CommandId=command, InstanceId=web.node_id)
     assert (found["Status"], found["ResponseCode"], found["StandardErrorContent"]) == ("Failed", 3, "no")
 
 
-def test_the_poll_of_an_agent_that_has_gone_takes_no_message(account: Account, web: Machine) -> None:
-    host, port = account.endpoint_url.removeprefix("http://").split(":")
-    gone = socket.create_connection((host, int(port)))
-    scope = f"{web.access_key}/20260101/{REGION}/ssmmessages/aws4_request"
-    gone.sendall(
-        f"GET /v1/control-channel/{web.node_id}?wait=15 HTTP/1.1\r\n"
-        f"Host: ssmmessages.{REGION}.amazonaws.com\r\n"
-        f"Authorization: AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=lab\r\n"
-        "\r\n".encode()
-    )
+def test_what_an_agent_cannot_read_it_fails(account: Account, web: Machine) -> None:
     ssm = account.client("ssm")
-    until(lambda: ssm.get_connection_status(Target=web.node_id)["Status"] == "connected")
-    gone.close()
+    by_channel, by_poll = run(account, web.node_id), run(account, web.node_id)
+    with web.channel() as channel:
+        channel.command(status="51406")
+        asked = {"CommandId": by_channel, "InstanceId": web.node_id}
+        until(lambda: ssm.get_command_invocation(**asked)["Status"] == "Failed")
+        assert ssm.get_command_invocation(**asked)["StandardErrorContent"] == "InvalidDocument"
+    body = {"MessageId": f"aws.ssm.{by_poll}.{web.node_id}", "FailureType": "InternalHandlerException"}
+    web.poll()
+    web.ask("ec2messages", body=body, target="EC2WindowsMessageDeliveryService.FailMessage")
+    assert ssm.get_command_invocation(CommandId=by_poll, InstanceId=web.node_id)["Status"] == "Failed"
+
+
+def test_what_an_agent_did_not_acknowledge_comes_again(account: Account, web: Machine) -> None:
     command = run(account, web.node_id)
+    with web.channel() as channel:
+        job = channel.receive()
+        assert job is not None and job.content()["JobId"] == f"aws.ssm.{command}.{web.node_id}"
     assert web.serve_once(output="here")["CommandId"] == command
+
+
+def test_a_channel_opens_with_a_token_of_its_own_once(account: Account, web: Machine) -> None:
+    token = token_in(web.create_channel()[1])
+    with web.channel(token) as channel:
+        assert channel.receive(0.2) is None
+    for wrong in (token, "forged"):
+        with web.channel(wrong) as channel, pytest.raises(ConnectionClosed):
+            channel.receive()
+
+
+def test_a_channel_ends_when_its_permission_does(
+    account: Account, web: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "LOOK_S", 0.1)
+    with web.channel() as channel:
+        assert channel.receive(0.3) is None
+        deny = (
+            '{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"ssmmessages:*","Resource":"*"}}'
+        )
+        account.client("iam").put_role_policy(
+            RoleName="acme-ec2-managed", PolicyName="no-messages", PolicyDocument=deny
+        )
+        with pytest.raises(ConnectionClosed):
+            channel.receive()
 
 
 def test_targets_by_tag_reach_the_nodes_that_carry_it(account: Account, web: Machine) -> None:
@@ -167,7 +214,7 @@ def test_an_association_runs_on_targets_that_appear_later(account: Account, web:
         Resources=[web.node_id], Tags=[{"Key": "haltuun:managed", "Value": "yes"}]
     )
     message = web.serve_once()
-    assert (message["DocumentName"], message["Source"]) == ("AWS-RunPatchBaseline", "association")
+    assert message["DocumentName"] == "AWS-RunPatchBaseline"
     found = ssm.describe_association(AssociationId=association)["AssociationDescription"]
     assert found["Overview"]["AssociationStatusAggregatedCount"] == {"Success": 1}
     execution = ssm.describe_association_executions(AssociationId=association)["AssociationExecutions"][0]
@@ -191,11 +238,11 @@ def test_it_runs_again_when_told_when_changed_and_when_due(account: Account, web
         Targets=[{"Key": "InstanceIds", "Values": [web.node_id]}],
         ScheduleExpression="rate(1 day)",
     )
-    assert web.serve_once()["Parameters"] == {"Operation": ["Install"]}
+    assert web.serve_once()["Parameters"] == {"Operation": "Install"}
     assert web.poll(2.0) == []
     account.steer("clock", offset_s=90_000)
     try:
-        assert web.serve_once()["Source"] == "association"
+        assert web.serve_once()["Parameters"] == {"Operation": "Install"}
     finally:
         account.steer("clock", offset_s=0)
 

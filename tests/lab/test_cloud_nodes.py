@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -183,20 +182,18 @@ def test_the_channel_needs_its_permission_and_shows_in_the_connection_status(
     web = demo.host("web-01").instance_id
     machine = account.machine(web, ROLE)
     machine.ping()
-    assert "TokenValue" in machine.open_channel()[1]
-    thread = threading.Thread(target=machine.poll, args=(2.0,))
-    thread.start()
     ssm = account.client("ssm")
-    until(lambda: ssm.get_connection_status(Target=web)["Status"] == "connected")
-    thread.join()
-    assert ssm.get_connection_status(Target=web)["Status"] == "notconnected"
+    with machine.channel():
+        until(lambda: ssm.get_connection_status(Target=web)["Status"] == "connected")
+    until(lambda: ssm.get_connection_status(Target=web)["Status"] == "notconnected")
     allow = '{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"ssmmessages:*","Resource":"*"}}'
     account.client("iam").put_role_policy(
         RoleName="acme-ec2-managed", PolicyName="no-messages", PolicyDocument=allow
     )
-    status, error = machine.open_channel()
-    assert (status, error["__type"]) == (400, "AccessDeniedException")
-    assert "explicit deny" in error["message"]
+    status, error = machine.create_channel()
+    assert status == 400
+    assert error["text"].startswith("<AccessDeniedException>\n  <Message>User: arn:aws:sts::")
+    assert "explicit deny" in error["text"]
 
 
 def test_activations_are_listed_without_their_code(account: Account) -> None:

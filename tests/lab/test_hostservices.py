@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,15 @@ from lab.cloud.ca import CaFiles, ensure_ca
 from lab.cloud.hostservices import HostServices
 from lab.cloud.seed import seed
 from lab.scenario import Scenario
-from tests.lab.cloud_kit import REGION, Account, emulated_account, small_scenario, until
+from tests.lab.cloud_kit import (
+    REGION,
+    Account,
+    emulated_account,
+    open_channel,
+    small_scenario,
+    token_in,
+    until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +112,7 @@ class Inside:
             )
             answer = connection.getresponse()
             text = answer.read()
-            return answer.status, json.loads(text) if text else None
+            return answer.status, text.decode() if text[:1] == b"<" else json.loads(text or "null")
         finally:
             connection.close()
 
@@ -238,24 +245,27 @@ def test_the_front_hands_a_call_to_the_account(web: Inside) -> None:
     me = web.read("meta-data/instance-id")[1]
     asked = {"InstanceId": me, "AgentVersion": "3.3.1142.0"}
     assert web.call("ssm", "/", key, asked, "AmazonSSM.UpdateInstanceInformation") == (200, {})
-    assert web.call("ssmmessages", f"/v1/control-channel/{me}?wait=0", key) == (204, None)
 
 
-def test_a_long_poll_streams_through_the_front(account: Account, web: Inside) -> None:
+def test_a_control_channel_streams_through_the_front(account: Account, web: Inside) -> None:
     key = json.loads(web.read("meta-data/iam/security-credentials/acme-ec2-managed")[1])["AccessKeyId"]
     me = web.read("meta-data/instance-id")[1]
     web.call("ssm", "/", key, {"InstanceId": me}, "AmazonSSM.UpdateInstanceInformation")
-    got: list[Any] = []
-    path = f"/v1/control-channel/{me}?wait=10"
-    thread = threading.Thread(target=lambda: got.append(web.call("ssmmessages", path, key)))
-    thread.start()
-    ssm = account.client("ssm")
-    until(lambda: ssm.get_connection_status(Target=me)["Status"] == "connected")
-    made = ssm.send_command(
-        InstanceIds=[me], DocumentName="AWS-RunShellScript", Parameters={"commands": ["true"]}
-    )
-    thread.join(timeout=10)
-    assert got[0][1]["messages"][0]["CommandId"] == made["Command"]["CommandId"]
+    status, text = web.call("ssmmessages", f"/v1/control-channel/{me}", key, {"RequestId": "1"})
+    assert status == 201
+    plain = socket.create_connection(web.services.bound["ssmmessages"])
+    trust = ssl.create_default_context(cafile=str(web.ca.authority))
+    with open_channel(me, key, token_in({"text": text}), plain, trust) as channel:
+        ssm = account.client("ssm")
+        until(lambda: ssm.get_connection_status(Target=me)["Status"] == "connected")
+        made = ssm.send_command(
+            InstanceIds=[me], DocumentName="AWS-RunShellScript", Parameters={"commands": ["true"]}
+        )
+        command = channel.command()
+        assert command is not None and command["CommandId"] == made["Command"]["CommandId"]
+        web.services.set_fault("egress_closed", True)
+        until(lambda: ssm.get_connection_status(Target=me)["Status"] == "notconnected")
+        web.services.set_fault("egress_closed", False)
 
 
 def test_what_the_account_closes_is_closed_within_a_tick(

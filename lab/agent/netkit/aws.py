@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from . import clock
 from .imds import Credentials
 from .web import Response, SendFailed, aws_timeouts, send
+from .websocket import WebSocket, open_websocket
 
 
 class ServiceError(Exception):
@@ -59,7 +60,11 @@ def _service_error(answer: Response) -> ServiceError:
 
 
 class Client:
-    """Calls one service at one endpoint as one principal."""
+    """Calls one service at one endpoint as one principal.
+
+    Without credentials it is a hybrid node's key pair that signs, under the node's own id; with `key_pair` an
+    EC2 instance's key pair signs beside its credentials.
+    """
 
     def __init__(
         self,
@@ -69,20 +74,23 @@ class Client:
         credentials: Credentials | None,
         *,
         acting_as: str = "anonymous",
+        key_pair: bool = False,
     ) -> None:
         self.endpoint = endpoint if "//" in endpoint else f"https://{endpoint}"
         self._service = service
         self._region = region
         self._credentials = credentials
         self._acting_as = acting_as
+        self._key_pair = key_pair
 
     def _headers(self) -> dict[str, str]:
         key_id = self._credentials.access_key_id if self._credentials else self._acting_as
         headers = _authorization(key_id, self._region, self._service)
         if self._credentials:
             headers["X-Amz-Security-Token"] = self._credentials.session_token
-        if self._acting_as != "anonymous":
-            headers["SSM-Instance-Id"] = self._acting_as
+        if self._credentials and self._key_pair:
+            # The real one is an RSA signature of the header above (agent/ssm/rsaauth/ssm_rsaV4.go).
+            headers["SSM-AsymmetricKeyAuthorization"] = "Signature=lab"
         return headers
 
     def request(
@@ -102,6 +110,14 @@ class Client:
         if answer.status >= 400:
             raise _service_error(answer)
         return answer
+
+    def websocket(self, path: str) -> WebSocket:
+        """An open web socket; RequestError where there is none."""
+        url = self.endpoint.rstrip("/") + path
+        try:
+            return open_websocket(url, self._headers(), aws_timeouts())
+        except SendFailed as error:
+            raise RequestError("GET", url, str(error)) from error
 
     def call(self, target: str, payload: dict[str, Any], read_s: float = 20.0) -> dict[str, Any]:
         """A JSON 1.1 operation, e.g. target `AmazonSSM.GetParameter`."""

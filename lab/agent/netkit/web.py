@@ -159,7 +159,7 @@ def _open_proxy(proxy: str, timeout_s: float) -> socket.socket:
     return _dial(parts.hostname or "", parts.port or 80, timeout_s, prefix="proxyconnect tcp: ")
 
 
-def _connect(url: str, timeouts: Timeouts) -> tuple[socket.socket, str]:
+def connect(url: str, timeouts: Timeouts) -> tuple[socket.socket, str]:
     """A connected socket and the request target to send over it."""
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -179,7 +179,7 @@ def _connect(url: str, timeouts: Timeouts) -> tuple[socket.socket, str]:
 def send(method: str, url: str, headers: dict[str, str], body: bytes, timeouts: Timeouts) -> Response:
     """One request on a connection of its own; raises SendFailed when no answer came."""
     parts = urlsplit(url)
-    sock, target = _connect(url, timeouts)
+    sock, target = connect(url, timeouts)
     connection = http.client.HTTPConnection(parts.netloc)
     connection.sock = sock
     try:

@@ -16,6 +16,7 @@ from ..netkit.imds import ImdsError
 from ..netkit.web import SendFailed, aws_timeouts, send
 from .inventory import gather_inventory
 from .layout import STATE
+from .messages import Command
 from .patching import run_patch_baseline
 from .session import Session
 
@@ -34,14 +35,15 @@ class Result:
     error: str = ""
 
 
-Parameters = dict[str, list[str]]
+# A list of strings, or the one string of a parameter that is no list.
+Parameters = dict[str, Any]
 Document = Callable[[str, Parameters, Session], Result]
 
 
 def first(parameters: Parameters, name: str, default: str = "") -> str:
     """First value of a parameter, or the default."""
     values = parameters.get(name) or [default]
-    return values[0] if isinstance(values, list) else str(values)
+    return str(values[0]) if isinstance(values, list) else str(values)
 
 
 def _finish(process: subprocess.Popen[str], timeout_s: float) -> Result:
@@ -159,14 +161,12 @@ DOCUMENTS: dict[str, Document] = {
 }
 
 
-def run_document(message: dict[str, Any], session: Session) -> Result:
-    """Run what the message names; any failure is a result."""
-    name = str(message.get("DocumentName", ""))
-    document = DOCUMENTS.get(name.rpartition("/")[2])
+def run_document(command: Command, session: Session) -> Result:
+    """Run what the command names; any failure is a result."""
+    document = DOCUMENTS.get(command.document)
     if document is None:
-        return Result("Failed", 1, "", f"Document {name} is not supported by this agent")
-    parameters = message.get("Parameters") or {}
+        return Result("Failed", 1, "", f"Document {command.document} is not supported by this agent")
     try:
-        return document(str(message["CommandId"]), parameters, session)
+        return document(command.id, command.parameters, session)
     except (ServiceError, RequestError, ImdsError, OSError) as error:
         return Result("Failed", 1, "", str(error))

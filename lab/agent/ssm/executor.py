@@ -14,6 +14,7 @@ from ..netkit.imds import ImdsError
 from ..netkit.pace import pause
 from .documents import Result, run_document
 from .layout import STATE
+from .messages import Command
 from .session import Session
 
 # GetCommandInvocation returns at most this much (API reference, StandardOutputContent).
@@ -22,7 +23,7 @@ ERROR_LIMIT = 8000
 REPLY_ATTEMPTS = 10
 REPLY_RETRY_S = 15.0
 
-Message = dict[str, Any]
+Report = dict[str, Any]
 
 
 class Executor:
@@ -31,23 +32,22 @@ class Executor:
     def __init__(self, session: Session, stop: threading.Event) -> None:
         self._session = session
         self._stop = stop
-        self._send: Callable[[Message], None] | None = None
+        self._send: Callable[[Report], None] | None = None
         self._running: set[threading.Thread] = set()
 
-    def reply_with(self, send: Callable[[Message], None]) -> None:
+    def reply_with(self, send: Callable[[Report], None]) -> None:
         """How replies go out."""
         self._send = send
 
-    def accept(self, message: Message) -> None:
+    def accept(self, command: Command) -> None:
         """Begin a command unless it was begun before."""
-        command_id = str(message["CommandId"])
-        seen = at(f"{STATE}/{self._session.identity.instance_id}/idempotency/{command_id}")
+        seen = at(f"{STATE}/{self._session.identity.instance_id}/idempotency/{command.id}")
         try:
             seen.mkdir(mode=0o700)
         except OSError:
             if seen.exists():
                 return
-        thread = threading.Thread(target=self._run, args=(message,), daemon=True)
+        thread = threading.Thread(target=self._run, args=(command,), daemon=True)
         self._running.add(thread)
         thread.start()
 
@@ -57,25 +57,25 @@ class Executor:
         for thread in list(self._running):
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _run(self, message: Message) -> None:
-        started = f"{clock.now():%Y-%m-%dT%H:%M:%SZ}"
-        command_id = str(message["CommandId"])
+    def _run(self, command: Command) -> None:
+        started = _now()
         try:
-            self._reply(command_id, Result("InProgress", -1), started, attempts=1)
-            result = run_document(message, self._session)
-            self._reply(command_id, result, started, attempts=REPLY_ATTEMPTS)
+            self._reply(command, Result("InProgress", -1), started, attempts=1)
+            result = run_document(command, self._session)
+            self._reply(command, result, started, attempts=REPLY_ATTEMPTS)
         finally:
             self._running.discard(threading.current_thread())
 
-    def _reply(self, command_id: str, result: Result, started: str, attempts: int) -> None:
+    def _reply(self, command: Command, result: Result, started: str, attempts: int) -> None:
         report = {
-            "CommandId": command_id,
-            "InstanceId": self._session.identity.instance_id,
+            "MessageId": command.message_id,
+            "DocumentName": command.document,
             "Status": result.status,
             "ResponseCode": result.response_code,
             "StandardOutput": result.output[:OUTPUT_LIMIT],
             "StandardError": result.error[:ERROR_LIMIT],
             "StartedAt": started,
+            "EndedAt": _now(),
         }
         for attempt in range(1, attempts + 1):
             try:
@@ -85,3 +85,7 @@ class Executor:
             except (ServiceError, RequestError, ImdsError):
                 if attempt == attempts or pause(self._stop, REPLY_RETRY_S, at_least_s=1.0):
                     return
+
+
+def _now() -> str:
+    return f"{clock.now():%Y-%m-%dT%H:%M:%SZ}"

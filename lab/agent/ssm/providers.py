@@ -180,9 +180,10 @@ class Ec2Provider:
         instance_id = self._identity.instance_id
         endpoint = self._settings.endpoint("ssm", self._region)
         try:
-            client = Client(endpoint, "ssm", self._region, None, acting_as=instance_id)
+            # The instance's own identity signs, and beside it the key pair of the registration.
+            client = Client(endpoint, "ssm", self._region, imds.identity_credentials(), key_pair=True)
             credentials, expires = _role_token(client, instance_id)
-        except (ServiceError, RequestError) as error:
+        except (ServiceError, RequestError, imds.ImdsError) as error:
             cause = f"error calling RequestManagedInstanceRoleToken: {error}"
             self._log.error(
                 f"Failed to connect to Systems Manager with SSM role credentials. {cause}",
@@ -191,7 +192,7 @@ class Ec2Provider:
             raise RetrieveFailed(
                 "no valid credentials could be retrieved for ec2 identity. "
                 f"Default Host Management Err: {cause}",
-                error.code,
+                "EC2RoleRequestError" if isinstance(error, imds.ImdsError) else error.code,
             ) from error
         self._log.info("Successfully connected with SSM role credentials")
         self.share_file = DHMC_CREDENTIALS

@@ -118,7 +118,7 @@ class Registrar:
         try:
             credentials = imds.identity_credentials()
             endpoint = self._settings.endpoint("ssm", region)
-            client = Client(endpoint, "ssm", region, credentials, acting_as=self._identity.instance_id)
+            client = Client(endpoint, "ssm", region, credentials, key_pair=True)
             client.call("AmazonSSM.RegisterManagedInstance", payload)
         except ServiceError as error:
             if error.code == "InstanceAlreadyRegistered":

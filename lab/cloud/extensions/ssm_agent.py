@@ -71,7 +71,9 @@ class SsmAgent(SimpleSystemManagerResponse):
         self,
     ) -> str | tuple[str, dict[str, Any]]:
         state, request = state_of(self), request_of(self)
-        node_id = str(self.headers.get("SSM-Instance-Id", "")) or (caller_node_id(self) or "")
+        # A hybrid node's key pair signs under the node's id; an instance comes with its identity role.
+        scope = scope_of(self.headers.get("Authorization", ""))
+        node_id = scope[0] if scope and scope[0].startswith("mi-") else (caller_node_id(self) or "")
         if node_id.startswith("i-"):
             role = state.dhmc_role()
             if not role or role == "$None":
