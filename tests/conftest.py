@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.lab.agent_package import WrongPackage, check_package
 
 pytest_plugins = ["tests.prefect_fixtures"]
 
@@ -15,6 +18,24 @@ LONGEST_FIRST = (
     "tests/test_prefect_takeover.py",
     "tests/stages/repair/test_on_hosts.py",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--agent-deb",
+        type=Path,
+        metavar="FILE",
+        help="run the table of experiments (tests/lab/test_agent_table.py) on this amazon-ssm-agent package",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = config.getoption("--agent-deb")
+    if given is not None:
+        try:
+            check_package(given)
+        except WrongPackage as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture(autouse=True, scope="session")

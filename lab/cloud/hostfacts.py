@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
 from moto.iam.models import iam_backends
 from moto.utilities.utils import get_partition
 
@@ -25,6 +26,12 @@ def _role_arn(account_id: str, region: str, instance: Any) -> str | None:
     return None
 
 
+def _zone_id(region: str, name: str) -> str:
+    """The zone's name in every account, euc1-az2; empty when moto has none."""
+    zones = RegionsAndZonesBackend.zones.get(region, [])
+    return next((str(zone.zone_id) for zone in zones if zone.name == name), "")
+
+
 def instances(account_id: str, region: str) -> list[Any]:
     backend = ec2_backends[account_id][region]
     return [
@@ -41,6 +48,7 @@ def facts_of(account_id: str, region: str, instance: Any) -> dict[str, Any]:
         "account_id": account_id,
         "region": region,
         "availability_zone": instance.availability_zone,
+        "availability_zone_id": _zone_id(region, instance.availability_zone),
         "state": instance.state,
         "image_id": instance.image_id,
         "instance_type": instance.instance_type,

@@ -96,6 +96,7 @@ def _tree(facts: dict[str, Any]) -> dict[str, str]:
         "meta-data/local-ipv4": address,
         "meta-data/mac": facts["mac"],
         "meta-data/placement/availability-zone": facts["availability_zone"],
+        "meta-data/placement/availability-zone-id": facts["availability_zone_id"],
         "meta-data/placement/region": facts["region"],
         "meta-data/services/domain": "amazonaws.com",
         "meta-data/services/partition": "aws",

@@ -145,12 +145,14 @@ class ControlChannel:
             if node is None or node.deregistered:
                 raise Closed(f"{self._node_id} is not registered")
             node.polling += 1
+            node.channels += 1
             self._state.changed.notify_all()
         try:
             yield
         finally:
             with self._state.changed:
                 node.polling -= 1
+                node.channels -= 1
 
     def _deliver(self) -> None:
         while not self._gone.is_set() and self._may_stay():

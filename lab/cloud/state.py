@@ -48,6 +48,7 @@ class Node:
     last_ping: datetime | None = None
     last_seen_s: float = float("-inf")
     polling: int = 0
+    channels: int = 0  # open control channels
     stuck: bool = False
     simulated: bool = False
     deregistered: bool = False

@@ -152,7 +152,8 @@ def test_the_metadata_is_this_hosts_own(web: Inside, scenario: Scenario) -> None
     assert web.read("meta-data/local-ipv4") == (200, host.private_ip)
     document = json.loads(web.read("dynamic/instance-identity/document")[1])
     assert (document["accountId"], document["instanceId"]) == ("111122223333", host.instance_id)
-    assert web.read("meta-data/placement/") == (200, "availability-zone\nregion")
+    assert web.read("meta-data/placement/") == (200, "availability-zone\navailability-zone-id\nregion")
+    assert web.read("meta-data/placement/availability-zone-id")[1].startswith("euc1-az")
     assert web.read("meta-data/nonsense")[0] == 404
     assert "dynamic/" in web.read("")[1]
 

@@ -114,7 +114,7 @@ class SsmNodes(SimpleSystemManagerResponse):
         """Whether the node's control channel is open, which is what Session Manager needs."""
         state, target = state_of(self), str(request_of(self).get("Target"))
         node = state.nodes.get(target)
-        connected = node is not None and not node.stuck and (node.polling > 0 or node.simulated)
+        connected = node is not None and not node.stuck and (node.channels > 0 or node.simulated)
         return answer(Target=target, Status="connected" if connected else "notconnected")
 
     def deregister_managed_instance(self) -> ActionResult:
