@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab.agent.stale import StaleRegistration, write_stale_state
@@ -35,6 +35,8 @@ REGISTRATION_KEY = f"{STATE}/Vault/Store/RegistrationKey"
 CREDENTIALS = "/root/.aws/credentials"
 CORE, WORKER = "amazon-ssm-agen", "ssm-agent-worke"  # as the kernel cuts them
 WAIT_S = 40.0
+# Init starts a killed core again after RestartSec=90, here at once: before an experiment is set up.
+NO_RESTART = "[Service]\nRestart=no\n"
 
 
 class AgentHost:
@@ -112,21 +114,16 @@ class AgentHost:
         assert json.loads(self.path(REGISTRATION_KEY).read_text())["instanceID"] == ""
 
     def kill_core(self) -> None:
-        """With init holding still: it would start the next one while the experiment is not yet set up."""
-        put(self.path(f"{HOLD}/{NAME}"), "")
         self.sh(f"pkill -KILL -x {CORE}")
         self.until(lambda: not self.pids(CORE))
-
-    def let_start(self) -> None:
-        self.path(f"{HOLD}/{NAME}").unlink(missing_ok=True)
 
     def pids(self, comm: str) -> list[int]:
         return [int(pid) for pid in self.box.run("pgrep", "-x", comm).stdout.split()]
 
     # what is seen of it
 
-    def until(self, what: object) -> None:
-        until(what, WAIT_S * self.patience)  # type: ignore[arg-type]
+    def until(self, what: Callable[[], object]) -> None:
+        until(what, WAIT_S * self.patience)
 
     def _log_size(self) -> int:
         return self.path(LOG).stat().st_size if self.path(LOG).exists() else 0
@@ -140,7 +137,10 @@ class AgentHost:
             return stream.read().decode("utf-8", "replace")
 
     def wait_log(self, text: str) -> None:
-        self.until(lambda: text in self.log())
+        try:
+            self.until(lambda: text in self.log())
+        except AssertionError as error:
+            raise AssertionError(f"{text!r} does not come in the log, which is:\n{self.log()}") from error
 
     def is_connected(self, node_id: str) -> bool:
         """Whether the account has this node's control channel open."""
@@ -192,7 +192,6 @@ class AgentHost:
 
     def reset(self, *, same_hardware: bool, living_token: bool) -> None:
         """Contaminated, stopped, its log empty, and forgotten by the account as an instance."""
-        self.let_start()
         if not self.path(f"/usr/bin/{NAME}").exists():
             self.install()
         self.stop()
@@ -262,7 +261,7 @@ def agent_host(folder: Path, deb: Path, patience: float) -> Iterator[AgentHost]:
         seed(account.endpoint_url, scenario)
         stack.callback(box.stop)
         box.prepare()
-        put(box.upper / HOLD / NAME, "")
+        put(box.upper / f"etc/systemd/system/{NAME}.service.d/table.conf", NO_RESTART)
         box.start()
         services = HostServices(
             netns_socket=box.gateway.socket,
@@ -278,5 +277,5 @@ def agent_host(folder: Path, deb: Path, patience: float) -> Iterator[AgentHost]:
         put(found.path(f"{HOLD}/{NAME}"), "")
         shutil.copy(deb, found.path(f"/var/cache/apt/archives/{deb.name}"))
         found.install()
-        found.let_start()
+        found.path(f"{HOLD}/{NAME}").unlink()
         yield found

@@ -134,7 +134,6 @@ def kill_empty_start(host: AgentHost) -> None:
     host.empty()
     host.orphans = host.pids(WORKER)
     assert host.orphans
-    host.let_start()
     host.start()
 
 
@@ -144,7 +143,6 @@ def kill_clear_without_role(host: AgentHost) -> None:
     host.take_role()
     host.clear()
     host.orphans = host.pids(WORKER)
-    host.let_start()
     host.start()
 
 
