@@ -18,6 +18,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
+from .pace import scaled_s
 from .web import SendFailed, Timeouts, connect
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -25,6 +26,9 @@ _CONTINUATION = 0
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CHUNK = 65536
 MAX_HEAD = 65536
+# How long a sent ping may stay unacknowledged before the connection counts as broken. The real agent leaves
+# that to the kernel, which takes a quarter of an hour.
+UNACKED_S = 160.0
 
 
 class Closed(OSError):
@@ -137,6 +141,8 @@ class WebSocket:
 def open_websocket(url: str, headers: dict[str, str], timeouts: Timeouts) -> WebSocket:
     """Connect and upgrade; `url` is https://…, SendFailed where there is no web socket."""
     sock, target = connect(url, timeouts)
+    unacked_ms = int(scaled_s(UNACKED_S, at_least_s=10.0) * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unacked_ms)
     key = base64.b64encode(os.urandom(16))
     wanted = {
         "Host": urlsplit(url).netloc,
