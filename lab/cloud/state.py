@@ -82,7 +82,6 @@ class Invocation:
     node_id: str
     document: str
     parameters: dict[str, list[str]]
-    source: str
     timeout_s: int
     created: datetime
     status: str = "Pending"
@@ -354,7 +353,6 @@ class SsmState:
             node_id=node,
             document=document,
             parameters=parameters,
-            source=more.pop("source", "command"),
             timeout_s=more.pop("timeout_s", 3600),
             created=clock.now(),
         )

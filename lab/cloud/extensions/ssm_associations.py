@@ -73,7 +73,7 @@ def run_due(state: SsmState, association: Association, *, force: bool = False) -
         for node_id in due:
             association.last_run[node_id] = now
             execution.invocations[node_id] = state.invocation(
-                association.name, node_id, association.parameters, source="association"
+                association.name, node_id, association.parameters
             )
     for invocation in execution.invocations.values():
         state.send(invocation)
