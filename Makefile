@@ -19,7 +19,7 @@ help:
 	@echo "make ui      open the run history of the demo"
 	@echo "make test    all checks and tests; make check is the quick part, without server or lab"
 	@echo "make soak    a thousand hosts and killed workers on a real Prefect server; repairs from every first state"
-	@echo "make bench   timings, call counts, and a run over up to 10,000 hosts: about 20 minutes"
+	@echo "make bench   timings, call counts, and a run over up to 10,000 hosts, which must keep the promises: 20 minutes"
 	@echo "make setup   only install; make clean removes what was installed and made here"
 
 # Debian's packages are fetched while Python's are compiled.

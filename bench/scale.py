@@ -12,18 +12,30 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from haltuun.cli import server
+from haltuun.model import StageName
 from lab.calls import reads, seen_calls
 from lab.crowd import cloud_of, make_crowd
 
 SIZES = (100, 1_000, 10_000)
+MOST_MB = 1024
+# Of CPU time, which other work on the machine moves less than the clock's; what starting costs lowers it.
+STEEPEST = 1.1
+LOOKED_IN = (StageName.discover, StageName.verify, StageName.repair)  # the stages that look at each host
+ENDED = {"COMPLETED", "FAILED"}  # held hosts are red
+RECORDED_WITHIN_S = 300.0  # the server takes what it was told in turns, for a while after the run
+PAGE = 200  # of Prefect's API
 OWNERS = ("Prefect", "GX", "Haltuun", "AWS calls", "other")
 
 
@@ -38,6 +50,41 @@ class Sample:
     peak_mb: float = 0.0
     server_s: float = 0.0
     reads: int = 0
+    state: str = ""
+    task_runs: Counter[str] = field(default_factory=Counter)  # by the type of their state
+    looked: dict[str, Counter[str]] = field(default_factory=dict)  # stage → host → task runs that looked
+    judged: dict[str, Counter[str]] = field(default_factory=dict)  # stage → host → task runs with its verdict
+
+
+def broken(sample: Sample, before: Sample | None = None) -> list[str]:
+    """What of the promises to large accounts this run did not keep, in sentences; `before` is of fewer hosts.
+    Pure."""
+    of = f"With {sample.hosts:,} hosts"
+    told = []
+    if sample.state != "AwaitingApproval":
+        told.append(f"{of} the run ended as {sample.state}, not as AwaitingApproval.")
+    unended = sum(n for state, n in sample.task_runs.items() if state not in ENDED)
+    if unended:
+        told.append(f"{of} {unended} of {sample.task_runs.total()} task runs are not recorded as ended.")
+    for what, stages, counted in (
+        ("looked at", LOOKED_IN, sample.looked),
+        ("judged", tuple(StageName), sample.judged),
+    ):
+        for stage in stages:
+            hosts = counted.get(stage.value, Counter())
+            if len(hosts) != sample.hosts or hosts.total() != sample.hosts:
+                told.append(
+                    f"{of} {stage.value} has {hosts.total():,} task runs in which a host was {what},"
+                    f" of {len(hosts):,} hosts."
+                )
+    if sample.peak_mb >= MOST_MB:
+        told.append(f"{of} the worker took {sample.peak_mb:.0f} MB; {MOST_MB} are promised.")
+    if before is not None and (steep := slope(before, sample)) > STEEPEST:
+        told.append(
+            f"From {before.hosts:,} to {sample.hosts:,} hosts the worker's CPU time grows with slope"
+            f" {steep:.2f}; 1 is linear."
+        )
+    return told
 
 
 def scale(sizes: Sequence[int] = SIZES) -> Iterator[Sample]:
@@ -55,13 +102,50 @@ def _sample(folder: Path, url: str, pid: int, hosts: int) -> Sample:
         command = [sys.executable, "-m", "lab.crowd_takeover", str(folder), "apply"]
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         told = json.loads(done.stdout.splitlines()[-1])
-        told.pop("state")
+        rows = _task_runs(url)
         return Sample(
             hosts=hosts,
+            task_runs=Counter(row["state_type"] for row in rows),
+            looked=_by_stage(rows, "look {stage} "),
+            judged=_by_stage(rows, "{stage} "),
             server_s=_cpu_s(pid) - before_s,
             reads=reads(seen_calls(endpoint_url) - before).total(),
             **told,
         )
+
+
+def _task_runs(url: str) -> list[dict[str, Any]]:
+    """Those that the server knows, when all of them have ended or it has had its time."""
+    deadline = time.monotonic() + RECORDED_WITHIN_S
+    while True:
+        rows: list[dict[str, Any]] = []
+        while page := _post(url, "task_runs/filter", {"sort": "ID_DESC", "limit": PAGE, "offset": len(rows)}):
+            rows += page
+        if all(row["state_type"] in ENDED for row in rows) or time.monotonic() > deadline:
+            return rows
+        time.sleep(1)
+
+
+def _post(url: str, path: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with server.opener(url).open(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def _by_stage(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Counter[str]]:
+    """Stage → host → how many task runs named so were about it, by their tags. Pure."""
+    return {
+        stage.value: Counter(
+            tag
+            for row in rows
+            if row["name"].startswith(name.format(stage=stage.value))
+            for tag in row["tags"]
+            if tag.startswith("host:")
+        )
+        for stage in StageName
+    }
 
 
 @contextmanager
@@ -81,13 +165,13 @@ def _cpu_s(pid: int) -> float:
 
 
 def scale_table(samples: Sequence[Sample]) -> Table:
-    """The slope is of the time against the row before: 1 is as many times longer as more hosts."""
+    """The slope is of the worker's CPU time against the row before: 1 is as many times more as hosts."""
     made = Table(box=None, pad_edge=False, title="one run over an account, by its hosts")
     for title in (
         "hosts",
         "seconds",
-        "slope",
         "worker's CPU",
+        "slope",
         *OWNERS,
         "server's CPU",
         "memory",
@@ -100,8 +184,8 @@ def scale_table(samples: Sequence[Sample]) -> Table:
         made.add_row(
             f"{one.hosts:,}",
             f"{one.seconds:.0f}",
-            f"{_slope(before, one):.2f}" if before else "",
             f"{one.cpu_s:.0f} s",
+            f"{slope(before, one):.2f}" if before else "",
             *(f"{100 * one.shares_s.get(owner, 0.0) / whole:.0f} %" for owner in OWNERS),
             f"{one.server_s:.0f} s",
             f"{one.peak_mb:.0f} MB",
@@ -111,5 +195,5 @@ def scale_table(samples: Sequence[Sample]) -> Table:
     return made
 
 
-def _slope(before: Sample, after: Sample) -> float:
-    return math.log(after.seconds / before.seconds) / math.log(after.hosts / before.hosts)
+def slope(before: Sample, after: Sample) -> float:
+    return math.log(after.cpu_s / before.cpu_s) / math.log(after.hosts / before.hosts)

@@ -39,6 +39,7 @@ from haltuun.model import (
     Verdict,
     approval_command,
     held_back,
+    share_parts,
 )
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
@@ -60,7 +61,7 @@ LOOKING = "look"
 class Progress:
     """What is known of one stage in this run."""
 
-    raw: Json = None
+    raw: bytes = b""  # what the account said, packed
     host_raw: dict[str, bytes] = field(default_factory=dict)  # what each host said, packed
     plan: StagePlan = field(default_factory=StagePlan)
     ordered: tuple[Change, ...] = ()  # the plan's changes, what others need first
@@ -100,7 +101,7 @@ class Takeover:
         self.progress = {stage.name: Progress() for stage in stages}
         self.plan: Plan | None = None
         self.approved: frozenset[str] = frozenset()
-        self.stale: list[str] = []
+        self.stale: set[str] = set()
         self.performer = Performer(run, self.stages)
         self._lister = lister
         self._only_stages = frozenset(only_stages)
@@ -207,9 +208,10 @@ class Takeover:
     def look_account(self, name: StageName) -> None:
         """The account's side of a stage, all hosts at once."""
         stage, progress = self.stages[name], self.progress[name]
-        progress.raw = stage.probe_account(self.run, list(self.everyone.values()))
-        view = self.view(name, ())
-        self.run.account_facts[name] = stage.parse_account(view, progress.raw)
+        raw = stage.probe_account(self.run, list(self.everyone.values()))
+        progress.raw = _packed(raw)
+        self.run.account_facts[name] = stage.parse_account(self.view(name, ()), raw)
+        stage.forget()
 
     def look_host(self, name: StageName, instance_id: str) -> None:
         """The host's side: one connection, one script. Never raises for the host's faults."""
@@ -238,13 +240,13 @@ class Takeover:
 
     def _parse(self, name: StageName) -> None:
         stage, progress = self.stages[name], self.progress[name]
-        view = self.view(name, ())
+        view, raw = self.view(name, ()), _unpacked(progress.raw)
         missing = _packed(Unknown(unknown="NOT_LOOKED: the host was not asked in this stage"))
         facts: dict[str, Facts] = {}
         for instance_id, host in self.everyone.items():
             host_raw = _unpacked(progress.host_raw.get(instance_id, missing))
             try:
-                facts[instance_id] = stage.parse_host(view, host, progress.raw, host_raw)
+                facts[instance_id] = stage.parse_host(view, host, raw, host_raw)
             except Exception as error:
                 log.exception("parsing %s in %s", instance_id, name.value)
                 unread = Unknown(
@@ -253,7 +255,8 @@ class Takeover:
                 # Where it is not the host's answer either, it is left out of the table: the gate finds it
                 # missing and says so.
                 with contextlib.suppress(Exception):
-                    facts[instance_id] = stage.parse_host(view, host, progress.raw, unread)
+                    facts[instance_id] = stage.parse_host(view, host, raw, unread)
+        stage.forget()
         self.run.facts[name] = facts
 
     def _judge(self, name: StageName, phase: str) -> tuple[Finding, ...]:
@@ -275,6 +278,7 @@ class Takeover:
         expected = [set(self.progress[need].expected) for need in stage.needs]
         entering = [host for host in self.hosts if all(host in some for some in expected)]
         progress.plan = stage.plan(self.view(name, entering))
+        share_parts(progress.plan.changes)
         progress.ordered = _ordered(progress.plan.changes)
         progress.of_host = {}
         for change in filter(of_one_host, progress.ordered):
@@ -327,7 +331,7 @@ class Takeover:
         for fresh in self.plan.changes:
             old = moved.get(_thing(fresh))
             if old is not None and fresh.id not in self.approved and self.needs_approval(fresh):
-                self.stale.append(fresh.id)
+                self.stale.add(fresh.id)
                 self.run.journal(fresh, "stale", f"approved as {old.id}; what that was planned on has moved")
 
     def needs_approval(self, change: Change) -> bool:

@@ -101,6 +101,11 @@ def _verdicts(
     entered: Sequence[str], rows: Mapping[str, Row], results: Sequence[CheckResult], complete: bool
 ) -> GateResult:
     verdicts: dict[str, HostVerdict] = {}
+    why_held: dict[str, Check] = {}  # the first check that a host failed
+    why_unknown: dict[str, CheckResult] = {}
+    for result in reversed(results):
+        why_held.update(dict.fromkeys(result.failed, result.check))
+        why_unknown.update(dict.fromkeys(result.unknown, result))
     for host in entered:
         if host not in rows:
             verdicts[host] = HostVerdict(
@@ -110,8 +115,7 @@ def _verdicts(
                 remedy="Run the stage again for this host.",
             )
             continue
-        failed = next((r.check for r in results if host in r.failed), None)
-        doubt = next((r for r in results if host in r.unknown), None)
+        failed, doubt = why_held.get(host), why_unknown.get(host)
         if failed is not None:
             row = rows[host]
             verdicts[host] = HostVerdict(
@@ -147,7 +151,7 @@ def _check_plainly(check: Check, hosts: Sequence[str], rows: Mapping[str, Row]) 
     if all(check.column not in rows[host] for host in hosts):
         return CheckResult(check=check, unknown=tuple(hosts), raised="no such column")
     unknown = tuple(host for host in hosts if _null(column[host]))
-    seen = {host: value for host, value in column.items() if host not in unknown}
+    seen = {host: value for host, value in column.items() if not _null(value)}
     if any(not _fits(check, value) for value in seen.values()):
         return CheckResult(check=check, unknown=tuple(hosts), raised="values of a type it cannot judge")
     failed = tuple(host for host, value in seen.items() if not _meets(check, value))

@@ -639,6 +639,9 @@ class Ledger:
 
         "Since" goes by the order of the runs, not by their clocks: a stage's gate comes after its changes.
         """
+        newest = {(event.host, event.stage): event for event in self.host_events(account, "worse")}
+        if not newest:
+            return {}  # the common case, and all verdicts ever given need not be read
         order = {row.run: n for n, row in enumerate(self.runs(account))}
         passed = {
             (row.host, row.stage): order[row.run]
@@ -647,7 +650,6 @@ class Ledger:
             )
             if HostStatus.model_validate_json(row.body).verdict is Verdict.passed
         }
-        newest = {(event.host, event.stage): event for event in self.host_events(account, "worse")}
         return {
             key: event for key, event in newest.items() if key not in passed or passed[key] < order[event.run]
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -246,6 +246,20 @@ class Change(Frozen):
             if self.monthly_cost is not None
             else None,
         }
+
+
+# What is the same in one kind of change on every host, or nearly.
+_PARTS = ("before", "after", "permissions", "undo", "no_undo", "depends_on", "detail", "monthly_cost")
+
+
+def share_parts(changes: Iterable[Change]) -> None:
+    """One object for the equal parts of many hosts' changes: each with its own is nearly half of a plan."""
+    known: dict[tuple[str, str, str], Any] = {}
+    for change in changes:
+        for name in _PARTS:
+            value = getattr(change, name)
+            # Text of their data tells True from 1; equality does not.
+            change.__dict__[name] = known.setdefault((change.kind, name, canonical(value)), value)
 
 
 class Barred(Frozen):

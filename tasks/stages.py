@@ -7,7 +7,7 @@ found by the run's id, because Prefect refuses and logs large parameters.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import task
@@ -16,9 +16,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, State
 
 from haltuun.engine import Takeover, session
-from haltuun.model import HostStatus, StageName, Verdict
+from haltuun.model import HostStatus, StageName, StagePlan, Verdict
 from tasks.tagging import tag_task_run
 
+# Lines of a plan in a task run's log. All of ten thousand hosts' would wait in memory for the server to
+# take them, and nobody reads so many there.
+LOGGED = 200
 LOOK = {"persist_result": False, "cache_policy": NO_CACHE}
 
 
@@ -50,10 +53,19 @@ def plan_stage(run_id: str, stage: StageName) -> None:
     takeover.settle(stage)
     plan = takeover.plan_stage(stage)
     logger = get_run_logger()
-    for change in plan.changes:
-        logger.info("%s %s (%s)", change.id, change.summary, change.reach.value)
-    for barred in plan.barred:
-        logger.warning("%s %s: %s %s", barred.host, barred.code, barred.message, barred.remedy)
+    for level, line in plan_lines(plan):
+        logger.log(level, "%s", line)
+
+
+def plan_lines(plan: StagePlan) -> Iterator[tuple[int, str]]:
+    """What a task run's log says of a plan, with the level of each line. Pure."""
+    for change in plan.changes[:LOGGED]:
+        yield logging.INFO, f"{change.id} {change.summary} ({change.reach.value})"
+    for barred in plan.barred[:LOGGED]:
+        yield logging.WARNING, f"{barred.host} {barred.code}: {barred.message} {barred.remedy}"
+    more = sum(max(0, len(told) - LOGGED) for told in (plan.changes, plan.barred))
+    if more:
+        yield logging.INFO, f"and {more} more: see the plan among the artifacts"
 
 
 @task(task_run_name="change {stage} account", **LOOK)

@@ -79,6 +79,10 @@ def no_proof(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven
     return {}
 
 
+def _nothing_kept() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Stage:
     name: StageName
@@ -94,3 +98,4 @@ class Stage:
     kinds: Mapping[str, Kind]
     prove: Callable[[Run, Sequence[Host], View], Mapping[str, Proven]]
     checks: tuple[Check, ...]
+    forget: Callable[[], None] = _nothing_kept  # called when what was read has been parsed

@@ -234,6 +234,16 @@ def test_the_approved_hash_performs_the_rest_and_a_third_run_nothing(ledger):
     assert world.calls == []
 
 
+def test_a_stage_forgets_what_was_read_when_it_is_parsed(ledger):
+    forgotten: list[int] = []
+    takeover = start(World(), ledger, mode="plan")
+    for name, stage in takeover.stages.items():
+        takeover.stages[name] = replace(stage, forget=lambda: forgotten.append(1))
+    takeover.look_account(StageName.repair)
+    takeover.settle(StageName.repair)
+    assert len(forgotten) == 2
+
+
 def test_plan_mode_performs_nothing_and_takes_no_lease(ledger):
     world = World()
     takeover = start(world, ledger, mode="plan")
@@ -677,7 +687,7 @@ def test_what_runs_unasked_is_not_called_stale(ledger):
     shown = plan_once(world, ledger)
     world.switch[NAMES[2]] = "dim"
     takeover = approved(world, ledger, shown.plan_hash)
-    assert NAMES[2] in world.calls and stale_of(ledger) == [] == takeover.stale
+    assert NAMES[2] in world.calls and stale_of(ledger) == [] and not takeover.stale
 
 
 def test_a_plan_that_nobody_was_shown_cannot_be_approved_by_its_hash(ledger):

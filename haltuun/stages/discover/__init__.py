@@ -8,6 +8,7 @@ from haltuun.stages.discover.account import list_hosts, probe_account
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.discover.host import probe_host
 from haltuun.stages.discover.judge import judge
+from haltuun.stages.discover.lookup import forget
 from haltuun.stages.discover.parse_account import parse_account
 from haltuun.stages.discover.parse_host import parse_host
 from haltuun.stages.discover.plan import CHECKS, KINDS, plan
@@ -26,6 +27,7 @@ STAGE = Stage(
     kinds=KINDS,
     prove=no_proof,
     checks=CHECKS,
+    forget=forget,
 )
 
 __all__ = ["STAGE", "DiscoverAccount", "DiscoverFacts", "list_hosts"]

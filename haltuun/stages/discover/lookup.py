@@ -12,6 +12,11 @@ _KEPT = 64
 _indexes: dict[tuple[int, str], tuple[Sequence[Json], dict[str, Json]]] = {}
 
 
+def forget() -> None:
+    """Let go of the lists: of a large account they are a hundred megabytes."""
+    _indexes.clear()
+
+
 def find(rows: Sequence[Json], field: str, value: object) -> Json | None:
     """The first row whose `field` is `value`. `rows` must not be changed any more."""
     key = (id(rows), field)
