@@ -115,14 +115,19 @@ def _sample(folder: Path, url: str, pid: int, hosts: int) -> Sample:
 
 
 def _task_runs(url: str) -> list[dict[str, Any]]:
-    """Those that the server knows, when all of them have ended or it has had its time."""
+    """Those that the server knows, when all of them have ended and no more come, or it has had its time."""
     deadline = time.monotonic() + RECORDED_WITHIN_S
+    before = -1
     while True:
-        rows: list[dict[str, Any]] = []
-        while page := _post(url, "task_runs/filter", {"sort": "ID_DESC", "limit": PAGE, "offset": len(rows)}):
-            rows += page
-        if all(row["state_type"] in ENDED for row in rows) or time.monotonic() > deadline:
-            return rows
+        rows: dict[str, dict[str, Any]] = {}  # by id: while more come, a page may repeat some
+        offset = 0
+        while page := _post(url, "task_runs/filter", {"sort": "ID_DESC", "limit": PAGE, "offset": offset}):
+            rows.update((row["id"], row) for row in page)
+            offset += len(page)
+        ended = all(row["state_type"] in ENDED for row in rows.values())
+        if (ended and len(rows) == before) or time.monotonic() > deadline:
+            return list(rows.values())
+        before = len(rows)
         time.sleep(1)
 
 
