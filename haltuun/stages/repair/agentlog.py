@@ -49,7 +49,12 @@ _TELLS_IDENTITY = (
     ),
     (
         "OnPrem",
-        re.compile(r"\[OnPremCredsProvider\]|MachineFingerprintDoesNotMatch|identity from OnPrem$"),
+        # The second is how agents before 3.1 say it (rolecreds/role_provider.go); an EC2 instance that asks
+        # for such a token is "calling" it.
+        re.compile(
+            r"\[OnPremCredsProvider\]|error occurred in RequestManagedInstanceRoleToken"
+            r"|MachineFingerprintDoesNotMatch|identity from OnPrem$"
+        ),
     ),
 )
 _STOPPING = re.compile(r"core manager stop|[Cc]losing |[Cc]losed ")
@@ -82,6 +87,16 @@ _CORE = (
 _WORKER = "[ssm-agent-worker]"
 _WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
+# The agent's end that nobody asked for: the runtime's words, its own (it recovers in main() and exits), and
+# systemd's. A credentials refresher that panics sleeps, and begins again without credentials.
+_CRASHED = re.compile(
+    r"^(?:panic|fatal error): |^(?:\[amazon-ssm-agent\] )?(?:[Cc]ore )?Agent crashed with message"
+    r"|^\[CredentialRefresher\] credentials refresher panic"
+    r"|^amazon-ssm-agent\.service: (?:Start request repeated too quickly|Failed with result 'oom-kill'"
+    r"|Main process exited, code=(?:dumped|killed, status=(?:4|6|7|9|11)/|exited, status=2/))"
+)
+# Once in a start, and again for each worker that has ended.
+_STARTS_WORKER, WORKERS = "Worker ssm-agent-worker is not running, starting worker process", 3
 _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
 
 
@@ -147,6 +162,7 @@ class AgentLog(Frozen):
         bool  # registered as hybrid after it had been seen to have no metadata: no EC2 instance, or a choice
     )
     ended: Entry | None  # the core said goodbye: it was stopped
+    crashes: tuple[Entry, ...]  # what ended the last start, or goes on ending each
 
     def since_connected(self) -> tuple[Entry, ...]:
         """What was logged after it came online: faults before that are over."""
@@ -223,7 +239,7 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     starts = _starts(entries)
     meant = _meant(entries)
     if not starts:
-        return _summary(None, _of_last_day(entries), meant=meant)
+        return _summary(None, _of_last_day(entries), meant=meant, crashes=_crash(entries))
     last = starts[-1]
     story = list(last.entries)
     if last.gave_up:
@@ -231,7 +247,27 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
             if not start.gave_up:
                 break
             story = [*start.entries, *story]
-    return _summary(last, tuple(story), meant=meant)
+    return _summary(last, tuple(story), meant=meant, crashes=_crashes(starts))
+
+
+def _crashes(starts: Sequence[Start]) -> tuple[Entry, ...]:
+    """What ended the last start; where that has but begun, what ended the two before it: a loop."""
+    last = starts[-1].entries
+    if ended := _crash(last):
+        return ended
+    before = [_crash(start.entries) for start in starts[-3:-1]]
+    up = any(word in entry.text for entry in last for word in _CHANNEL)
+    return (*before[0], *before[1]) if len(before) == 2 and all(before) and not up else ()
+
+
+def _crash(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """What ended it, after all that shows that it was well."""
+    lives = (*_CHANNEL, _READY)
+    well = max((entry.place for entry in entries if any(word in entry.text for word in lives)), default=-1)
+    since = [entry for entry in entries if entry.place > well]
+    crashed = tuple(entry for entry in since if _CRASHED.match(entry.text))
+    workers = tuple(entry for entry in since if _STARTS_WORKER in entry.text)
+    return crashed or (workers if len(workers) >= WORKERS else ())
 
 
 def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -245,7 +281,9 @@ def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     )
 
 
-def _summary(last: Start | None, entries: tuple[Entry, ...], *, meant: bool) -> AgentLog:
+def _summary(
+    last: Start | None, entries: tuple[Entry, ...], *, meant: bool, crashes: tuple[Entry, ...]
+) -> AgentLog:
     own = entries if last is None else last.entries
     told, instance_id, identity = _told(own)
     took = last.took if last is not None else None
@@ -275,6 +313,7 @@ def _summary(last: Start | None, entries: tuple[Entry, ...], *, meant: bool) -> 
         registered_after_start=next((entry for entry in changed if _REGISTERED in entry.text), None),
         meant=meant,
         ended=ended,
+        crashes=crashes,
     )
 
 
@@ -332,6 +371,11 @@ def _reported(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
         elif _REPORTS in entry.text:
             newest, report = report or newest, entry
     return newest
+
+
+def begins(entry: Entry) -> bool:
+    """Whether a start begins with it."""
+    return _STARTS.match(entry.text) is not None
 
 
 def _starts(entries: Sequence[Entry]) -> list[Start]:

@@ -207,9 +207,8 @@ def _read_folder(path: Path) -> Bundle:
     bundle = Bundle()
     for name in ROOTS:
         _walk(bundle, root, root / name, name)
-    folders = {path: "", root: ""}
-    if not any(log.kind == "agent" and not log.is_empty() for log in bundle.logs):
-        folders |= {root / name: name for name in (SYSTEM_LOGS, f"{SYSTEM_LOGS}/upstart")}
+    # How an agent died stands in the system's logs alone, its own log or not.
+    folders = {path: "", root: "", **{root / name: name for name in (SYSTEM_LOGS, f"{SYSTEM_LOGS}/upstart")}}
     for folder, name in folders.items():
         if not os.path.isdir(folder):  # nor where that cannot be told
             continue
@@ -411,7 +410,7 @@ def _read_log(path: Path) -> Bundle:
     bundle = Bundle()
     with path.open("rb") as raw:
         bundle.take(name, raw, path.name, path.stat().st_size)
-    return bundle if any(log.began_at for log in bundle.logs) else Bundle()
+    return bundle if any(log.speaks for log in bundle.logs) else Bundle()
 
 
 def _is_tar(head: bytes) -> bool:

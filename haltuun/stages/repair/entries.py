@@ -15,6 +15,10 @@ from haltuun.stages.repair.facts import LogLine
 _HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
 # seelog's own format, of an agent whose logger has no configuration: nanoseconds since 1970.
 _BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
+# What an export of logs, grep or a paste puts before the agent's own line.
+_CARRIED = re.compile(
+    r"^.{1,160}?[ \t:](?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? (?:DEBUG|INFO|WARN|ERROR|CRITICAL) )", re.S
+)
 # Of lines that somebody has taken the times off.
 _UNTIMED_HEAD = re.compile(r"^\s*()(DEBUG|INFO|WARN|ERROR|CRITICAL) (.*)", re.S)
 # Whose lines they are by the journal and syslog; Bottlerocket runs the agent in its control container.
@@ -25,10 +29,23 @@ _PREFIX = re.compile(
     rf"(?:.{{0,120}}?\s)?(?:{'|'.join(TAGS)})(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
     re.S,
 )
+# What systemd says of the agent's process.
+_OF_UNIT = re.compile(
+    r"^(?:.{0,120}?\s)?systemd\[\d+\]: (?:snap\.amazon-ssm-agent\.)?(amazon-ssm-agent\.service: .*)", re.S
+)
+# What Go's runtime prints as a process of it dies, and systemd of its end: neither has a time of its own.
+_DYING_HEAD = re.compile(r"^()()((?:panic|fatal error): .*|amazon-ssm-agent\.service: .*)", re.S)
+_OF_DYING = ("goroutine ", "[signal ", "runtime stack:", "amazon-ssm-agent.service: ")
+DYING_LINES = 12
 # errors.log (and debug lines) name the place in the source first.
 _PLACE = re.compile(r"^\[\w+ @ [\w.-]+\.go\.\d+\] ")
-# What people send through sessions and commands: at debug level everywhere, as a "payload" above it too.
-_RELAYED = re.compile(r"\[ssm-(session|document)-worker\]|payload", re.IGNORECASE)
+# What people send through sessions and commands, and what these answer: at debug level everywhere, as a
+# "payload" above it too, and the replies at info (the whole document's output, agents to 3.1 at least).
+_RELAYED = re.compile(
+    r"\[ssm-(session|document)-worker\]|payload|^(?:\[[^\]]*\] )*Sending reply"
+    r"|\"(?:runtime|document)Status\"",
+    re.IGNORECASE,
+)
 _DETAILED = ("DEBUG", "TRACE")
 # An error of the agent spans three or four lines, a stack trace some dozens.
 ENTRY_LINES = 100
@@ -60,7 +77,10 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     texts = [own_words(line.text) for line in lines]
     heads = [_HEAD.match(text) or _BARE_HEAD.match(text) for text in texts]
     if not any(heads):
+        heads = [_HEAD.match(_CARRIED.sub("", text, count=1)) for text in texts]
+    if not any(heads):
         heads = [_UNTIMED_HEAD.match(text) for text in texts]
+    heads = [head or _dies(texts, place) for place, head in enumerate(heads)]
     blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
     for place, (line, head) in enumerate(zip(lines, heads, strict=True)):
         if head:
@@ -71,9 +91,18 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     return [entry for entry in entries if not _relays(entry)]
 
 
+def _dies(texts: Sequence[str], place: int) -> re.Match[str] | None:
+    """A trace follows what the runtime prints, unless the file ends there: others say "panic: ", too."""
+    head = _DYING_HEAD.match(texts[place])
+    if head is None or texts[place].startswith(_OF_DYING):
+        return head
+    after = texts[place + 1 : place + 1 + DYING_LINES]
+    return head if not after or any(text.startswith(_OF_DYING) for text in after) else None
+
+
 def own_words(text: str) -> str:
     """A line without what the journal or syslog put before it (rsyslog writes a tab as #011)."""
-    prefixed = _PREFIX.match(text)
+    prefixed = _PREFIX.match(text) or _OF_UNIT.match(text)
     return prefixed.group(1).replace("#011", "\t") if prefixed else text
 
 

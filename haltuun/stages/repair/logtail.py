@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from haltuun.stages.repair.entries import ENTRY_LINES, TAGS, own_words
 from haltuun.stages.repair.facts import LogLine
@@ -51,6 +51,11 @@ _MIXED_LINE = re.compile(
     rb"|\d{4}-\d\d-\d\dT\d\d:\d\d|\[ *\d+\.\d+\] |amazon-ssm-agent\S*: )",
     re.M,
 )
+# The agent's own lines behind what an export, grep or a paste puts before each; by so much they are told.
+_CARRIED_LINE = re.compile(
+    rb"^[^\n]{1,160}?[ \t:](\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? (?:INFO|WARN|ERROR) ", re.M
+)
+CARRIED_BYTES = 64 << 10
 _TAGS = tuple(tag.encode() for tag in TAGS)
 MIXED_LINES = 10_000  # an agent that only ever retries writes so many in weeks
 _WORDS = (
@@ -77,6 +82,7 @@ _WORDS = (
     b"Mismatch",
     b"DoesNotMatch",
     b"Starting",
+    b"panic: ",
 )
 _LEVELS = (b" WARN ", b" ERROR ", b" CRITICAL ", b" FATAL ")
 _NUMBERS = re.compile(rb"[0-9a-f]*[0-9][0-9a-f]*")
@@ -172,6 +178,10 @@ class LogTail:
     def _tell(self, text: bytes) -> None:
         """A foreign line may have got into the agent's own log; a journal puts its words before each."""
         own, mixed = _OWN_LINE.search(text), _MIXED_LINE.search(text)
+        carried = None if own or self.kind == "system" else _CARRIED_LINE.search(text[:CARRIED_BYTES])
+        if carried and not any(map(_is_tagged, text[:CARRIED_BYTES].split(b"\n"))):
+            self._mixed, self.began_at = False, carried.group(1)
+            return
         if own and mixed and self.kind == "system":
             self._mixed = mixed.start() < own.start()
         elif own or mixed:
@@ -262,14 +272,24 @@ class LogTail:
                 start.drop_oldest()
                 over -= before - start.kept_size
 
+    @property
+    def speaks(self) -> bool:
+        """Whether a line of it is an agent's, or of one."""
+        return bool(self.began_at or self._agents)
+
     def is_empty(self) -> bool:
         """Whether nothing of an agent was found in it."""
-        return not self.began_at and not any(map(_Start.rows, self._starts))
+        return not self.speaks and not any(map(_Start.rows, self._starts))
 
     def lines(self) -> tuple[LogLine, ...]:
         """Those of the last starts, with their numbers in the file."""
         kept = self._agents if self._mixed else (row for start in self._starts for row in start.rows())
         return tuple(LogLine(file=self.file, line=number, text=_text(row)) for number, row in kept)
+
+
+def _is_tagged(row: bytes) -> bool:
+    text = _text(row)
+    return own_words(text) != text
 
 
 def _size(entry: _Rows) -> int:
@@ -304,22 +324,35 @@ def _entries_that_matter(text: bytes) -> list[int]:
     """Where they begin. Word by word over the whole text, which is ten times as fast as line by line."""
     found: set[int] = set()
     for word in (*_WORDS, *_LEVELS):
-        at = text.find(word)
+        at, hit = text.find(word), _Hit(0, 0, 0)
         while at >= 0:
-            found.add(_begin_of_entry(text, at))
+            hit = _hit(text, at, hit)
+            found.add(hit.entry)
             end = text.find(b"\n", at)
             at = text.find(word, end) if end >= 0 else -1
     return sorted(found)
 
 
-def _begin_of_entry(text: bytes, at: int) -> int:
-    """Of the line at `at`, or of the line above it that it continues."""
-    begin = text.rfind(b"\n", 0, at) + 1
-    for _ in range(ENTRY_LINES):
+class _Hit(NamedTuple):
+    """Where a line begins, the entry that it is of, and how many lines below the entry's first it stands."""
+
+    line: int
+    entry: int
+    depth: int
+
+
+def _hit(text: bytes, at: int, last: _Hit) -> _Hit:
+    """The line at `at`, of itself or of the line above it that it continues. No further up than the hit
+    before it, which knows its own: an entry whose every line is a hit is gone through once."""
+    line = begin = text.rfind(b"\n", 0, at) + 1
+    for depth in range(ENTRY_LINES):
         if begin == 0 or text[begin : begin + 1].isdigit():
-            break
+            return _Hit(line, begin, depth)
+        if begin <= last.line:
+            whole = last.depth + depth
+            return _Hit(line, last.entry, whole) if whole < ENTRY_LINES else _Hit(line, begin, depth)
         begin = text.rfind(b"\n", 0, begin - 1) + 1
-    return begin
+    return _Hit(line, begin, ENTRY_LINES)
 
 
 def _entry(line: int, text: bytes, begin: int) -> _Rows:

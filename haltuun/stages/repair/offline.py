@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from haltuun.model import Unknown
 from haltuun.stages.repair import layout as at
+from haltuun.stages.repair.agentlog import begins, read_log
 from haltuun.stages.repair.bundle import Bundle
+from haltuun.stages.repair.entries import read_entries
 from haltuun.stages.repair.facts import Agent, AgentConfig, IdentityConfig, LogLine, RootCredentials, Vault
 from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.parse import parse_config
@@ -28,15 +31,16 @@ _WORD = re.compile(r'(?<![^\s"])[^\s"]*@')
 
 def read_agent(bundle: Bundle) -> Agent:
     """What the files tell; what they do not show is Unknown."""
+    log = _log(bundle)
     return Agent(
         packages=_packages(bundle),
-        vault=_vault(bundle),
+        vault=_vault(bundle, log),
         registration_file=_registration(bundle),
         hybrid_dirs=_hybrid_dirs(bundle),
         identity_config=_identity_config(bundle),
         config=_config(bundle),
         credentials=_credentials(bundle),
-        log=_log(bundle),
+        log=log,
     )
 
 
@@ -72,9 +76,30 @@ def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
         taken.append(log)
         if log.has_start:
             break
-    return tuple(
-        line.model_copy(update={"text": redact(line.text)}) for log in reversed(taken) for line in log.lines()
-    )
+    lines = [line for log in reversed(taken) for line in log.lines()]
+    if taken[0].kind == "agent":
+        lines += _deaths(bundle, lines)
+    return tuple(line.model_copy(update={"text": redact(line.text)}) for line in lines)
+
+
+def _deaths(bundle: Bundle, lines: Sequence[LogLine]) -> list[LogLine]:
+    """How the agent ended by the journal, which alone has the runtime's last words; nothing where its own log
+    shows that it was started after that."""
+    for log in sorted(_of_kind(bundle, "system"), key=lambda log: (log.began_at, log.file), reverse=True):
+        story = log.lines()
+        crashes = read_log(story).crashes
+        if crashes and _last_start(story) >= _last_start(lines):
+            of_crash = {(entry.file, entry.line) for entry in crashes}
+            return [line for line in story if (line.file, line.line) in of_crash]
+        if log.has_start:
+            break
+    return []
+
+
+def _last_start(lines: Sequence[LogLine]) -> datetime:
+    """When the last start began, as the agent itself writes it into both."""
+    took = (entry.at for entry in reversed(read_entries(lines)) if begins(entry))
+    return next(filter(None, took), datetime.min)
 
 
 def _of_kind(bundle: Bundle, kind: str) -> list[LogTail]:
@@ -103,11 +128,17 @@ def _word(data: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _vault(bundle: Bundle) -> Vault | Unknown:
-    """Key file and manifest both decide, so both must be at hand."""
+def _vault(bundle: Bundle, log: tuple[LogLine, ...] | Unknown) -> Vault | Unknown:
+    """The key file and the manifest both decide. They are written together, so one who copied the key file
+    without its folder left the manifest behind; a key file that was cleared says all by itself."""
     manifest, key = _json(bundle, at.MANIFEST), _json(bundle, at.REGISTRATION_KEY)
-    if isinstance(key, Unknown) or isinstance(manifest, Unknown):
-        return key if isinstance(key, Unknown) else manifest  # type: ignore[return-value]
+    if isinstance(key, Unknown):
+        return key
+    if isinstance(manifest, Unknown):
+        cleared = not all(_word(key, name) for name in ("instanceid", "region", "privatekey"))
+        if not cleared and (not _copied_alone(bundle) or _passed_by(log)):
+            return manifest
+        manifest = {"registrationkey": at.REGISTRATION_KEY}
     fingerprint = _json(bundle, at.FINGERPRINT)
     threshold = None if isinstance(fingerprint, Unknown) else fingerprint.get("similaritythreshold")
     return Vault(
@@ -118,6 +149,24 @@ def _vault(bundle: Bundle) -> Vault | Unknown:
         private_key=bool(_word(key, "privatekey")),
         fingerprint_file=bundle.has(at.FINGERPRINT),
         similarity_threshold=threshold if isinstance(threshold, int) else None,
+    )
+
+
+def _passed_by(log: tuple[LogLine, ...] | Unknown) -> bool:
+    """Whether the last start took the instance's identity, and nobody registered it since."""
+    if isinstance(log, Unknown):
+        return False
+    said = read_log(log)
+    return said.identity == "EC2" and said.registered_after_start is None
+
+
+def _copied_alone(bundle: Bundle) -> bool:
+    """Whether there is nothing else of the vault than what a registration wrote into its Store."""
+    of_store = (at.REGISTRATION_KEY, at.FINGERPRINT)
+    vault = f"{at.STATE}/Vault/"
+    return not any(
+        name.startswith(vault) and name not in of_store and not name.endswith(("/Vault", "/Store"))
+        for name in bundle.names
     )
 
 

@@ -219,13 +219,23 @@ _NO_ROLE_FOR_IMDS = rf"^(?>[\s\S]*?{_NO_ROLE})[\s\S]*?{_NO_ANSWER}"
 _NO_INSTANCE_ROLE = rf"^(?>[\s\S]*?failed to retrieve instance identity role\. Error)[\s\S]*?{_NO_ANSWER}"
 
 
+_NO_METADATA = (
+    r"Failed to get instance info from IMDS|failed to get identity (instance id|region)\. Error"
+    rf"|failed to get (IMDSv2|API) token|{_NO_INSTANCE_ROLE}|{_NO_ROLE_FOR_IMDS}"
+    r"|Data from vault is empty"  # agents 2.x
+)
+
+
 def _imds(s: Situation) -> Sequence[LogLine]:
-    found = _refused(
-        r"Failed to get instance info from IMDS|failed to get identity (instance id|region)\. Error"
-        rf"|failed to get (IMDSv2|API) token|{_NO_INSTANCE_ROLE}|{_NO_ROLE_FOR_IMDS}"
-        r"|Data from vault is empty"  # agents 2.x
-    )(s)
-    return found or _no_identity_unexplained(s)
+    return _still(s, _imds_entries(s)) or _no_identity_unexplained(s)
+
+
+def _imds_entries(s: Situation) -> list[Entry]:
+    """What kept it from the metadata before it took the instance's identity from there is over."""
+    took = s.log.took if s.log is not None and s.log.has_start and s.log.identity == "EC2" else None
+    told = took is not None and took.text.startswith("Agent will take identity")
+    since = [entry for entry in s.refused_entries if not (told and took and entry.place < took.place)]
+    return _entries(since, _NO_METADATA)
 
 
 def _no_identity_unexplained(s: Situation) -> Sequence[LogLine]:
@@ -337,8 +347,12 @@ def _role_denied(s: Situation) -> Sequence[LogLine]:
 
 
 def _role_missing(s: Situation) -> Sequence[LogLine]:
-    """By the warnings: errors.log has only the fallback's refusal, the same where the role is denied."""
-    return _refused(_NO_ROLE, without=_NO_ROLE_FOR_IMDS)(s)
+    """By the warnings: errors.log has only the fallback's refusal, the same where the role is denied.
+
+    Agents of 3.3 leave out why they found none: where the metadata fails them otherwise, that is why.
+    """
+    reason = "" if not _imds_entries(s) else r"[\s\S]*?status ?code: 404"
+    return _refused(rf"^(?>[\s\S]*?{_NO_ROLE}){reason}", without=_NO_ROLE_FOR_IMDS)(s)
 
 
 def _hybrid_gone(s: Situation) -> Sequence[LogLine]:
@@ -362,6 +376,10 @@ def _agent_stopped(s: Situation) -> Sequence[LogLine]:
     if s.log is not None and s.log.ended and isinstance(s.agent.processes, Unknown):
         return (s.log.ended.evidence(),)
     return ()
+
+
+def _agent_crashes(s: Situation) -> Sequence[LogLine]:
+    return [entry.evidence() for entry in s.log.crashes[-EVIDENCE_LINES:]] if s.log is not None else ()
 
 
 def _agent_missing(s: Situation) -> Sequence[LogLine]:
@@ -477,8 +495,11 @@ def _custom_identity(s: Situation) -> Sequence[LogLine]:
 
 
 def _hibernating(s: Situation) -> Sequence[LogLine]:
-    """The second and third are hibernate.log's own."""
-    return _lines(r"Entering SSM Agent hibernate|Agent is in hibernate mode|Backing off health check")(s)
+    """All but the first are hibernate.log's own."""
+    return _lines(
+        r"Entering SSM Agent hibernate|Agent is in hibernate mode|Backing off health check"
+        r"|^Health ping failed with error"
+    )(s)
 
 
 _NOT_THESE = rf"{_BY_PROXY}|{_METADATA}|{_MESSAGES}"
@@ -555,6 +576,7 @@ RULES: tuple[Rule, ...] = (
     Rule("ORPHAN_WORKER", _orphan_worker, OF_3),
     Rule("CREDENTIALS_SHADOWED", _credentials_shadowed),
     Rule("AGENT_MISSING", _agent_missing),
+    Rule("AGENT_CRASHES", _agent_crashes),
     Rule("AGENT_STOPPED", _agent_stopped),
     Rule("AGENT_OLD", _agent_old),
     Rule("SNAP_AND_DEB", _snap_and_deb),

@@ -166,6 +166,12 @@ WORDING: dict[str, Wording] = {
     "AGENT_STOPPED": _w(
         _HIGH, "The Systems Manager agent is installed and does not run.", "Start and enable the agent."
     ),
+    "AGENT_CRASHES": _w(
+        _HIGH,
+        "The agent dies by a fault of its own, or is killed.",
+        "Look at what the lines blame (a lack of memory, a full state folder, a fault of this version); then"
+        " restart the agent, and if it dies again install another version of amazon-ssm-agent.",
+    ),
     "AGENT_OLD": _w(
         _LOW, "The agent is older than Session Manager (2.3.68.0).", "Install a newer amazon-ssm-agent."
     ),

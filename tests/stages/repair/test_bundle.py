@@ -249,7 +249,16 @@ def test_what_a_vault_s_files_show_and_when_they_do_not(tmp_path: Path) -> None:
         f"{state}/Vault/Store/RegistrationKey": json.dumps(key).encode(),
         "root/.aws/credentials": b"[default]\naws_access_key_id = ASIAABCDEFGHIJKLMNOP\n",
     }
-    assert codes(laid_out(tmp_path / "a", files)) == set()  # a manifest may have been deleted
+    assert codes(laid_out(tmp_path / "key", files)) == {"STALE_HYBRID", "CREDENTIALS_SHADOWED"}
+    ec2 = b"2026-11-23 06:00:03.0000 INFO Agent will take identity from EC2\n"
+    passed_by = {**files, "var/log/amazon/ssm/amazon-ssm-agent.log": ec2}
+    with_its_folder = {**files, f"{state}/Vault/EC2Manifest": b"{}"}
+    for name, some in (("passed-by", passed_by), ("folder", with_its_folder)):
+        assert codes(laid_out(tmp_path / name, some)) == set()  # the manifest may have been deleted
+    mi = b"2026-11-23 06:00:03.0000 INFO Agent will take identity from OnPrem\n"
+    cleared = {"var/log/amazon/ssm/amazon-ssm-agent.log": mi}
+    cleared[f"{state}/Vault/Store/RegistrationKey"] = b'{"instanceID": "", "region": "", "privateKey": ""}'
+    assert codes(laid_out(tmp_path / "cleared", cleared)) == {"CLEARED_NOT_RESTARTED"}
     files[f"{state}/Vault/Manifest"] = b'{"RegistrationKey": "x"}'
     host = laid_out(tmp_path / "b", files)
     assert codes(host) == {"STALE_HYBRID", "CREDENTIALS_SHADOWED"}

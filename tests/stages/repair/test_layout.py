@@ -72,6 +72,42 @@ def journal(prefix: str) -> str:
     return OTHERS + "".join(f"{prefix}{line}\n{OTHERS}" for line in lines)
 
 
+DIES = (
+    "Nov 23 07:00:00 web amazon-ssm-agent[812]: panic: assignment to entry in nil map\n"
+    "Nov 23 07:00:00 web amazon-ssm-agent[812]: \n"
+    "Nov 23 07:00:00 web amazon-ssm-agent[812]: goroutine 44 [running]:\n"
+    "Nov 23 07:00:00 web systemd[1]: amazon-ssm-agent.service: Main process exited, code=exited, status=2/X\n"
+)
+
+
+def test_how_the_agent_died_stands_in_the_journal_alone(tmp_path: Path) -> None:
+    alone = laid_out(tmp_path / "alone", {"journalctl.txt": DIES, "notes.txt": "x"})
+    for path in (alone, packed(alone), alone / "journalctl.txt"):
+        assert codes(path) == ["AGENT_CRASHES"]
+    took = ENTRIES[0], ENTRIES[1]
+    said = "".join(f"Nov 23 06:00:03 web amazon-ssm-agent[812]: {line}\n" for line in took)
+    own = "".join(f"{line}\n" for line in took)
+    beside = {f"var/log/amazon/ssm/{NAME}": own, "var/log/syslog": f"{OTHERS}{said}{OTHERS}{DIES}"}
+    host = laid_out(tmp_path / "host", beside)
+    assert codes(host) == codes(packed(host)) == ["AGENT_CRASHES"]
+    again = own.replace("2026-11-23", "2026-11-24")
+    started = laid_out(tmp_path / "again", {**beside, f"var/log/amazon/ssm/{NAME}": own + again})
+    assert codes(started) == []
+    others = laid_out(
+        tmp_path / "others", {**beside, "var/log/syslog": DIES.replace("amazon-ssm-agent", "app")}
+    )
+    assert codes(others) == []
+
+
+@pytest.mark.parametrize(
+    "before", ["2026-11-23T06:00:04.000Z ", "/var/log/amazon/ssm/amazon-ssm-agent.log:", "12:", "   "]
+)
+def test_what_an_export_or_grep_puts_before_each_line(tmp_path: Path, before: str) -> None:
+    text = "".join(f"{before}{line}\n" for line in ENTRIES)
+    host = laid_out(tmp_path / "host", {NAME: text, "notes.txt": "x"})
+    assert codes(host) == codes(packed(host)) == codes(host / NAME) == ["ROLE_MISSING"]
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_the_journal_and_syslog_alone(tmp_path: Path, prefix: str) -> None:
     host = laid_out(tmp_path / "host", {"journalctl-u-ssm.txt": journal(prefix)})

@@ -119,6 +119,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "CONFIG_BROKEN": _config(state="broken", problem="not valid JSON"),
     "HIBERNATING": _up("[ssm-agent-worker] Entering SSM Agent hibernate - AccessDeniedException: "),
     "AGENT_MISSING": {"packages": {}, "binary": ""},
+    "AGENT_CRASHES": _up("core Agent crashed with message runtime error: index out of range!"),
     "AGENT_STOPPED": {"processes": ()},
     "AGENT_OLD": {"packages": {"deb": "2.2.24.0-1"}},
     "SNAP_AND_DEB": {"packages": {"snap": "3.3.1142.0", "deb": "3.3.1142.0-1"}},
