@@ -52,6 +52,8 @@ def _baked(
 ) -> Finding:
     region, node_id = registration
     going_on = f" New hosts go on coming from it: {'; '.join(producers)}." if producers else ""
+    if unknown := _unknown_producers(view, image[0]):
+        going_on += f" What else starts hosts of it is not known: {'; '.join(unknown)}."
     had = [host for host in carriers if host not in stale]
     kin = [host for host in _of_image(view, image) if host.instance_id not in carriers]
     evidence = [f"has it: {view.hosts[host].label}" for host in stale]
@@ -154,6 +156,32 @@ def _producers(view: View, image: Image) -> list[str]:
     groups: Sequence[ScalingGroup] = () if isinstance(facts.groups, Unknown) else facts.groups
     starting = sorted(group.name for group in groups if called & set(group.starts_from))
     return [*(f"Auto Scaling group {name}" for name in starting), *sorted(one.label for one in templates)]
+
+
+# AWS's own images, which nobody's registration is baked into.
+_PARAMETER, _OF_AWS = "resolve:ssm:", "resolve:ssm:/aws/service/"
+
+
+def _unknown_producers(view: View, region: str) -> list[str]:
+    """What could not be asked, and the templates that look their image up at each start."""
+    facts = _region(view, region)
+    said = [
+        f"{what} could not be asked ({part.unknown})"
+        for what, part in (("launch templates", facts.templates), ("Auto Scaling groups", facts.groups))
+        if isinstance(part, Unknown)
+    ]
+    templates: Sequence[Template] = () if isinstance(facts.templates, Unknown) else facts.templates
+    for one in templates:
+        if one.image_id.startswith(_PARAMETER) and not one.image_id.startswith(_OF_AWS):
+            parameter = one.image_id.removeprefix(_PARAMETER)
+            called = set(one.called)
+            groups: Sequence[ScalingGroup] = () if isinstance(facts.groups, Unknown) else facts.groups
+            by = sorted(group.name for group in groups if called & set(group.starts_from))
+            used = f", used by the Auto Scaling group {', '.join(by)}," if by else ""
+            said.append(
+                f"{one.label}{used} takes its image from the parameter {parameter}, which is not read"
+            )
+    return sorted(said)
 
 
 def _named(view: View, image: Image) -> str:

@@ -171,6 +171,22 @@ def test_of_each_image_only_what_it_shows() -> None:
     assert "BAKED_REGISTRATION" not in codes(found(two, own={CLONE: {"image_id": "ami-2"}}))
 
 
+def test_a_template_that_looks_its_image_up_is_said_to_be_unknown() -> None:
+    by_parameter = Template(
+        label="launch template gold (version 7)", image_id="resolve:ssm:/golden/web:4", called=("gold:7",)
+    )
+    of_aws = Template(label="launch template plain (version 1)", image_id="resolve:ssm:/aws/service/al2023")
+    region = {
+        "templates": (TEMPLATE, by_parameter, of_aws),
+        "groups": (ScalingGroup(name="day", starts_from=("gold:7",)),),
+    }
+    baked = only(found({IID: stale(), CLONE: stale()}, region=region), "BAKED_REGISTRATION")
+    assert "go on coming from it: launch template web (version 3)." in baked.message
+    for word in ("not known", "gold (version 7)", "group day", "/golden/web:4", "not read"):
+        assert word in baked.message
+    assert "plain" not in baked.message
+
+
 def test_templates_and_groups_that_could_not_be_asked_make_no_claim() -> None:
     denied = Unknown(unknown="ACCESS_DENIED: autoscaling:DescribeAutoScalingGroups")
     baked = only(
@@ -178,6 +194,8 @@ def test_templates_and_groups_that_could_not_be_asked_make_no_claim() -> None:
         "BAKED_REGISTRATION",
     )
     assert "go on coming" not in baked.message
+    assert "not known: Auto Scaling groups could not be asked (ACCESS_DENIED" in baked.message
+    assert "launch templates could not be asked" in baked.message
 
 
 def test_groups_are_read_from_all_three_ways_to_say_what_they_start() -> None:
