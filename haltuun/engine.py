@@ -13,7 +13,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from haltuun.aws import Aws, chunks
@@ -33,6 +33,7 @@ from haltuun.model import (
     Json,
     Plan,
     Reach,
+    Severity,
     StageName,
     StagePlan,
     Unknown,
@@ -67,6 +68,7 @@ class Progress:
     ordered: tuple[Change, ...] = ()  # the plan's changes, what others need first
     of_host: dict[str, tuple[Change, ...]] = field(default_factory=dict)  # those performed in its turn
     findings: tuple[Finding, ...] = ()
+    unjudged: dict[str, Finding] = field(default_factory=dict)  # hosts that could not be judged, and why
     expected: tuple[str, ...] = ()
     entered: tuple[str, ...] = ()
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # by change id
@@ -260,8 +262,8 @@ class Takeover:
         self.run.facts[name] = facts
 
     def _judge(self, name: StageName, phase: str) -> tuple[Finding, ...]:
-        stage, progress, run = self.stages[name], self.progress[name], self.run
-        judged = stage.judge(self.view(name, ()))
+        progress, run = self.progress[name], self.run
+        judged = self._findings(name)
         progress.findings = tuple(f for f in judged if f.host is None or f.host in self.hosts)
         facts = run.facts[name]
         seen: dict[str, Frozen] = {host: facts[host] for host in self.hosts if host in facts}
@@ -270,6 +272,25 @@ class Takeover:
         run.ledger.found(run.account.id, run.id, name, phase, progress.findings)
         return progress.findings
 
+    def _findings(self, name: StageName) -> Sequence[Finding]:
+        """Of all hosts at once, for some hold for several; where that fails, of each alone."""
+        stage, progress, view = self.stages[name], self.progress[name], self.view(name, ())
+        progress.unjudged = {}
+        try:
+            return stage.judge(view)
+        except Exception:
+            log.exception("judging %s", name.value)
+        found: dict[Finding, None] = {}
+        for instance_id, facts in view.facts[name].items():
+            try:
+                alone = replace(view, facts={**view.facts, name: {instance_id: facts}})
+                found.update(dict.fromkeys(stage.judge(alone)))
+            except Exception as error:
+                log.exception("judging %s in %s", instance_id, name.value)
+                progress.unjudged[instance_id] = finding = _unjudged(instance_id, error)
+                found[finding] = None
+        return tuple(found)
+
     # -- plan ------------------------------------------------------------------------------------
 
     def plan_stage(self, name: StageName) -> StagePlan:
@@ -277,6 +298,7 @@ class Takeover:
         stage, progress = self.stages[name], self.progress[name]
         expected = [set(self.progress[need].expected) for need in stage.needs]
         entering = [host for host in self.hosts if all(host in some for some in expected)]
+        entering = [host for host in entering if host not in progress.unjudged]
         progress.plan = stage.plan(self.view(name, entering))
         share_parts(progress.plan.changes)
         progress.ordered = _ordered(progress.plan.changes)
@@ -540,7 +562,7 @@ class Takeover:
         self.performer.check_lease()  # a run that lost it must not write over the verdicts of the next one
         barred = {b.host: b for b in progress.plan.barred}
         excluded = {h for h in progress.entered if h in barred and barred[h].verdict is Verdict.excluded}
-        judged = [h for h in progress.entered if h not in excluded]
+        judged = [h for h in progress.entered if h not in excluded and h not in progress.unjudged]
         rows = {host: _columns(facts.row(), stage.checks) for host, facts in run.facts.get(name, {}).items()}
         progress.gate = evaluate(judged, rows, stage.checks)
         progress.blocked = progress.blocked or progress.gate.blocked
@@ -549,6 +571,8 @@ class Takeover:
         for host in self.hosts:
             if host in excluded:
                 statuses[host] = _from_barred(barred[host])
+            elif host in progress.entered and host in progress.unjudged:
+                statuses[host] = _from_unjudged(progress.unjudged[host])
             elif host in progress.gate.verdicts:
                 statuses[host] = self._status(name, host, barred.get(host), ended[host])
             else:
@@ -724,6 +748,22 @@ def _by_host(outcomes: Iterable[Outcome], hosts: Iterable[str]) -> dict[str, lis
 def of_one_host(change: Change) -> bool:
     """Performed in the host's turn; all others once for the account, before the hosts."""
     return change.reach in (Reach.host, Reach.irreversible) and len(change.hosts) == 1
+
+
+def _unjudged(instance_id: str, error: Exception) -> Finding:
+    return Finding(
+        code="INTERNAL",
+        severity=Severity.high,
+        host=instance_id,
+        message=f"{type(error).__name__} while what it shows was judged; see the log.",
+        remedy="Report it with the log; the host is left as it is.",
+    )
+
+
+def _from_unjudged(finding: Finding) -> HostStatus:
+    return HostStatus(
+        verdict=Verdict.unknown, reason=finding.code, message=finding.message, remedy=finding.remedy
+    )
 
 
 def _from_barred(barred: Barred) -> HostStatus:

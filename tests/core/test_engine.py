@@ -276,6 +276,26 @@ def test_one_host_never_fails_its_neighbours_and_its_error_is_its_reason(ledger)
     assert statuses[NAMES[2]].verdict is Verdict.passed
 
 
+def test_a_host_that_cannot_be_judged_keeps_only_its_own(ledger):
+    world = World()
+    odd = NAMES[2]
+
+    def judge(view):
+        seen = view.facts[StageName.repair]
+        return [Finding(code="SEEN", severity="info", host=h, message=f"{1 / (h != odd)}") for h in seen]
+
+    discover, repair = make_stages(world)
+    takeover = start(world, ledger, stages=(discover, replace(repair, judge=judge)))
+    found = {f.host: f.code for f in takeover.progress[StageName.repair].findings}
+    assert found == {**dict.fromkeys(NAMES, "SEEN"), odd: "INTERNAL"}
+    takeover.approve(None, everything=True, who="me")
+    assert go(takeover) == "PartiallyDone"
+    statuses = takeover.progress[StageName.repair].statuses
+    assert (statuses[odd].verdict, statuses[odd].reason) == (Verdict.unknown, "INTERNAL")
+    assert {statuses[host].verdict for host in NAMES if host != odd} == {Verdict.passed}
+    assert odd not in world.calls, "nothing is done to it"
+
+
 def test_a_canary_that_does_not_come_right_ends_the_stage_there(ledger):
     world = World()
     world.broken[NAMES[0]] = HaltuunError("no.", code="WORSE")
