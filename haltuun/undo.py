@@ -262,7 +262,9 @@ class Undoing:
         if why:
             return replace(step, status="kept", message=why)
         outcome = self.performer.perform(inverse)
-        if outcome.status == "failed" and kind.on_host:
+        # What was refused before anything was changed says nothing of the next host.
+        unchanged = outcome.error is not None and outcome.error.unchanged
+        if outcome.status == "failed" and kind.on_host and not unchanged:
             self.stopped = f"{inverse.target} did not go back ({outcome.message})"
         return replace(step, status=outcome.status, message=_message(outcome))
 

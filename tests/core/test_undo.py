@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from haltuun.config import AccountConfig, Config
 from haltuun.effects import effects, left
-from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld
+from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld, PlanStale
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
 from haltuun.stages.base import Kind
@@ -274,6 +274,19 @@ def test_a_host_that_does_not_go_back_ends_the_undo_there(ledger: Ledger) -> Non
     assert len(world.calls) == 1
     assert sorted(steps[name] for name in NAMES) == ["failed", *["waits"] * 5]
     assert steps["account"] == "waits"
+
+
+def test_a_host_that_refuses_before_anything_was_changed_keeps_only_its_own(ledger: Ledger) -> None:
+    world = World()
+    of = taken_over(world, ledger)
+    first = undoing(world, ledger, of, approved=False).waves()[0][0]
+    world.broken[first] = PlanStale("the file was changed since.", subject=first, unchanged=True)
+    world.after_failure[first] = "on"
+    outcome, steps = undo(world, ledger, of)
+    assert outcome == "PartlyUndone"
+    # The first one needs what is of the account.
+    assert (steps.pop(first), steps.pop("account")) == ("failed", "waits")
+    assert set(steps.values()) == {"done"}
 
 
 def test_it_is_refused_while_a_run_works_on_the_account(ledger: Ledger) -> None:
