@@ -80,9 +80,15 @@ rpm_version() {
     rpm -q --qf '%{VERSION}-%{RELEASE}\n' amazon-ssm-agent 2>/dev/null | grep -v 'not installed' | head -n 1
 }
 
-# unit_starts UNIT: at the next boot. Under systemd.
+# unit_starts UNIT: at the next boot. Under systemd; 2 where that does not answer. Of a unit that is not there
+# it tells on stderr, with the words that it has for a bus that is not there, too; from 253 on "not-found".
 unit_starts() {
-    case $(bounded 20 systemctl is-enabled "$1" 2>/dev/null) in enabled*) return 0 ;; *) return 1 ;; esac
+    case $(bounded 20 systemctl is-enabled "$1" 2>&1 | tail -n 1) in
+        enabled*) return 0 ;;
+        *'unit file state'*'No such file'* | not-found) return 1 ;;
+        '' | *' '*) return 2 ;;
+        *) return 1 ;;
+    esac
 }
 
 # The unit of the agent in use: where deb and snap are, the deb's unless only the snap's starts.
@@ -91,10 +97,9 @@ unit_in_use() {
         echo "$UNIT"
     elif [ -z "$(deb_version)" ]; then
         echo "$SNAP_UNIT"
-    elif ! unit_starts "$UNIT" && unit_starts "$SNAP_UNIT"; then
-        echo "$SNAP_UNIT"
     else
-        echo "$UNIT"
+        unit_starts "$UNIT"
+        if [ $? = 1 ] && unit_starts "$SNAP_UNIT"; then echo "$SNAP_UNIT"; else echo "$UNIT"; fi
     fi
 }
 
@@ -105,12 +110,24 @@ unit_state() {
         inactive | failed | deactivating) runs=stopped ;;
         *) return 1 ;;
     esac
-    if unit_starts "$1"; then echo "$runs, enabled"; else echo "$runs, disabled"; fi
+    unit_starts "$1"
+    case $? in
+        0) echo "$runs, enabled" ;;
+        1) echo "$runs, disabled" ;;
+        *) return 1 ;;
+    esac
 }
 
 service_enabled() {
     case $(init_system) in
-        systemd) yes_no unit_starts "$(unit_in_use)" ;;
+        systemd)
+            unit_starts "$(unit_in_use)"
+            case $? in
+                0) echo yes ;;
+                1) echo no ;;
+                *) echo unknown ;;
+            esac
+            ;;
         upstart)
             if [ ! -e /etc/init/$UNIT.conf ]; then
                 echo no

@@ -84,9 +84,9 @@ def parse_agent(output: str) -> Agent:
     return Agent(
         root=_yes(lines, "root"),
         init=_init(lines),
-        packages={kind: _one(lines, kind) for kind in ("deb", "rpm", "snap") if _one(lines, kind)},
-        binary=_one(lines, "binary"),
-        processes=tuple(_process(text) for text in lines["process"]),
+        packages=_packages(lines),
+        binary=_one(lines, "binary") if lines["binary"] else _not_shown("binary"),
+        processes=_processes(lines),
         deb_is_half=_one(lines, "deb_is_half") == "yes",
         dpkg_arch=_one(lines, "dpkg_arch"),
         rpm_arch=_one(lines, "rpm_arch"),
@@ -109,7 +109,7 @@ def parse_agent(output: str) -> Agent:
         state_kb=_number(lines, "state_kb"),
         clock=parse_clock(_one(lines, "clock")),
         unfinished=tuple(_unfinished(text) for text in lines["unfinished"]),
-        log=tuple(_log_line(text) for text in lines["log"]),
+        log=_log(lines),
     )
 
 
@@ -131,12 +131,36 @@ def _yes(lines: Lines, key: str) -> bool | Unknown:
     value = _one(lines, key)
     if value in ("yes", "no"):
         return value == "yes"
-    return Unknown(unknown=f"NOT_SHOWN: the host did not say {key}")
+    return _not_shown(key)
 
 
 def _number(lines: Lines, key: str) -> int | Unknown:
     value = _one(lines, key)
-    return int(value) if value.isdigit() else Unknown(unknown=f"NOT_SHOWN: the host did not say {key}")
+    return int(value) if value.isdigit() else _not_shown(key)
+
+
+def _not_shown(key: str) -> Unknown:
+    return Unknown(unknown=f"NOT_SHOWN: the host did not say {key}")
+
+
+def _packages(lines: Lines) -> dict[str, str] | Unknown:
+    """None are found only where each package manager could be asked."""
+    if _one(lines, "packages") != "read":
+        return _not_shown("packages")
+    return {kind: _one(lines, kind) for kind in ("deb", "rpm", "snap") if _one(lines, kind)}
+
+
+def _processes(lines: Lines) -> tuple[Process, ...] | Unknown:
+    if _one(lines, "processes") != "read":
+        return _not_shown("processes")
+    return tuple(_process(text) for text in lines["process"])
+
+
+def _log(lines: Lines) -> tuple[LogLine, ...] | Unknown:
+    """Of no file no lines; of one that could not be read to its end, nobody knows what it says."""
+    if _one(lines, "log_read") != "yes" and _one(lines, "log_file") != "no":
+        return _not_shown("log")
+    return tuple(_log_line(text) for text in lines["log"])
 
 
 def _init(lines: Lines) -> Literal["systemd", "upstart", "sysv"] | Unknown:

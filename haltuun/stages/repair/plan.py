@@ -409,7 +409,8 @@ def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change,
         return case.barred("AGENT_PACKAGE", f"The pinned agent package cannot be used: {problem}", REMEDY)
     if agent.deb_is_half:
         no_undo = "an agent was there of which dpkg left half, and nothing leads back to that"
-        return (_install(case, pin, depends_on, "for dpkg left half of it", no_undo=no_undo),)
+        why = "for dpkg left half of it"
+        return (_install(case, pin, depends_on, why, no_undo=no_undo, reach=Reach.irreversible),)
     if agent.package == "none":
         return (_install(case, pin, depends_on, "enable and start it", undo_kind="agent.remove"),)
     what = "for what is left of it is not whole"

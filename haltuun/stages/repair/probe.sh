@@ -74,7 +74,22 @@ is_somebodys_half() {
     deb_is_unpacked && [ -z "$(deb_version)" ] && [ ! -e "$HALTUUN/installed/$UNIT" ]
 }
 
+# What a package manager has no access to is not none: dpkg-query says 1 for none and 2 for an error, rpm that
+# nothing is installed for either, and before that what is wrong.
+look_at_packages() {
+    say deb "$(deb_version)"
+    say snap "$(snap_version)"
+    say rpm "$(rpm_version)"
+    if have dpkg-query; then
+        dpkg-query -W "$UNIT" >/dev/null 2>&1
+        [ $? -le 1 ] || return 0
+    fi
+    if have rpm && rpm -q --qf '%{VERSION}\n' "$UNIT" 2>&1 | grep -q '^error:'; then return 0; fi
+    say packages read
+}
+
 look_at_processes() {
+    [ ! -d /proc/1 ] || say processes read
     agent_processes | while read -r comm pid started; do
         say process "$comm $pid $started"
         [ "$comm" = amazon-ssm-agen ] || continue
@@ -96,7 +111,7 @@ look_at_proxy_files() {
 look_at_log() {
     say log_file "$(yes_no test -e "$AGENT_LOG")"
     [ -e "$AGENT_LOG" ] || return 0
-    total=$(wc -l <"$AGENT_LOG")
+    total=$(awk 'END { print NR }' "$AGENT_LOG" 2>/dev/null) && say log_read yes
     start=$(grep -a -n -e 'Proxy environment variables:' -e 'Starting Agent: amazon-ssm-agent' \
         -e 'INFO Create new startup processor' "$AGENT_LOG" |
         tail -n 1 | cut -d: -f1)
@@ -141,9 +156,7 @@ say imds "$IMDS_WAY"
 say imds_instance_id "$IMDS_ID"
 say imds_account "$IMDS_ACCOUNT"
 say imds_region "$IMDS_REGION"
-say deb "$(deb_version)"
-say snap "$(snap_version)"
-say rpm "$(rpm_version)"
+look_at_packages
 say binary "$(agent_binary)"
 # dpkg is to be had on other systems, too, as a tool: it is this system's own where Debian's base is its.
 if [ "$(dpkg-query -W -f '${Status}' base-files 2>/dev/null)" = 'install ok installed' ]; then

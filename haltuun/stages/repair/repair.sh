@@ -143,12 +143,7 @@ do_config() {
         room_to_save "$CONFIG"
         save "$CONFIG" "$CONFIG"
         CHANGED=yes
-        # With the owner and the mode that it has.
-        if ! { cp -a "$CONFIG" "$CONFIG.haltuun" && cat "$wanted" >"$CONFIG.haltuun" &&
-            mv -f "$CONFIG.haltuun" "$CONFIG"; }; then
-            rm -f "$CONFIG.haltuun"
-            failed "$CONFIG could not be written"
-        fi
+        replace_file "$CONFIG" <"$wanted" || failed "$CONFIG could not be written"
     fi
     saved_has_ended
     finish 'done' 0

@@ -18,6 +18,14 @@ room_to_save() {
     [ "$free" -gt "$need" ] || failed "not enough room in $HALTUUN to save the agent's state ($free of $need KiB)"
 }
 
+# folder_as_in FROM TO FOLDER: makes TO/FOLDER, and what is missing above it, with the owner and the mode that
+# it has in FROM. With five digits chmod takes away what a folder has of the one above, too.
+folder_as_in() {
+    if [ -d "$2$3" ]; then return 0; fi
+    folder_as_in "$1" "$2" "${3%/*}" && mkdir "$2$3" || return 1
+    [ ! -d "$1$3" ] || { chown "$(stat -c %u:%g "$1$3")" "$2$3" && chmod "00$(stat -c %a "$1$3")" "$2$3"; }
+}
+
 # save "WHAT TO COPY…" PATH…: the paths are those that giving back restores.
 save() {
     saved_by_this_run && return 0
@@ -30,8 +38,9 @@ save() {
     chmod 700 "$HALTUUN/saved" "$SAVED"
     for path in $1; do
         [ -e "$path" ] || continue
-        mkdir -p "$SAVED/files${path%/*}"
-        cp -a "$path" "$SAVED/files${path%/*}/" || failed "$path could not be saved"
+        if ! { folder_as_in '' "$SAVED/files" "${path%/*}" && cp -a "$path" "$SAVED/files${path%/*}/"; }; then
+            failed "$path could not be saved"
+        fi
     done
     shift
     printf '%s\n' "$@" >"$SAVED/restore"
@@ -88,8 +97,7 @@ restore_files() {
             mv "$path" "$kept$path" || return 1
         fi
         if [ -e "$1/files$path" ]; then
-            mkdir -p "${path%/*}"
-            cp -a "$1/files$path" "$path" || return 1
+            folder_as_in "$1/files" '' "${path%/*}" && cp -a "$1/files$path" "$path" || return 1
         fi
     done <"$1/restore"
 }

@@ -53,9 +53,13 @@ enable_service() {
             ;;
         upstart)
             is_manual || return 0
-            cp -p "$OVERRIDE" "$HALTUUN/override"
-            without_manual "$OVERRIDE" >"$JOB_DIR/override" && cat "$JOB_DIR/override" >"$OVERRIDE"
-            [ -s "$OVERRIDE" ] || rm -f "$OVERRIDE"
+            cp -p "$OVERRIDE" "$HALTUUN/override.new" && mv -f "$HALTUUN/override.new" "$HALTUUN/override"
+            without_manual "$OVERRIDE" >"$JOB_DIR/override" || return 0
+            if [ -s "$JOB_DIR/override" ]; then
+                replace_file "$OVERRIDE" <"$JOB_DIR/override"
+            else
+                rm -f "$OVERRIDE"
+            fi
             ;;
     esac
 }
@@ -74,7 +78,7 @@ disable_service() {
             if [ ! -e "/etc/init/$UNIT.conf" ] || is_manual; then return 0; fi
             if [ "$(without_manual "$HALTUUN/override")" = "$(without_manual "$OVERRIDE")" ] &&
                 [ -e "$HALTUUN/override" ]; then
-                cp -p "$HALTUUN/override" "$OVERRIDE"
+                cp -p "$HALTUUN/override" "$OVERRIDE.haltuun" && mv -f "$OVERRIDE.haltuun" "$OVERRIDE"
             else
                 (umask 022 && echo manual >>"$OVERRIDE")
             fi

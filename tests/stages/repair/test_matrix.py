@@ -359,10 +359,7 @@ def test_role_way_proxy_clock_and_metadata_are_good_first() -> None:
 
 # What the host may leave unsaid, by its script's own words.
 UNSAID = [
-    name
-    for name in f.Agent.model_fields
-    if isinstance(getattr(parse_agent("end=yes\n"), name), Unknown)
-    or name in ("packages", "binary", "processes")
+    name for name in f.Agent.model_fields if isinstance(getattr(parse_agent("end=yes\n"), name), Unknown)
 ]
 
 

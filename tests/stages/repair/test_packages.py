@@ -169,6 +169,7 @@ def test_what_dpkg_left_half_of_another_s_agent_is_not_removed(moved: Moved, tmp
     (moved.root / "broken").unlink()
     (again,) = planned(moved, list(run.config.agent.packages), tmp_path)
     assert again.undo is None and "dpkg left half" in again.no_undo
+    assert again.reach is Reach.irreversible, "a person decides"
     perform(moved.run(list(run.config.agent.packages), tmp_path), again)
 
 

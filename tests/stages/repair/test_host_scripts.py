@@ -1,0 +1,123 @@
+"""Single functions of the scripts that run on a host, in each shell that hosts have."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from haltuun.model import Unknown
+from haltuun.stages.repair.parse import parse_agent
+from haltuun.stages.repair.probe import script
+from tests.stages.fakehost import SHELLS
+from tests.stages.repair.moved_kit import Moved
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the scripts run as root")
+
+
+def run(shell: str, words: str, *names: str, tools: Path | None = None, said: str = "") -> str:
+    """`words` after these scripts; commands of the folder `tools` stand in for the machine's."""
+    path = f"{tools}:/usr/bin:/bin" if tools else "/usr/bin:/bin"
+    env = {"CHANGE_ID": "c", "RUN_ID": "r", "JOB_DIR": "/nonexistent"}
+    # Without job.sh's own end, which tells how the agent is.
+    text = f"{script(*names)}\ntrap - EXIT\nPATH={path}\n{words}\n"
+    done = subprocess.run(
+        [*shell.split(), "-c", text], input=said, env=env, capture_output=True, text=True, timeout=30
+    )
+    return done.stdout
+
+
+def stand_in(folder: Path, name: str, text: str) -> None:
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\n{text}\n")
+    tool.chmod(0o755)
+
+
+def about(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mode & 0o7777, status.st_uid, status.st_gid
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("fails", ["", "cat", "mv"])
+def test_a_file_is_replaced_whole_or_not_at_all(shell: str, fails: str, tmp_path: Path) -> None:
+    file = tmp_path / "agent.override"
+    file.write_text("manual\n# ops\n")
+    file.chmod(0o640)
+    os.chown(file, 12, 34)
+    if shell.startswith("busybox"):
+        fails = ""  # its own commands come before those of PATH
+    if fails:
+        stand_in(tmp_path, fails, "head -c 3; exit 1")
+    run(shell, f"replace_file {file}", "host.sh", "job.sh", tools=tmp_path, said="# ops\n")
+    assert file.read_text() == ("manual\n# ops\n" if fails else "# ops\n")
+    assert about(file) == (0o640, 12, 34)
+    assert not list(tmp_path.glob("*.haltuun"))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_folder_comes_back_as_it_was(shell: str, tmp_path: Path) -> None:
+    was, now = tmp_path / "was", tmp_path / "now"
+    (was / "a/b/c").mkdir(parents=True)
+    now.mkdir()
+    (was / "a").chmod(0o751)
+    os.chown(was / "a/b", 12, 34)
+    (was / "a/b").chmod(0o2770)
+    run(shell, f"folder_as_in {was} {now} /a/b/c", "host.sh", "job.sh", "saved.sh")
+    for folder in ("a", "a/b", "a/b/c"):
+        assert about(now / folder) == about(was / folder), folder
+
+
+# What `systemctl is-enabled` prints, on either stream.
+SAID = {
+    "enabled": "yes",
+    "enabled-runtime": "yes",
+    "disabled": "no",
+    "masked": "no",
+    "not-found": "no",
+    "Failed to get unit file state for amazon-ssm-agent.service: No such file or directory": "no",
+    "Failed to connect to bus: No such file or directory": "unknown",
+    "Failed to get unit file state for amazon-ssm-agent.service: Connection timed out": "unknown",
+    "": "unknown",  # it was ended after 20 s
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("said", SAID)
+def test_a_service_manager_that_does_not_answer_is_no_no(shell: str, said: str, tmp_path: Path) -> None:
+    stand_in(tmp_path, "systemctl", f"echo '{said}' >&2; exit 1" if " " in said else f"printf '{said}'")
+    words = "init_system() { echo systemd; }\nservice_enabled"
+    assert run(shell, words, "host.sh", tools=tmp_path) == f"{SAID[said]}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("unread", ["", "dpkg", "rpm", "log"])
+def test_what_cannot_be_read_is_unknown_and_not_none(shell: str, unread: str, tmp_path: Path) -> None:
+    moved = Moved(tmp_path, shell)
+    for name in ("dpkg", "rpm"):
+        moved.stand_in(name)
+    if unread == "dpkg":
+        moved.tool(
+            "dpkg-query", "#!/bin/sh\necho 'dpkg-query: error: failed to open package info file' >&2; exit 2"
+        )
+    if unread == "rpm":
+        said = "echo 'error: cannot open Packages database in /var/lib/rpm' >&2"
+        none = "echo 'package amazon-ssm-agent is not installed'"
+        moved.tool("rpm", f"#!/bin/sh\n{said}\n{none}\nexit 1")
+    if unread == "log":
+        log = tmp_path / "var/log/amazon/ssm/amazon-ssm-agent.log"
+        log.unlink()
+        log.mkdir()
+    agent = moved.look(moved.run([], tmp_path))
+    assert isinstance(agent.packages, Unknown) == (unread in ("dpkg", "rpm"))
+    assert isinstance(agent.log, Unknown) == (unread == "log")
+    assert not isinstance(agent.processes, Unknown) and not isinstance(agent.binary, Unknown)
+
+
+def test_a_section_that_did_not_arrive_is_unknown() -> None:
+    agent = parse_agent("deb=\nrpm=\nsnap=\nlog_file=yes\nend=yes\n")
+    for part in (agent.packages, agent.binary, agent.processes, agent.log):
+        assert isinstance(part, Unknown)
+    assert parse_agent("log_file=no\nend=yes\n").log == ()
