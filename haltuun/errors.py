@@ -161,6 +161,12 @@ class BannerTimeout(Unreachable):
     code = "SSH_HANGS"
 
 
+class ConnectionClosed(Unreachable):
+    """The port opens, and is closed before anybody is logged in: so does a machine that starts or is full."""
+
+    code = "SSH_CLOSED"
+
+
 class HostKeyUnknown(Unreachable):
     """The server's key is not known and the configuration does not say how to trust it."""
 

@@ -20,6 +20,7 @@ from haltuun.envelope import assignments, exports, host_script
 from haltuun.errors import (
     BannerTimeout,
     CommandTimeout,
+    ConnectionClosed,
     ConnectionLost,
     ConnectionRefused,
     ConnectTimeout,
@@ -46,7 +47,14 @@ _STEP_TIMEOUT_S = 60.0
 _POLL_WAIT_S = 15
 _RUNNER = ("process.sh", "lock.sh", "runner.sh")
 # What passes by itself: sshd starts again, the host restarts, a network that was closed opens.
-_PASSING = (ConnectionLost, CommandTimeout, ConnectionRefused, ConnectTimeout, BannerTimeout)
+_PASSING = (
+    ConnectionLost,
+    CommandTimeout,
+    ConnectionRefused,
+    ConnectionClosed,
+    ConnectTimeout,
+    BannerTimeout,
+)
 
 
 class Runner(Protocol):

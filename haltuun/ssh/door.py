@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import paramiko
 
 from haltuun.config import SshConfig
-from haltuun.errors import AuthRefused, BannerTimeout, CommandTimeout, ConnectionLost, NoSudo, Unreachable
+from haltuun.errors import (
+    AuthRefused,
+    BannerTimeout,
+    CommandTimeout,
+    ConnectionClosed,
+    ConnectionLost,
+    NoSudo,
+    Unreachable,
+)
 from haltuun.ssh.handshake import AUTH_TIMEOUT_S, SHA2, Client, Endpoint, Memory, handshake
 from haltuun.ssh.keys import Login, likeliest_first, load_keys
 
@@ -215,9 +223,8 @@ class Door:
         return False
 
     def _cut_off(self, error: Exception) -> Unreachable:
-        return Unreachable(
+        return ConnectionClosed(
             f"the connection ends while logging in ({error or type(error).__name__}).",
             subject=self.endpoint.label,
             remedy="See sshd's log on the host.",
-            code="SSH_CLOSED",
         )

@@ -14,6 +14,7 @@ import paramiko
 from haltuun.config import SshConfig
 from haltuun.errors import (
     BannerTimeout,
+    ConnectionClosed,
     ConnectionRefused,
     ConnectTimeout,
     HostKeyChanged,
@@ -129,11 +130,10 @@ def _no_handshake(endpoint: Endpoint, ssh: SshConfig, error: Exception, took_s: 
             subject=endpoint.label,
             remedy="The machine hangs or is out of memory: look at its console output; restart it.",
         )
-    return Unreachable(
+    return ConnectionClosed(
         "the port opens, but the connection is closed before SSH begins.",
         subject=endpoint.label,
         remedy="See hosts.deny, MaxStartups and fail2ban on the host, or what else listens at that port.",
-        code="SSH_CLOSED",
     )
 
 
