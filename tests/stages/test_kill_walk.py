@@ -1,24 +1,34 @@
-"""Promise 4: killed before and after each call that changes the account, the next run goes on from there.
+"""Promise 4: killed before and after each call that changes the account, the next run goes on from there; an
+undo, too.
 
-A run dies without a word, as by kill -9: nothing after the call is journaled.
+A run dies without a word, as by kill -9: nothing after the call is journaled. What is killed on a host is in
+tests/stages/repair/test_steps.py.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from haltuun.aws import READS
-from haltuun.engine import Takeover, open_changes
+from haltuun.aws import READS, Aws
+from haltuun.engine import open_changes
 from haltuun.model import Verdict
+from haltuun.reach import open_host
 from haltuun.stages.backup import STAGE as BACKUP
 from haltuun.stages.base import Stage
+from haltuun.stages.discover import STAGE as DISCOVER
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
+from haltuun.stages.verify import STAGE as VERIFY
+from haltuun.undo import open_undo
+from lab.scenario import load_scenario
+from tests.stages import takeover_kit
 from tests.stages.account_kit import ACCOUNT, World, ubuntu, world
+from tests.stages.account_state import account_state, differences
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -35,7 +45,7 @@ class Killed(BaseException):
 def take(account: World, stage: Stage, *, kill: str) -> str | None:
     """One run that is killed "before" or "after" its first changing call; which one that was."""
     takeover = account.start(stage)
-    seen = _kill_at_first_change(takeover, kill)
+    seen = _kill_at_first_change(takeover.run.aws, kill)
     try:
         takeover.reconcile()
         account.go(takeover)
@@ -47,9 +57,8 @@ def take(account: World, stage: Stage, *, kill: str) -> str | None:
     return None
 
 
-def _kill_at_first_change(takeover: Takeover, kill: str) -> list[str]:
-    aws, seen = takeover.run.aws, []
-    real = aws.call
+def _kill_at_first_change(aws: Aws, kill: str) -> list[str]:
+    real, seen = aws.call, []
 
     def call(service: str, operation: str, region: str, **parameters: Any) -> dict[str, Any]:
         if operation.startswith(READS) or operation == PROOF:
@@ -103,4 +112,103 @@ def _names(account: World) -> Counter[str]:
             name = f"{name} of {value.count('WindowTaskId')} tasks, {value.count('WindowTargetId')} targets"
         names[f"{kind} {name}"] += 1
     names.update(f"tag {tag}" for host in account.facts for tag in account.tags(host).items())
+    return names
+
+
+# -- discover and verify: the evidence, roles and profiles, security groups ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "names"),
+    [
+        ("full", ("weak-role",)),
+        pytest.param("full", ("miner", "stopped-agent"), marks=pytest.mark.soak),
+        pytest.param("demo", ("web-01", "batch-01", "intern-01"), marks=pytest.mark.soak),
+    ],
+)
+def test_killed_at_every_change_before_the_repair_and_at_every_one_of_the_way_back(
+    scenario: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_scenario(scenario)
+    few = loaded.model_copy(update={"hosts": [host for host in loaded.hosts if host.name in names]})
+    (tmp_path / "once").mkdir()
+    with takeover_kit.seeded(few, tmp_path / "once", monkeypatch) as account:
+        account.go(account.start())
+        wanted = _made(account)
+    (tmp_path / "walk").mkdir()
+    with takeover_kit.seeded(few, tmp_path / "walk", monkeypatch) as account:
+        first = account_state(account.account.client)
+        killed = _walk(account, _take_over)
+        assert killed
+        assert _made(account) == wanted
+        again = account.start()
+        assert again.plan is not None and again.plan.changes == ()
+        again.end(again.outcome())
+        assert open_changes(account.ledger.change_events(few.account_id)) == []
+        back = _walk(account, _undo)
+        assert len(back) >= len(killed) - 1, "but for a snapshot that is evidence"
+        assert differences(first, account_state(account.account.client)) == []
+        assert open_changes(account.ledger.change_events(few.account_id)) == []
+
+
+Going = Callable[[takeover_kit.World, str], str | None]
+
+
+def _walk(account: takeover_kit.World, go: Going) -> list[str]:
+    killed: list[str] = []
+    for _ in range(MANY):
+        at = go(account, "before")
+        assert go(account, "after") == at
+        if at is None:
+            return killed
+        killed.append(at)
+    raise AssertionError(f"it comes to no end: {killed}")
+
+
+def _take_over(account: takeover_kit.World, kill: str) -> str | None:
+    takeover = account.start()
+    seen = _kill_at_first_change(takeover.run.aws, kill)
+    try:
+        takeover.reconcile()
+        account.go(takeover)
+    except Killed:
+        takeover.performer.release_lease()
+        return seen[0]
+    return None
+
+
+def _undo(account: takeover_kit.World, kill: str) -> str | None:
+    """Of all that runs did, the last one first."""
+    runs = [row.run for row in account.ledger.runs(account.scenario.account_id) if row.mode == "apply"]
+    for run in reversed(runs):
+        undoing = open_undo(
+            account.config(),
+            run,
+            approved=True,
+            stages=[DISCOVER, VERIFY],
+            opener=open_host,
+            ledger=account.ledger,
+        )
+        undoing.begin("test")
+        seen = _kill_at_first_change(undoing.run.aws, kill)
+        try:
+            for wave in undoing.waves():
+                for host in wave:
+                    undoing.act_on_host(host)
+            undoing.act_on_account()
+        except Killed:
+            undoing.performer.release_lease()
+            return seen[0]
+        undoing.end(undoing.outcome())
+    return None
+
+
+def _made(account: takeover_kit.World) -> Counter[str]:
+    """How often each thing is there; what AWS numbers, by its kind."""
+    names: Counter[str] = Counter()
+    for key, value in account_state(account.account.client).items():
+        kind, _, name = key.partition("/")
+        names[f"{kind} {value.count('GroupId')}" if kind.startswith("ec2:") else f"{kind} {name}"] += 1
+    snapshots = account.account.client("ec2").describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    names["snapshots"] = len(snapshots)
     return names

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from haltuun.config import AccountConfig, Config
-from haltuun.engine import open_run
+from haltuun.engine import open_changes, open_run
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import Change, Finding, Host, Reach, StageName, Unknown
@@ -234,6 +234,24 @@ def test_it_is_deregistered_once(run: Run, cloud: SsmState) -> None:
     assert performer.perform(change).status == "done"
     assert not cloud.nodes[MI].listed
     assert performer.perform(change).status == "already"
+
+
+@pytest.mark.parametrize(("died", "found"), [("before the call", "not_done"), ("after it", "confirmed")])
+def test_killed_over_the_deregistration_the_next_run_looks(
+    run: Run, cloud: SsmState, died: str, found: str
+) -> None:
+    silent(cloud)
+    (change,) = plan_orphans(view(left()))
+    for event in ("intended", "sent"):
+        run.journal(change, event)
+    if died == "after it":
+        STAGE.kinds[change.kind].apply(run, change)
+    performer = Performer(run, {StageName.repair: STAGE})
+    assert open_changes(run.ledger.change_events(ACCOUNT)) == [change]
+    assert performer.resolve(change) == found
+    assert performer.perform(change).status == ("done" if found == "not_done" else "already")
+    assert not cloud.nodes[MI].listed and open_changes(run.ledger.change_events(ACCOUNT)) == []
+    assert [call.operation for call in run.aws.calls].count("DeregisterManagedInstance") == 1
 
 
 def test_one_that_came_online_since_the_plan_is_left(run: Run, cloud: SsmState) -> None:
