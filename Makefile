@@ -39,8 +39,8 @@ test: setup lint
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 # A crowd of a thousand; a worker killed in each stage; on real hosts repairs for any two of cause, init and
-# first state, and runs killed in the middle in every way. Some ten minutes, which `make test` has no room for:
-# it has a few of these.
+# first state, runs killed in the middle in every way, and at each step of every script that changes a host. Half
+# an hour, which `make test` has no room for: it has a few of these.
 soak: setup
 	@$(BIN)/python -m pytest -m soak
 

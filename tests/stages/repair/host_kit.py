@@ -116,16 +116,13 @@ class Bench:
         return STAGE.prove(self.run, [self.host], self.view())[self.host.instance_id]
 
 
-@contextmanager
-def bench(hosts: Hosts, name: str, mode: str = "apply") -> Iterator[Bench]:
-    config = load_config(hosts.info.config_path)
-    run = open_run(config, hosts.info.account_id, mode, open_host)
-    found = {
+def discovered(hosts: Hosts) -> dict[str, DiscoverFacts]:
+    return {
         known["instance_id"]: DiscoverFacts(
             state="running",
             platform="linux",
             private_ip=known["private_ip"],
-            profile_arn=f"arn:aws:iam::{run.account.id}:instance-profile/there",
+            profile_arn=f"arn:aws:iam::{hosts.info.account_id}:instance-profile/there",
             hostname=hostname,
             asg=None,
             managed_by=(),
@@ -133,7 +130,13 @@ def bench(hosts: Hosts, name: str, mode: str = "apply") -> Iterator[Bench]:
         )
         for hostname, known in hosts.info.hosts.items()
     }
-    facts: dict[StageName, Mapping[str, Facts]] = {StageName.discover: found}
+
+
+@contextmanager
+def bench(hosts: Hosts, name: str, mode: str = "apply") -> Iterator[Bench]:
+    config = load_config(hosts.info.config_path)
+    run = open_run(config, hosts.info.account_id, mode, open_host)
+    facts: dict[StageName, Mapping[str, Facts]] = {StageName.discover: discovered(hosts)}
     run.facts = facts
     yield Bench(hosts=hosts, run=run, host=hosts.host(name), facts=facts, account_facts={})
 

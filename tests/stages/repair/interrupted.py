@@ -24,16 +24,41 @@ from tests.stages.repair.runs import STAGES, take_over
 FIRST = Case("stale", "systemd", "running")
 
 
-def _kill_sshd(hosts: Hosts, name: str) -> None:
-    inside(hosts, name, "pkill -KILL sshd; systemctl start ssh")
+# A run that lives has a session, or will have one again: it is waited for, so that there is something to cut.
+_SESSIONS = """
+sessions() {
+    pgrep -f 'sshd: .*(@|priv)' | tr '\\n' ' '
+}
+cut=$(sessions)
+tries=0
+while [ "$lives" = yes ] && [ -z "$cut" ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 600 ] || exit 9
+    sleep 0.1
+    cut=$(sessions)
+done
+"""
+_CUT = """
+if [ -n "$cut" ]; then kill -KILL $cut 2>/dev/null; fi
+for pid in $cut; do
+    while [ -e "/proc/$pid" ]; do sleep 0.05; done
+done
+[ "$lives" = yes ] || [ -z "$(sessions)" ] || exit 8
+"""
 
 
-def _cut(hosts: Hosts, name: str) -> None:
-    """The sessions alone, if the run's death has left any; who listens goes on."""
-    inside(hosts, name, "pkill -KILL -f 'sshd: .*(@|priv)' || :")
+def _kill_sshd(hosts: Hosts, name: str, run_lives: bool) -> None:
+    again = "systemctl start ssh || initctl start ssh\nuntil pgrep -x sshd; do sleep 0.1; done"
+    _cut(hosts, name, run_lives, "pkill -KILL sshd", again)
 
 
-def _kill_script(hosts: Hosts, name: str) -> None:
+def _cut(hosts: Hosts, name: str, run_lives: bool, before: str = ":", after: str = ":") -> None:
+    """The sessions alone; who listens goes on."""
+    lives = f"lives={'yes' if run_lives else 'no'}"
+    inside(hosts, name, "\n".join((lives, _SESSIONS, before, _CUT, after)))
+
+
+def _kill_script(hosts: Hosts, name: str, run_lives: bool) -> None:
     """With its runner, which would tell of it."""
     script = """
         for started in /var/lib/haltuun/jobs/*/.run/started; do
@@ -44,13 +69,13 @@ def _kill_script(hosts: Hosts, name: str) -> None:
     inside(hosts, name, script)
 
 
-def _reboot(hosts: Hosts, name: str) -> None:
+def _reboot(hosts: Hosts, name: str, run_lives: bool) -> None:
     for on in (True, False):
         api.fault(hosts.info.name, name, "rebooted", on)
     hosts.info.hosts[name]["pid"] = api.status(hosts.info.name)["boxes"][name]["pid"]
 
 
-WAYS: dict[str, Callable[[Hosts, str], None]] = {
+WAYS: dict[str, Callable[[Hosts, str, bool], None]] = {
     "sshd is killed": _kill_sshd,
     "the connection is cut": _cut,
     "the script is killed": _kill_script,
@@ -68,7 +93,7 @@ def walk(hosts: Hosts, name: str, folder: Path, way: str, *, run_dies: bool) -> 
         if run_dies:
             run.kill()
             run.join()
-        WAYS[way](hosts, name)
+        WAYS[way](hosts, name, not run_dies)
         run.join(120)
         assert run_dies or run.exitcode == 0
     finally:
@@ -79,8 +104,7 @@ def walk(hosts: Hosts, name: str, folder: Path, way: str, *, run_dies: bool) -> 
         assert takeover.progress[StageName.repair].statuses[host].verdict is Verdict.passed
         facts = takeover.run.facts[StageName.repair][host]
         assert isinstance(facts, RepairFacts)
-        assert (facts.identity, facts.connected, facts.running, facts.enabled) == ("EC2", True, True, True)
-        assert (facts.causes, facts.online_as, facts.echoed) == ((), host, True)
+        is_right(facts, host)
         saved = hosts.file(name, "/var/lib/haltuun/saved")
         assert all((state / "COMPLETE").exists() for state in saved.iterdir())
         events = ledger.change_events(hosts.info.account_id)
@@ -89,6 +113,13 @@ def walk(hosts: Hosts, name: str, folder: Path, way: str, *, run_dies: bool) -> 
         assert kept(hosts, name, FIRST) == first
     finally:
         ledger.close()
+
+
+def is_right(facts: RepairFacts, host: str) -> None:
+    agent = (facts.identity, facts.connected, facts.running, facts.enabled)
+    assert agent == ("EC2", True, True, True), agent
+    seen = (facts.causes, facts.online_as, facts.echoed)
+    assert seen == ((), host, True), seen
 
 
 def _begin(hosts: Hosts, name: str, url: str) -> BaseProcess:

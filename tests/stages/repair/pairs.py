@@ -24,7 +24,7 @@ _WORDS = Path(__file__).with_name("pairs.sh").read_text()
 INITS = ("systemd", "upstart")
 STATES = ("running", "stopped", "stopped and disabled", "not enabled")
 
-CLEAR, ASIDE, RESTART = "agent.clear", "agent.vault_aside", "agent.restart"
+CLEAR, ASIDE, RESTART, CONFIG = "agent.clear", "agent.vault_aside", "agent.restart", "agent.config"
 TOKEN, INSTALL = "agent.credentials_aside", "agent.install"
 STARTS = (CLEAR, ASIDE, RESTART, INSTALL)
 
@@ -45,6 +45,7 @@ FAULTS: dict[str, Fault] = {
     "refused": Fault((CLEAR,), "on_another_machine"),
     "half repaired": Fault((CLEAR,), "rm -rf $state/registration $state/mi-*"),
     "does not clear": Fault((ASIDE,), "does_not_clear"),
+    "named twice": Fault((CONFIG, CLEAR), "named_twice"),
     "not restarted": Fault((RESTART, TOKEN), after="cleared", states=("running", "not enabled")),
     "key deleted": Fault(
         (RESTART, TOKEN), after="rm $state/Vault/Store/RegistrationKey", states=("running", "not enabled")
@@ -123,8 +124,8 @@ def lay(hosts: Hosts, name: str, case: Case) -> None:
 
 
 def kept(hosts: Hosts, name: str, case: Case) -> dict[str, str]:
-    """Each file that a repair could have moved, with owner, mode and checksum; but what an agent that runs
-    writes by itself: its token, and the keys that it makes where it came up as the instance."""
+    """Each file and folder that a repair could have moved, with owner, mode and checksum; but what an agent
+    that runs writes by itself: its token, and the keys that it makes where it came up as the instance."""
     root = hosts.file(name, "/")
     found = {}
     for top in ("var/lib/amazon/ssm/Vault", "var/lib/amazon/ssm/registration", "root", "etc"):
@@ -134,8 +135,9 @@ def kept(hosts: Hosts, name: str, case: Case) -> dict[str, str]:
                 continue
             if path.is_symlink():
                 found[where] = f"to {path.readlink()}"
-            elif path.is_file():
-                status, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
+            elif path.exists():
+                status = path.stat()
+                digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
                 found[where] = f"{status.st_mode:o} {status.st_uid} {status.st_gid} {digest}"
     return found
 

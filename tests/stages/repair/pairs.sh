@@ -50,6 +50,14 @@ on_another_machine() {
     sed -i 's/"machine-id":"/&other/' $state/Vault/Store/InstanceFingerprint
 }
 
+# The registration stands in the agent's configuration as well.
+named_twice() {
+    id=$(sed 's/.*"instanceID": *"\([^"]*\)".*/\1/' $state/Vault/Store/RegistrationKey)
+    printf '{"Identity": {"CustomIdentities": [{"InstanceID": "%s", "Region": "eu-west-1"}]}}' "$id" \
+        >/etc/amazon/ssm/$agent.json
+    chmod 640 /etc/amazon/ssm/$agent.json
+}
+
 # A program that lacks the word for it: the registration stays.
 does_not_clear() {
     mv /usr/bin/$agent /usr/bin/$agent.real
