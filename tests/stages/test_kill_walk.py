@@ -38,6 +38,9 @@ PROOF = "SendCommand"
 MANY = 80
 
 
+LONG = [pytest.mark.soak, pytest.mark.timeout(900)]
+
+
 class Killed(BaseException):
     pass
 
@@ -122,8 +125,8 @@ def _names(account: World) -> Counter[str]:
     ("scenario", "names"),
     [
         ("full", ("weak-role",)),
-        pytest.param("full", ("miner", "stopped-agent"), marks=pytest.mark.soak),
-        pytest.param("demo", ("web-01", "batch-01", "intern-01"), marks=pytest.mark.soak),
+        pytest.param("full", ("miner", "stopped-agent"), marks=LONG),
+        pytest.param("demo", ("web-01", "batch-01", "intern-01"), marks=LONG),
     ],
 )
 def test_killed_at_every_change_before_the_repair_and_at_every_one_of_the_way_back(
