@@ -102,6 +102,7 @@ class Agent(Frozen):
     packages: dict[str, str] | Unknown = _NOT_ASKED  # "deb", "rpm", "snap" → version
     binary: str | Unknown = _NOT_ASKED  # path, "" where there is none
     deb_is_half: bool = False  # dpkg was interrupted over an agent that was there; it is in no `packages`
+    deb_is_begun: bool = False  # Haltuun's own installation where none was, killed half-way: no agent yet
     dpkg_arch: str = ""  # "amd64"; "" where dpkg is not what the system's own packages are
     rpm_arch: str = ""  # "x86_64"; "" where there is no rpm
     snap_arch: str = ""  # "x86_64", the machine's; "" where there is no snapd

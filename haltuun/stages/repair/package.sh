@@ -118,10 +118,13 @@ is_unpacked() {
     if [ "$PACKAGE_FORMAT" = deb ]; then deb_is_unpacked; else [ -n "$(package_version)" ]; fi
 }
 
-# Noted once a run: what a killed attempt left half is none that was there before Haltuun.
+# Noted once a run: what a killed attempt left half, in this run or an earlier one, is none that was there before
+# Haltuun.
 remember_fresh() {
     [ -e "$NOTES/fresh" ] && return 0
-    if is_unpacked; then echo no; else echo yes; fi >"$NOTES/fresh.new" && mv "$NOTES/fresh.new" "$NOTES/fresh"
+    fresh=yes
+    if is_unpacked && { [ ! -e "$INSTALLED" ] || [ -n "$(package_version)" ]; }; then fresh=no; fi
+    echo "$fresh" >"$NOTES/fresh.new" && mv "$NOTES/fresh.new" "$NOTES/fresh"
 }
 
 is_fresh() {

@@ -88,6 +88,7 @@ def parse_agent(output: str) -> Agent:
         binary=_one(lines, "binary") if lines["binary"] else _not_shown("binary"),
         processes=_processes(lines),
         deb_is_half=_one(lines, "deb_is_half") == "yes",
+        deb_is_begun=_one(lines, "deb_is_begun") == "yes",
         dpkg_arch=_one(lines, "dpkg_arch"),
         rpm_arch=_one(lines, "rpm_arch"),
         snap_arch=_one(lines, "snap_arch"),

@@ -88,6 +88,10 @@ look_at_packages() {
     say packages read
 }
 
+is_own_half() {
+    deb_is_unpacked && [ -z "$(deb_version)" ] && [ -e "$HALTUUN/installed/$UNIT" ]
+}
+
 look_at_processes() {
     [ ! -d /proc/1 ] || say processes read
     agent_processes | while read -r comm pid started; do
@@ -163,6 +167,7 @@ if [ "$(dpkg-query -W -f '${Status}' base-files 2>/dev/null)" = 'install ok inst
     say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
 fi
 say deb_is_half "$(yes_no is_somebodys_half)"
+say deb_is_begun "$(yes_no is_own_half)"
 say rpm_arch "$(rpm --eval '%{_arch}' 2>/dev/null)"
 say snap_arch "$(have snap && uname -m)"
 look_at_services

@@ -383,7 +383,7 @@ def _agent_crashes(s: Situation) -> Sequence[LogLine]:
 
 
 def _agent_missing(s: Situation) -> Sequence[LogLine]:
-    if s.agent.binary != "" or isinstance(s.agent.packages, Unknown):
+    if isinstance(s.agent.packages, Unknown) or (s.agent.binary != "" and not s.agent.deb_is_begun):
         return ()
     if not s.agent.packages:
         half = "dpkg left half of it" if s.agent.deb_is_half else "not installed, in no package"

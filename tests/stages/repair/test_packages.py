@@ -186,6 +186,26 @@ def test_what_was_killed_where_nothing_was_is_removed(moved: Moved, tmp_path: Pa
     assert not moved.look(run).deb_is_half
 
 
+def test_what_was_killed_half_configured_is_ended_by_the_next_run_and_removed_by_its_undo(
+    moved: Moved, tmp_path: Path
+) -> None:
+    """All of its files are there, the program too; dpkg alone knows that it never came to an end."""
+    run, _ = old_deb(moved, tmp_path)
+    (moved.root / "dpkg").write_text(f"install ok half-configured {NEW}-1\n")
+    stand_in = moved.root / "usr/bin/amazon-ssm-agent"
+    stand_in.write_text("#!/bin/sh\n")
+    stand_in.chmod(0o755)
+    mark = moved.root / "var/lib/haltuun/installed/amazon-ssm-agent"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("sha deb\n")
+    (install,) = planned(moved, list(run.config.agent.packages), tmp_path)
+    assert install.kind == "agent.install"
+    assert install.undo is not None and install.undo.kind == "agent.remove"
+    perform(run, install)
+    undo(run, install)
+    assert moved.look(run).packages == {} and not stand_in.exists() and not mark.exists()
+
+
 def test_the_lock_is_waited_for_while_the_agent_runs(moved: Moved, tmp_path: Path) -> None:
     run, replace = old_rpm(moved, tmp_path)
     lock = moved.root / "var/lib/rpm/.rpm.lock"
