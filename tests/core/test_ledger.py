@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from haltuun import ledger as module
 from haltuun.errors import HaltuunError, LeaseHeld, LeaseLost
-from haltuun.ledger import Ledger
+from haltuun.ledger import Ledger, database, leases
 from haltuun.model import Change, Host, HostStatus, Plan, Proof, Reach, StageName, Verdict
 
 ACCOUNT = "111122223333"
@@ -49,11 +48,11 @@ def test_the_lease_of_a_killed_process_is_free_at_once(url, ledger):
 
 
 def test_a_lease_that_ran_out_mutates_nothing_and_does_not_come_back(ledger, monkeypatch):
-    monkeypatch.setattr(module, "LEASE_S", -1)
+    monkeypatch.setattr(leases, "LEASE_S", -1)
     lease = ledger.take_lease(ACCOUNT, "slept")
     with pytest.raises(LeaseLost):
         ledger.check_lease(lease)
-    monkeypatch.setattr(module, "LEASE_S", 90)
+    monkeypatch.setattr(leases, "LEASE_S", 90)
     later = ledger.take_lease(ACCOUNT, "later")
     with pytest.raises(LeaseLost):
         ledger.renew_lease(lease)
@@ -111,7 +110,7 @@ def test_nobody_else_reads_it(tmp_path):
 
 def test_another_versions_ledger_is_refused(url, monkeypatch):
     Ledger(url).close()
-    monkeypatch.setattr(module, "SCHEMA", module.SCHEMA + 1)
+    monkeypatch.setattr(database, "SCHEMA", database.SCHEMA + 1)
     with pytest.raises(HaltuunError, match="another version"):
         Ledger(url)
 
