@@ -20,7 +20,7 @@ from lab.places import RUN_ROOT, Places
 from lab.workspace import remove_workspace
 
 DEMO_SCENARIO = Path(__file__).parent / "scenarios" / "demo.yaml"
-UP_TIMEOUT_S = 240.0
+UP_TIMEOUT_S = 480.0
 STOP_TIMEOUT_S = 15.0
 FIRST_SLOT, LAST_SLOT = 20, 250  # second octet of the hosts' loopback addresses, one for each lab
 Progress = Callable[[str], None]

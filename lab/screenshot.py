@@ -55,7 +55,7 @@ def screenshot(
     url: str,
     out_png: Path,
     *,
-    wait_s: float = 30.0,
+    wait_s: float = 90.0,
     expect: Sequence[str] = (),
     fill: Mapping[str, str] | None = None,
     click: Sequence[str] = (),

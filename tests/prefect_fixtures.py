@@ -114,7 +114,7 @@ class PrefectServer:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -166,7 +166,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 
 def kill_when(reached: Callable[[], bool], flow_run: str, log: Path) -> None:
     """Kill the flow run's processes with -9 as soon as that is reached; `log` is the worker's."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not reached():
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.005)

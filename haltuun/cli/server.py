@@ -24,7 +24,7 @@ from pathlib import Path
 from haltuun.errors import HaltuunError, ServerUnreachable
 
 HOST = "127.0.0.1"
-START_DEADLINE_S = 120.0
+START_DEADLINE_S = 240.0
 STOP_DEADLINE_S = 20.0
 POLL_S = 0.1
 
