@@ -13,7 +13,7 @@ import pytest
 
 from tests.prefect_fixtures import PROJECT, PrefectServer
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(600)]
 
 ACCOUNT, OTHER = "111122223333", "444455556666"
 # What each of Haltuun's flows does first; then it waits where the process is killed, or ends at once.

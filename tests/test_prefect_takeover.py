@@ -82,7 +82,7 @@ def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFac
 
 
 def _run(server: PrefectServer, parameters: dict[str, Any]) -> dict[str, Any]:
-    return server.await_end(server.trigger("take-over-account", parameters), deadline_s=400)
+    return server.await_end(server.trigger("take-over-account", parameters), deadline_s=800)
 
 
 def _approve_by_form(server: PrefectServer, folder: Path, plan_hash: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _approve_by_form(server: PrefectServer, folder: Path, plan_hash: str) -> dic
         size=(1400, 1500),
     )
     (run,) = [run for run in server.post("flow_runs/filter", of_it) if run["id"] not in before]
-    return server.await_end(run["id"], deadline_s=400)
+    return server.await_end(run["id"], deadline_s=800)
 
 
 def _plan_hash(asked: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from haltuun.model import Host, HostStatus, StageName, Verdict
 from lab.cloud.seeding import steer
 from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EMPTY = {"111100001111": "empty-1", "222200002222": "empty-2"}
 GONE = "i-0aaaaaaaaaaaaaaaa"

@@ -16,7 +16,7 @@ from haltuun import errors
 from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli, Front, until
 from tests.prefect_fixtures import PrefectServer
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HTML_500 = (500, "text/html", b"<!doctype html><title>500</title><h1>Internal Server Error</h1>")
 HTML_404 = (404, "text/html", b"<!doctype html><title>404</title><h1>Not Found</h1>")

@@ -17,7 +17,7 @@ from lab.expectation import surprises
 from lab.scenario import load_scenario
 from tests.prefect_fixtures import PrefectServer
 
-pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 HALTUUN = str(Path(sys.executable).with_name("haltuun"))
 SCENARIOS = api.DEMO_SCENARIO.parent
@@ -36,7 +36,7 @@ def test_every_host_comes_to_its_end(which: str, prefect_server: PrefectServer, 
             env=prefect_server.environment(info.env),
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=900,
         )
     finally:
         api.down(name, keep_out=True)

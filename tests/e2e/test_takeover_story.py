@@ -32,7 +32,7 @@ from tests.e2e.canaries import Canaries, plant, watched
 from tests.prefect_fixtures import PrefectServer
 from tests.stages.account_state import account_state, differences
 
-pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 HALTUUN = str(Path(sys.executable).with_name("haltuun"))
 ACCOUNT = "acme-legacy"
@@ -61,7 +61,7 @@ class Story:
         before = seen_calls(self.info.endpoint_url)
         with watched(self.canaries):
             done = subprocess.run(
-                [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=400
+                [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=800
             )
         self.runs[chapter] = done
         self.mutations[chapter] = mutations(seen_calls(self.info.endpoint_url) - before)

@@ -43,7 +43,7 @@ from tests.stages.repair.test_orphans import left
 from tests.stages.repair.test_orphans import view as orphans_view
 from tests.stages.takeover_kit import seeded
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # What proves an effect, or asks a host a question, is no change of a plan.
 PROOFS = {"ssm:SendCommand", "ssm:CancelCommand"}

@@ -30,7 +30,7 @@ from tests.stages import takeover_kit
 from tests.stages.account_kit import ACCOUNT, World, ubuntu, world
 from tests.stages.account_state import account_state, differences
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # It changes nothing: a scan or a marker line that was begun twice is no harm.
 PROOF = "SendCommand"

@@ -18,7 +18,7 @@ from tests.stages.repair import interrupted
 from tests.stages.repair.host_kit import Hosts, lab_of
 from tests.stages.repair.runs import STAGES, looked, take_over
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 SCENARIO = """\
 name: canary

@@ -24,7 +24,7 @@ from haltuun.stages.repair.probe import get_output
 from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 SCENARIO = """\
 name: repair

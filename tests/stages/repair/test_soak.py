@@ -12,7 +12,7 @@ from tests.stages.repair import interrupted
 from tests.stages.repair.host_kit import Hosts, lab_of
 from tests.stages.repair.pairs import ROWS, Case, all_cases, pairs, walk
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(600)]
 
 SCENARIO = """\
 name: pairs
