@@ -68,6 +68,13 @@ deb_is_unpacked() {
     esac
 }
 
+# What Haltuun itself laid where none was, and did not bring to its end. Its mark stays after a good installation:
+# a deb that was configured before was an agent in use, be it Haltuun's or somebody's, and is nobody's to remove.
+deb_is_begun() {
+    deb_is_unpacked && [ -z "$(deb_version)" ] && [ -e "$HALTUUN/installed/$UNIT" ] &&
+        [ -z "$(dpkg-query -W -f '${Config-Version}' "$UNIT" 2>/dev/null)" ]
+}
+
 snap_version() {
     [ -e /snap/amazon-ssm-agent/current ] || return 0
     version=$(sed -n "s/^version:[[:space:]]*'\{0,1\}\([^']*\)'\{0,1\}$/\1/p" \

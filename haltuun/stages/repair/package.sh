@@ -123,7 +123,7 @@ is_unpacked() {
 remember_fresh() {
     [ -e "$NOTES/fresh" ] && return 0
     fresh=yes
-    if is_unpacked && { [ ! -e "$INSTALLED" ] || [ -n "$(package_version)" ]; }; then fresh=no; fi
+    if is_unpacked && { [ "$PACKAGE_FORMAT" != deb ] || ! deb_is_begun; }; then fresh=no; fi
     echo "$fresh" >"$NOTES/fresh.new" && mv "$NOTES/fresh.new" "$NOTES/fresh"
 }
 

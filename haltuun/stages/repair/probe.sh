@@ -69,9 +69,9 @@ look_at_services() {
     how=$(unit_state "$SNAP_UNIT") && say service "snap $how"
 }
 
-# dpkg was interrupted over the agent that was there; what Haltuun itself laid where none was is told by its mark.
-is_somebodys_half() {
-    deb_is_unpacked && [ -z "$(deb_version)" ] && [ ! -e "$HALTUUN/installed/$UNIT" ]
+# dpkg was interrupted over the agent that was there.
+deb_is_half() {
+    deb_is_unpacked && [ -z "$(deb_version)" ] && ! deb_is_begun
 }
 
 # What a package manager has no access to is not none: dpkg-query says 1 for none and 2 for an error, rpm that
@@ -86,10 +86,6 @@ look_at_packages() {
     fi
     if have rpm && rpm -q --qf '%{VERSION}\n' "$UNIT" 2>&1 | grep -q '^error:'; then return 0; fi
     say packages read
-}
-
-is_own_half() {
-    deb_is_unpacked && [ -z "$(deb_version)" ] && [ -e "$HALTUUN/installed/$UNIT" ]
 }
 
 look_at_processes() {
@@ -166,8 +162,8 @@ say binary "$(agent_binary)"
 if [ "$(dpkg-query -W -f '${Status}' base-files 2>/dev/null)" = 'install ok installed' ]; then
     say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
 fi
-say deb_is_half "$(yes_no is_somebodys_half)"
-say deb_is_begun "$(yes_no is_own_half)"
+say deb_is_half "$(yes_no deb_is_half)"
+say deb_is_begun "$(yes_no deb_is_begun)"
 say rpm_arch "$(rpm --eval '%{_arch}' 2>/dev/null)"
 say snap_arch "$(have snap && uname -m)"
 look_at_services

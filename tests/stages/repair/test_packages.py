@@ -155,8 +155,16 @@ def old_deb(moved: Moved, tmp_path: Path) -> tuple[Run, Change]:
     return moved.run([pin], tmp_path), replace
 
 
-def test_what_dpkg_left_half_of_another_s_agent_is_not_removed(moved: Moved, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", [False, True])
+def test_what_dpkg_left_half_of_an_agent_that_was_in_use_is_not_removed(
+    moved: Moved, tmp_path: Path, ours: bool
+) -> None:
+    """The mark of an installation of Haltuun's own stays for as long as that is not taken back."""
     run, replace = old_deb(moved, tmp_path)
+    mark = moved.root / "var/lib/haltuun/installed/amazon-ssm-agent"
+    if ours:
+        mark.parent.mkdir(parents=True)
+        mark.write_text("sha deb\n")
     (moved.root / "killed").touch()
     (moved.root / "broken").touch()
     with pytest.raises(HaltuunError) as caught:
@@ -164,12 +172,16 @@ def test_what_dpkg_left_half_of_another_s_agent_is_not_removed(moved: Moved, tmp
     assert "error processing package" in caught.value.message
     asked = [call.split()[1] for call in moved.calls("dpkg")]
     assert asked == ["-i", "-i"], "killed, and begun once more; what was there before Haltuun stays"
-    assert not (moved.root / "var/lib/haltuun/installed/amazon-ssm-agent").exists()
+    assert mark.exists() == ours
 
-    (moved.root / "broken").unlink()
     (again,) = planned(moved, list(run.config.agent.packages), tmp_path)
     assert again.undo is None and "dpkg left half" in again.no_undo
     assert again.reach is Reach.irreversible, "a person decides"
+    with pytest.raises(HaltuunError):
+        STAGE.kinds[again.kind].apply(moved.run(list(run.config.agent.packages), tmp_path), again)
+    assert "dpkg --remove amazon-ssm-agent" not in moved.calls("dpkg")
+
+    (moved.root / "broken").unlink()
     perform(moved.run(list(run.config.agent.packages), tmp_path), again)
 
 
