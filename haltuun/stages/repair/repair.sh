@@ -47,7 +47,11 @@ expect_registration() {
     finish stale 33 "the vault holds '$registered', planned was '$EXPECT_VAULT'"
 }
 
+# Of a link the copy would be the link alone, and what it leads to is what is changed.
 room_for_registration() {
+    for path in "$STATE" "$STATE/Vault" "$STATE/Vault/Store" "$KEY_FILE" "$MANIFEST" "$FINGERPRINT_FILE"; do
+        [ ! -L "$path" ] || failed "$path is a link: what it leads to could not be given back"
+    done
     room_to_save "$STATE" "$CREDENTIALS" /etc/amazon/ssm
 }
 
@@ -124,6 +128,7 @@ do_credentials() {
     if [ -n "$CREDENTIALS_SUM" ] && [ "$(file_sum "$CREDENTIALS")" != "$CREDENTIALS_SUM" ]; then
         finish stale 33 "$CREDENTIALS was changed since it was planned"
     fi
+    [ ! -L "$CREDENTIALS" ] || failed "$CREDENTIALS is a link"
     room_to_save "$CREDENTIALS"
     save "$CREDENTIALS" "$CREDENTIALS"
     take_token_out || failed "the token could not be taken out of $CREDENTIALS"

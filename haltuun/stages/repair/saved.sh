@@ -23,7 +23,7 @@ room_to_save() {
 folder_as_in() {
     if [ -d "$2$3" ]; then return 0; fi
     folder_as_in "$1" "$2" "${3%/*}" && mkdir "$2$3" || return 1
-    [ ! -d "$1$3" ] || { chown "$(stat -c %u:%g "$1$3")" "$2$3" && chmod "00$(stat -c %a "$1$3")" "$2$3"; }
+    [ ! -d "$1$3" ] || { chown "$(stat -L -c %u:%g "$1$3")" "$2$3" && chmod "00$(stat -L -c %a "$1$3")" "$2$3"; }
 }
 
 # save "WHAT TO COPY…" PATH…: the paths are those that giving back restores.
@@ -71,9 +71,14 @@ move_aside() {
     mv "$1" "$SAVED/moved/"
 }
 
+# Without a sum nothing was there to be saved; a link that was copied for what it leads to is not nothing.
 verify_saved() {
     [ -e "$1/SHA256SUMS" ] || return 1
-    [ ! -s "$1/SHA256SUMS" ] || (cd "$1" && sha256sum -c SHA256SUMS >/dev/null 2>&1)
+    if [ -s "$1/SHA256SUMS" ]; then
+        (cd "$1" && sha256sum -c SHA256SUMS >/dev/null 2>&1)
+    else
+        [ -z "$(find "$1/files" -type l | head -n 1)" ]
+    fi
 }
 
 same_file() {

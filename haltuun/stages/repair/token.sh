@@ -73,7 +73,7 @@ take_token_out() {
         rest=$JOB_DIR/credentials
         # With the owner and the mode that it has, and never with what goes; noted before it stands there.
         if ! { without_token >"$rest" && file_sum "$rest" >"$SAVED/left" && : >"$new" &&
-            chown "$(stat -c %u:%g "$CREDENTIALS")" "$new" && chmod "$(stat -c %a "$CREDENTIALS")" "$new" &&
+            chown "$(stat -L -c %u:%g "$CREDENTIALS")" "$new" && chmod "$(stat -L -c %a "$CREDENTIALS")" "$new" &&
             cat "$rest" >"$new" && mv -f "$new" "$CREDENTIALS"; }; then
             rm -f "$new" "$rest" "$SAVED/left"
             return 1

@@ -70,6 +70,28 @@ def test_a_folder_comes_back_as_it_was(shell: str, tmp_path: Path) -> None:
         assert about(now / folder) == about(was / folder), folder
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_folder_that_was_reached_by_a_link_comes_back_as_what_the_link_leads_to(
+    shell: str, tmp_path: Path
+) -> None:
+    was, now = tmp_path / "was", tmp_path / "now"
+    (was / "disk").mkdir(parents=True, mode=0o700)
+    (was / "a").symlink_to(was / "disk")
+    now.mkdir()
+    run(shell, f"folder_as_in {was} {now} /a", "host.sh", "job.sh", "saved.sh")
+    assert about(now / "a")[0] == 0o700
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_was_saved_as_a_link_alone_was_not_saved(shell: str, tmp_path: Path) -> None:
+    (tmp_path / "files/var").mkdir(parents=True)
+    (tmp_path / "SHA256SUMS").touch()
+    asked = f"verify_saved {tmp_path} && echo whole"
+    assert run(shell, asked, "host.sh", "job.sh", "saved.sh") == "whole\n"  # nothing was there
+    (tmp_path / "files/var/ssm").symlink_to(tmp_path)
+    assert run(shell, asked, "host.sh", "job.sh", "saved.sh") == ""
+
+
 # What `systemctl is-enabled` prints, on either stream.
 SAID = {
     "enabled": "yes",

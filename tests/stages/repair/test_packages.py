@@ -146,6 +146,20 @@ def test_a_port_that_falls_silent_takes_only_this_run_s_work_back(
     assert key.read_text() == '{"instanceID":""}'
 
 
+@pytest.mark.parametrize("linked", ["ssm", "ssm/Vault", "ssm/Vault/Store/RegistrationKey"])
+def test_a_registration_behind_a_link_is_not_touched(moved: Moved, tmp_path: Path, linked: str) -> None:
+    run, replace = old_rpm(moved, tmp_path)
+    key = moved.registered()
+    link = moved.root / "var/lib/amazon" / linked
+    link.rename(moved.root / "disk")
+    link.symlink_to(moved.root / "disk")
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[replace.kind].apply(run, replace)
+    assert f"{linked} is a link" in caught.value.message and caught.value.unchanged
+    assert not [call for call in moved.calls("rpm") if "-U" in call] and key.exists()
+    assert moved.look(run).running
+
+
 def old_deb(moved: Moved, tmp_path: Path) -> tuple[Run, Change]:
     moved.stand_in("dpkg")
     (moved.root / "debian").touch()
