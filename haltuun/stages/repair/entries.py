@@ -71,6 +71,9 @@ class Entry(Frozen):
         return LogLine(file=self.file, line=self.line, text=self.raw.replace("\n", " | "))
 
 
+_Block = tuple[int, re.Match[str], list[LogLine]]
+
+
 def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     """Lines → entries; a line without a time continues the entry above it. Evidence is recorded, so what may
     hold people's words is left out, whole."""
@@ -80,15 +83,32 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
         heads = [_HEAD.match(_CARRIED.sub("", text, count=1)) for text in texts]
     if not any(heads):
         heads = [_UNTIMED_HEAD.match(text) for text in texts]
-    heads = [head or _dies(texts, place) for place, head in enumerate(heads)]
-    blocks: list[tuple[int, re.Match[str], list[LogLine]]] = []
+    # Of the agent's own log, not of a journal.
+    bare = {
+        line.file for line, text, head in zip(lines, texts, heads, strict=True) if head and line.text == text
+    }
+    blocks: list[_Block] = []
+    whole = False  # nothing is missing between the last entry's first line and this one
     for place, (line, head) in enumerate(zip(lines, heads, strict=True)):
+        whole = whole and (lines[place - 1].file, lines[place - 1].line + 1) == (line.file, line.line)
+        if head is None and (whole or line.file not in bare) and not (blocks and _goes_on(blocks[-1], line)):
+            head = _dies(texts, place)
+        whole = whole or head is not None
         if head:
             blocks.append((place, head, [line]))
         elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
             blocks[-1][2].append(line)
     entries = [_entry(*block) for block in blocks]
     return [entry for entry in entries if not _relays(entry)]
+
+
+def _goes_on(block: _Block, line: LogLine) -> bool:
+    """Whether it may be people's words, as those that the entry above relays: their programs die, too.
+    In a journal, what systemd says is no line of the agent's."""
+    first = block[2][0]
+    if line.file != first.file or (_OF_UNIT.match(line.text) and own_words(first.text) != first.text):
+        return False
+    return _DYING_HEAD.match(own_words(line.text)) is not None and _relays(_entry(*block))
 
 
 def _dies(texts: Sequence[str], place: int) -> re.Match[str] | None:

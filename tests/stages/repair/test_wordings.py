@@ -95,6 +95,45 @@ def test_the_core_gives_up_and_not_its_worker() -> None:
     assert _read(f"@start\n{core}\nERROR {failed}\n{again}").identity is None
 
 
+SENT = (
+    "DEBUG [ssm-document-worker] [0f1e] received output: starting the shop",
+    "DEBUG [ssm-session-worker] [jane] output: $ ./shop",
+    "INFO [ssm-agent-worker] Sending reply {",
+)
+DEATHS = (
+    "panic: password=hunter2\n\ngoroutine 1 [running]:",
+    "Jan 03 03:00:00 web systemd[1]: amazon-ssm-agent.service: Main process exited, code=killed, status=9/K\n"
+    "Jan 03 03:00:00 web systemd[1]: amazon-ssm-agent.service: Failed with result 'oom-kill'.",
+    "Jan 03 03:00:00 web amazon-ssm-agent[7]: panic: password=hunter2\ngoroutine 1 [running]:",
+)
+
+
+@pytest.mark.parametrize("dies", DEATHS)
+@pytest.mark.parametrize("sent", SENT)
+def test_a_program_of_people_s_that_dies_is_not_the_agent(sent: str, dies: str) -> None:
+    assert _codes("@as EC2", "@online", sent, dies) == set()
+    assert _codes("@as EC2", "@online", "INFO x", dies) == {"AGENT_CRASHES"}
+
+
+@pytest.mark.parametrize("dies", DEATHS)
+def test_what_a_death_continues_may_have_been_cut_out_of_the_agent_s_log(dies: str) -> None:
+    """The live look takes the last start's first lines, and the newest."""
+    rows = [*COMMON["@as EC2"], *COMMON["@online"]]
+    head = [f"2026-11-23 06:00:00.1234 {row}" for row in rows]
+    for first, more in ((len(head) + 900, head), (1, [])):
+        cut = [LogLine(file=FILE, line=n, text=row) for n, row in enumerate(more, 1)]
+        cut += [LogLine(file=FILE, line=n, text=row) for n, row in enumerate(dies.split("\n"), first)]
+        cut.append(LogLine(file=FILE, line=first + 5, text="2026-11-23 06:00:01.1234 INFO x"))
+        assert not diagnose(Agent(log=tuple(cut))).causes
+
+
+def test_a_death_in_the_journal_stands_behind_whatever_was_sent() -> None:
+    said = "Jan 03 03:00:00 web amazon-ssm-agent[7]: 2026-11-23 06:00:00.1234 "
+    rows = [said + row for row in (*COMMON["@as EC2"], *SENT)] + DEATHS[1].split("\n")
+    log = tuple(LogLine(file="/var/log/syslog", line=n, text=row) for n, row in enumerate(rows, 1))
+    assert {cause.code for cause in diagnose(Agent(log=log)).causes} == {"AGENT_CRASHES"}
+
+
 def test_words_that_repeat_are_looked_at_once() -> None:
     line = "no EC2 instance role found " * 50
     began = time.process_time()
