@@ -74,17 +74,26 @@ deb_is_half() {
     deb_is_unpacked && [ -z "$(deb_version)" ] && ! deb_is_begun
 }
 
+# dpkg is to be had on other systems, too, as a tool: it is this system's own where Debian's base is its.
+is_debian() {
+    [ "$(dpkg-query -W -f '${Status}' base-files 2>/dev/null)" = 'install ok installed' ]
+}
+
 # What a package manager has no access to is not none: dpkg-query says 1 for none and 2 for an error, rpm that
-# nothing is installed for either, and before that what is wrong.
+# nothing is installed for either, and before that what is wrong. As a tool on Debian it has no database to read.
 look_at_packages() {
-    say deb "$(deb_version)"
+    deb=$(deb_version)
+    rpm=$(rpm_version)
+    say deb "$deb"
     say snap "$(snap_version)"
-    say rpm "$(rpm_version)"
-    if have dpkg-query; then
-        dpkg-query -W "$UNIT" >/dev/null 2>&1
-        [ $? -le 1 ] || return 0
+    say rpm "$rpm"
+    if [ -z "$deb$rpm" ]; then
+        if have dpkg-query; then
+            dpkg-query -W "$UNIT" >/dev/null 2>&1
+            [ $? -le 1 ] || return 0
+        fi
+        if ! is_debian && have rpm && rpm -q --qf '%{VERSION}\n' "$UNIT" 2>&1 | grep -q '^error:'; then return 0; fi
     fi
-    if have rpm && rpm -q --qf '%{VERSION}\n' "$UNIT" 2>&1 | grep -q '^error:'; then return 0; fi
     say packages read
 }
 
@@ -158,10 +167,7 @@ say imds_account "$IMDS_ACCOUNT"
 say imds_region "$IMDS_REGION"
 look_at_packages
 say binary "$(agent_binary)"
-# dpkg is to be had on other systems, too, as a tool: it is this system's own where Debian's base is its.
-if [ "$(dpkg-query -W -f '${Status}' base-files 2>/dev/null)" = 'install ok installed' ]; then
-    say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"
-fi
+if is_debian; then say dpkg_arch "$(dpkg --print-architecture 2>/dev/null)"; fi
 say deb_is_half "$(yes_no deb_is_half)"
 say deb_is_begun "$(yes_no deb_is_begun)"
 say rpm_arch "$(rpm --eval '%{_arch}' 2>/dev/null)"

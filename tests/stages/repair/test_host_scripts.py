@@ -115,7 +115,7 @@ def test_a_service_manager_that_does_not_answer_is_no_no(shell: str, said: str, 
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("unread", ["", "dpkg", "rpm", "log"])
+@pytest.mark.parametrize("unread", ["", "dpkg", "rpm", "rpm on Debian", "rpm beside a deb", "log"])
 def test_what_cannot_be_read_is_unknown_and_not_none(shell: str, unread: str, tmp_path: Path) -> None:
     moved = Moved(tmp_path, shell)
     for name in ("dpkg", "rpm"):
@@ -124,7 +124,11 @@ def test_what_cannot_be_read_is_unknown_and_not_none(shell: str, unread: str, tm
         moved.tool(
             "dpkg-query", "#!/bin/sh\necho 'dpkg-query: error: failed to open package info file' >&2; exit 2"
         )
-    if unread == "rpm":
+    if unread == "rpm on Debian":
+        (tmp_path / "debian").touch()
+    if unread == "rpm beside a deb":
+        (tmp_path / "dpkg").write_text("install ok installed 3.3.1142.0-1\n")
+    if unread.startswith("rpm"):
         said = "echo 'error: cannot open Packages database in /var/lib/rpm' >&2"
         none = "echo 'package amazon-ssm-agent is not installed'"
         moved.tool("rpm", f"#!/bin/sh\n{said}\n{none}\nexit 1")
