@@ -136,7 +136,7 @@ def _vault(bundle: Bundle, log: tuple[LogLine, ...] | Unknown) -> Vault | Unknow
         return key
     if isinstance(manifest, Unknown):
         cleared = not all(_word(key, name) for name in ("instanceid", "region", "privatekey"))
-        if not cleared and (not _copied_alone(bundle) or _passed_by(log)):
+        if not cleared and (not _copied_alone(bundle) or _passed_by(bundle, log)):
             return manifest
         manifest = {"registrationkey": at.REGISTRATION_KEY}
     fingerprint = _json(bundle, at.FINGERPRINT)
@@ -152,12 +152,16 @@ def _vault(bundle: Bundle, log: tuple[LogLine, ...] | Unknown) -> Vault | Unknow
     )
 
 
-def _passed_by(log: tuple[LogLine, ...] | Unknown) -> bool:
-    """Whether the last start took the instance's identity, and nobody registered it since."""
-    if isinstance(log, Unknown):
+def _passed_by(bundle: Bundle, log: tuple[LogLine, ...] | Unknown) -> bool:
+    """Whether the last start did without the registration, and nobody registered it since; or nothing tells
+    what it did."""
+    said = None if isinstance(log, Unknown) else read_log(log)
+    if said is None or not (said.has_start or said.identity or said.registered_after_start):
+        config = _identity_config(bundle)
+        return isinstance(config, Unknown) or config.identity_type != "OnPrem"
+    if said.registered_after_start is not None or said.identity == "OnPrem":
         return False
-    said = read_log(log)
-    return said.identity == "EC2" and said.registered_after_start is None
+    return said.identity == "EC2" or "OnPrem" in said.checked
 
 
 def _copied_alone(bundle: Bundle) -> bool:

@@ -249,13 +249,29 @@ def test_what_a_vault_s_files_show_and_when_they_do_not(tmp_path: Path) -> None:
         f"{state}/Vault/Store/RegistrationKey": json.dumps(key).encode(),
         "root/.aws/credentials": b"[default]\naws_access_key_id = ASIAABCDEFGHIJKLMNOP\n",
     }
-    assert codes(laid_out(tmp_path / "key", files)) == {"STALE_HYBRID", "CREDENTIALS_SHADOWED"}
+    assert codes(laid_out(tmp_path / "a", files)) == set()  # a manifest may have been deleted
     ec2 = b"2026-11-23 06:00:03.0000 INFO Agent will take identity from EC2\n"
-    passed_by = {**files, "var/log/amazon/ssm/amazon-ssm-agent.log": ec2}
-    with_its_folder = {**files, f"{state}/Vault/EC2Manifest": b"{}"}
-    for name, some in (("passed-by", passed_by), ("folder", with_its_folder)):
-        assert codes(laid_out(tmp_path / name, some)) == set()  # the manifest may have been deleted
-    mi = b"2026-11-23 06:00:03.0000 INFO Agent will take identity from OnPrem\n"
+    mi = ec2.replace(b"EC2", b"OnPrem")
+    none = (
+        b"2026-11-23 06:00:01.0000 INFO Proxy environment variables:\n"
+        b"2026-11-23 06:00:02.0000 INFO Checking if agent identity type OnPrem can be assumed\n"
+        b"2026-11-23 06:00:03.0000 ERROR Agent failed to assume any identity\n"
+    )
+    for name, some in {
+        "passed-by": {**files, LOG: ec2},
+        "none-taken": {**files, LOG: none},
+        "untold": {**files, LOG: CHATTER.encode()},
+        "folder": {**files, LOG: mi, f"{state}/Vault/EC2Manifest": b"{}"},
+        "config": {**files, f"{state}/runtimeconfig/identity_config.json": b'{"IdentityType": "EC2"}'},
+    }.items():
+        vault = read_agent(read_bundle(laid_out(tmp_path / name, some))).vault
+        assert isinstance(vault, Unknown), name
+    assert codes(tmp_path / "none-taken").isdisjoint({"STALE_HYBRID", "CREDENTIALS_SHADOWED"})
+    for name, some in {
+        "taken": {LOG: mi},
+        "config-taken": {f"{state}/runtimeconfig/identity_config.json": b'{"IdentityType": "OnPrem"}'},
+    }.items():
+        assert codes(laid_out(tmp_path / name, {**files, **some})) == {"STALE_HYBRID", "CREDENTIALS_SHADOWED"}
     cleared = {"var/log/amazon/ssm/amazon-ssm-agent.log": mi}
     cleared[f"{state}/Vault/Store/RegistrationKey"] = b'{"instanceID": "", "region": "", "privateKey": ""}'
     assert codes(laid_out(tmp_path / "cleared", cleared)) == {"CLEARED_NOT_RESTARTED"}
