@@ -84,11 +84,14 @@ def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
 
 def _deaths(bundle: Bundle, lines: Sequence[LogLine]) -> list[LogLine]:
     """How the agent ended by the journal, which alone has the runtime's last words; nothing where its own log
-    shows that it was started after that."""
+    shows that it was started after that, or does not show when it was."""
+    began = _last_start(lines)
+    if began is None:
+        return []
     for log in sorted(_of_kind(bundle, "system"), key=lambda log: (log.began_at, log.file), reverse=True):
         story = log.lines()
         crashes = read_log(story).crashes
-        if crashes and _last_start(story) >= _last_start(lines):
+        if crashes and (_last_start(story) or datetime.min) >= began:
             of_crash = {(entry.file, entry.line) for entry in crashes}
             return [line for line in story if (line.file, line.line) in of_crash]
         if log.has_start:
@@ -96,10 +99,10 @@ def _deaths(bundle: Bundle, lines: Sequence[LogLine]) -> list[LogLine]:
     return []
 
 
-def _last_start(lines: Sequence[LogLine]) -> datetime:
+def _last_start(lines: Sequence[LogLine]) -> datetime | None:
     """When the last start began, as the agent itself writes it into both."""
     took = (entry.at for entry in reversed(read_entries(lines)) if begins(entry))
-    return next(filter(None, took), datetime.min)
+    return next(filter(None, took), None)
 
 
 def _of_kind(bundle: Bundle, kind: str) -> list[LogTail]:

@@ -93,6 +93,11 @@ def test_how_the_agent_died_stands_in_the_journal_alone(tmp_path: Path) -> None:
     again = own.replace("2026-11-23", "2026-11-24")
     started = laid_out(tmp_path / "again", {**beside, f"var/log/amazon/ssm/{NAME}": own + again})
     assert codes(started) == []
+    chatter = (
+        "2026-11-23 09:00:00.0000 INFO [ssm-agent-worker] [HealthCheck] HealthCheck reporting agent health.\n"
+    )
+    old = {f"var/log/amazon/ssm/{NAME}": chatter, "var/log/syslog": DIES}
+    assert codes(laid_out(tmp_path / "old", old)) == [], "nothing tells which of the two was later"
     others = laid_out(
         tmp_path / "others", {**beside, "var/log/syslog": DIES.replace("amazon-ssm-agent", "app")}
     )
