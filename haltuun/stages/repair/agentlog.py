@@ -95,6 +95,12 @@ _CRASHED = re.compile(
     r"|^amazon-ssm-agent\.service: (?:Start request repeated too quickly|Failed with result 'oom-kill'"
     r"|Main process exited, code=(?:dumped|killed, status=(?:4|6|7|9|11)/|exited, status=2/))"
 )
+_REPEATED = "amazon-ssm-agent.service: Start request repeated too quickly"
+_RESTARTED = "amazon-ssm-agent.service: Scheduled restart job"
+# A stop that somebody asked for, and that took too long.
+_STOP_TIMED_OUT = re.compile(r"^amazon-ssm-agent\.service: State 'stop-\S+' timed out")
+_TIMED_OUT = "amazon-ssm-agent.service: Failed with result 'timeout'"
+_KILLED = re.compile(r"^amazon-ssm-agent\.service: Main process exited, code=(?:killed|dumped)")
 # Once in a start, and again for each worker that has ended.
 _STARTS_WORKER, WORKERS = "Worker ssm-agent-worker is not running, starting worker process", 3
 _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
@@ -239,7 +245,8 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     starts = _starts(entries)
     meant = _meant(entries)
     if not starts:
-        return _summary(None, _of_last_day(entries), meant=meant, crashes=_crash(entries))
+        crashes = _crashes([Start(entries=tuple(entries))])
+        return _summary(None, _of_last_day(entries), meant=meant, crashes=crashes)
     last = starts[-1]
     story = list(last.entries)
     if last.gave_up:
@@ -253,21 +260,48 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
 def _crashes(starts: Sequence[Start]) -> tuple[Entry, ...]:
     """What ended the last start; where that has but begun, what ended the two before it: a loop."""
     last = starts[-1].entries
-    if ended := _crash(last):
+    ended = _crash(starts[-1])
+    if ended and not _restarted(last, ended):
         return ended
-    before = [_crash(start.entries) for start in starts[-3:-1]]
-    up = any(word in entry.text for entry in last for word in _CHANNEL)
+    before = [_crash(start) for start in starts[-3:-1]]
+    lives = (*_CHANNEL, _READY, _NOT_READY, _REPORTS)
+    up = any(word in entry.text for entry in last for word in lives)
     return (*before[0], *before[1]) if len(before) == 2 and all(before) and not up else ()
 
 
-def _crash(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+def _restarted(entries: Sequence[Entry], ended: Sequence[Entry]) -> bool:
+    """Whether systemd began it anew after that, and that was all."""
+    restarts = [e for e in entries if e.text.startswith(_RESTARTED) and e.place > ended[0].place]
+    return len(restarts) == 1 and restarts[0].place > ended[-1].place
+
+
+def _crash(start: Start) -> tuple[Entry, ...]:
     """What ended it, after all that shows that it was well."""
+    entries = start.entries
     lives = (*_CHANNEL, _READY)
     well = max((entry.place for entry in entries if any(word in entry.text for word in lives)), default=-1)
     since = [entry for entry in entries if entry.place > well]
-    crashed = tuple(entry for entry in since if _CRASHED.match(entry.text))
+    crashed = _unasked(since)
+    if start.gave_up:  # that is why it ends again and again
+        crashed = [entry for entry in crashed if not entry.text.startswith(_REPEATED)]
     workers = tuple(entry for entry in since if _STARTS_WORKER in entry.text)
-    return crashed or (workers if len(workers) >= WORKERS else ())
+    return tuple(crashed) or (workers if len(workers) >= WORKERS else ())
+
+
+def _unasked(entries: Sequence[Entry]) -> list[Entry]:
+    """The ends that nobody asked for."""
+    crashed: list[Entry] = []
+    stopping = False
+    for entry in entries:
+        if _STOP_TIMED_OUT.match(entry.text):
+            stopping = True
+        elif entry.text.startswith(_TIMED_OUT) and crashed and _KILLED.match(crashed[-1].text):
+            crashed.pop()
+        elif stopping and _KILLED.match(entry.text):
+            stopping = False
+        elif _CRASHED.match(entry.text):
+            crashed.append(entry)
+    return crashed
 
 
 def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
