@@ -9,7 +9,7 @@ from haltuun.ledger import ChangeEvent, RunRow
 from haltuun.model import Change, canonical
 
 TakenBack = list[tuple[ChangeEvent, str]]
-# How an undo leaves what it does not take back, and will not the next time either.
+# How an undo leaves what it looked at and does not take back. The next one may find it otherwise.
 LEFT = ("kept", "stale", "already")
 
 
@@ -87,7 +87,7 @@ def _further(change: Change, later: Change) -> bool:
 
 
 def left(runs: Iterable[RunRow]) -> dict[tuple[str, str], str]:
-    """(run, change id) → why undoing that run left the change, and would again; `runs` oldest first."""
+    """(run, change id) → why the last undo of that run left the change; `runs` oldest first."""
     found = {
         (str(run.body["undoes"]), change_id): str(why)
         for run in runs

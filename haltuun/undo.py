@@ -181,12 +181,12 @@ class Undoing:
     def _looked_at(self, step: Step, inverse: Change) -> Step:
         kind = self.performer.kind_of(inverse)
         try:
-            why = kind.keeps(self.run, inverse) if kind.keeps else ""
+            kept = self._kept(step, inverse)
             seen = kind.look(self.run, inverse)
         except HaltuunError as error:
             return replace(step, status="unknown", message=str(error))
-        if why:
-            return replace(step, status="kept", message=why)
+        if kept is not None:
+            return kept
         if isinstance(seen, Unknown):
             return replace(step, status="unknown", message=seen.unknown)
         seen = self._by_then(step, seen)
@@ -195,6 +195,14 @@ class Undoing:
         if canonical(seen) != canonical(inverse.before):
             return replace(step, status="stale", message=_DRIFTED)
         return replace(step, status="ready")
+
+    def _kept(self, step: Step, inverse: Change) -> Step | None:
+        """The step where it stays, or where that cannot be seen."""
+        keeps = self.performer.kind_of(inverse).keeps
+        why = keeps(self.run, inverse) if keeps else ""
+        if isinstance(why, Unknown):
+            return replace(step, status="unknown", message=why.unknown)
+        return replace(step, status="kept", message=why) if why else None
 
     def _by_then(self, step: Step, seen: Json) -> Json:
         """What will be there when it is this step's turn: later changes of the same thing go back first."""
@@ -257,10 +265,10 @@ class Undoing:
         staying = [s for s in self.steps if step.change.id in s.change.depends_on and s.status not in SETTLED]
         if staying:
             return replace(step, status="waits", message=f"Still needed: {staying[0].change.summary}")
+        kept = self._kept(step, inverse)
+        if kept is not None:
+            return kept
         kind = self.performer.kind_of(inverse)
-        why = kind.keeps(self.run, inverse) if kind.keeps else ""
-        if why:
-            return replace(step, status="kept", message=why)
         outcome = self.performer.perform(inverse)
         # What was refused before anything was changed says nothing of the next host.
         unchanged = outcome.error is not None and outcome.error.unchanged
@@ -292,11 +300,11 @@ class Undoing:
             self.performer.release_lease()
 
     def _left(self) -> dict[str, Json]:
-        """Change id → why it was left and would be again; "" where another undo would try."""
+        """Change id → why it was left; "" where it was not, so that no older reason stands."""
         return {
             step.change.id: step.message if step.status in LEFT else ""
             for step in self.steps
-            if step.inverse is not None and step.status not in ("", "done", "waits")
+            if step.inverse is not None and step.status not in ("", "waits")
         }
 
     def _unprove(self, stage: StageName) -> None:

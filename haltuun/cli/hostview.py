@@ -116,6 +116,8 @@ def _changes(console: Console, run: str, changes: Sequence[Made]) -> None:
         told = Text.assemble((change.state, style), f"  {change.summary}")
         if change.no_undo:
             told.append(f"  No undo: {change.no_undo}", style="dim")
+        if change.left:
+            told.append(f"  At the last undo: {change.left}", style="dim")
         if change.note and change.event != "confirmed":
             told.append(f"  ({change.note})", style="dim")
         _line(console, told, 2, lead=lead)

@@ -26,6 +26,7 @@ from haltuun.report.page import (
     age_line,
     appeared_line,
     approval_line,
+    left_line,
     stays_line,
     undone_line,
     when,
@@ -156,6 +157,7 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
     for undone in standing.undone[-LINES:]:
         _told(console, "undo", "yellow", undone_line(undone))
         _stay(console, undone.stays)
+        _left(console, undone.left)
     _more(console, standing.undone, "runs before took something back")
     for work in standing.work[:LINES]:
         _told(console, "done", "green", work_line(work))
@@ -164,12 +166,19 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
         else:
             line(console, NOTHING_GOES_BACK)
             _stay(console, work.stays)
+        _left(console, work.left)
     _more(console, standing.work, f"runs before changed something: haltuun report {standing.label} -o DIR")
 
 
 def _stay(console: Console, found: Sequence[Stays]) -> None:
     for one in found[:LINES]:
         line(console, f"- {stays_line(one)}")
+    _more(console, found, "reasons")
+
+
+def _left(console: Console, found: Sequence[Stays]) -> None:
+    for one in found[:LINES]:
+        line(console, f"- {left_line(one)}")
     _more(console, found, "reasons")
 
 

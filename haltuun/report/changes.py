@@ -18,6 +18,8 @@ FINE = (Verdict.passed, Verdict.waived)
 GATE_PROVES = (StageName.discover, StageName.verify)
 UNRESOLVED = ("intended", "sent", "unknown")
 
+Reasons = Mapping[tuple[str, str], str]  # by run and change id
+
 
 STATE_WORDS = {
     "confirmed": "done",
@@ -61,11 +63,12 @@ class Made(Frozen):
     state: str  # the same for people
     undo: str  # the command; "" when there is none
     no_undo: str  # why an undo of the run would leave it
+    left: str  # why the last undo of the run left it
     note: str
 
 
 class Stays(Frozen):
-    """Changes that no undo of their run would take back, for one and the same reason."""
+    """Changes that an undo of their run leaves, for one and the same reason."""
 
     why: str
     changes: tuple[str, ...]  # what they are, a sentence each
@@ -81,6 +84,7 @@ class Work(Frozen):
     changes: tuple[Like, ...]
     undo: str  # the command, "" when it would take nothing back
     stays: tuple[Stays, ...]
+    left: tuple[Stays, ...]  # what the last undo of the run looked at and left
 
     @property
     def count(self) -> int:
@@ -94,6 +98,7 @@ class TakenBack(Frozen):
     count: int
     undo: str  # the command, "" when it would take nothing back
     stays: tuple[Stays, ...]
+    left: tuple[Stays, ...]  # what an undo of it looked at and left
 
 
 class Unresolved(Frozen):
@@ -110,29 +115,36 @@ def in_effect(events: Sequence[ChangeEvent]) -> dict[str, ChangeEvent]:
     return {key: event for key, event in effects(events)[0].items() if not event.change.undoes}
 
 
-def remaining(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> dict[tuple[str, str], str]:
-    """(run, change id) → why an undo of that run would leave the change, of all that is in effect."""
+def remaining(events: Sequence[ChangeEvent]) -> Reasons:
+    """Why an undo of the run would leave the change, of all that is in effect.
+
+    By the journal alone: what an undo found when it looked can be otherwise by now (see `left_last`).
+    """
     there = list(effects(events)[0].values())
-    stay, were_left = staying(there), left(runs)
-    found = {}
-    for event in there:
-        key = (event.run, event.change_id)
-        why = stay[event.change_id][1] if event.change_id in stay else were_left.get(key, "")
-        if why:
-            found[key] = plain(why)
-    return found
+    stay = staying(there)
+    return {(e.run, e.change_id): plain(stay[e.change_id][1]) for e in there if e.change_id in stay}
+
+
+def left_last(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> Reasons:
+    """Why the last undo of the run left the change, of what is in effect and another undo would look at."""
+    stay, were_left = remaining(events), left(runs)
+    keys = [(event.run, event.change_id) for event in effects(events)[0].values()]
+    return {key: plain(were_left[key]) for key in keys if key in were_left and key not in stay}
 
 
 def made(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> tuple[Made, ...]:
     """Every change that was begun, once a run, with how it ended; oldest first."""
     _, undone = effects(events)
     taken_back = {(event.run, event.change_id) for event, _ in undone}
-    stay = remaining(events, runs)
+    stay, were_left = remaining(events), left_last(events, runs)
     last = {(event.run, event.change_id): event for event in events}
-    return tuple(_made(event, key in taken_back, stay.get(key, "")) for key, event in last.items())
+    return tuple(
+        _made(event, key in taken_back, stay.get(key, ""), were_left.get(key, ""))
+        for key, event in last.items()
+    )
 
 
-def _made(event: ChangeEvent, undone: bool, stays: str) -> Made:
+def _made(event: ChangeEvent, undone: bool, stays: str, left: str) -> Made:
     change: Change = event.change
     name = "undone" if undone else event.event
     stands = name == "confirmed"
@@ -149,6 +161,7 @@ def _made(event: ChangeEvent, undone: bool, stays: str) -> Made:
         state="done, and taken back since" if undone else STATE_WORDS.get(name, name.replace("_", " ")),
         undo=f"haltuun undo {event.run}" if stands and not stays else "",
         no_undo=stays if stands else "",
+        left=left if stands else "",
         note=plain(event.note) if isinstance(event.note, str) else "",
     )
 
@@ -229,7 +242,7 @@ def work(rows: Rows, now: datetime) -> tuple[Work, ...]:
         by_run.setdefault(event.run, []).append(event)
     who = {one.run: one for one in rows.approvals}
     done_at = {change_id: event.at for change_id, event in there.items()}
-    stay = remaining(rows.events, rows.runs)
+    stay, were_left = remaining(rows.events), left_last(rows.events, rows.runs)
     return tuple(
         Work(
             run=run,
@@ -239,6 +252,7 @@ def work(rows: Rows, now: datetime) -> tuple[Work, ...]:
             changes=like([event.change for event in events], rows, done_at, now),
             undo=_undo(run, events, stay),
             stays=_stays(events, stay),
+            left=_stays(events, were_left),
         )
         for run, events in sorted(by_run.items(), key=lambda item: max(e.at for e in item[1]), reverse=True)
     )
@@ -247,25 +261,31 @@ def work(rows: Rows, now: datetime) -> tuple[Work, ...]:
 def taken_back(rows: Rows) -> tuple[TakenBack, ...]:
     """By the undo that did it, in the order of what they took back."""
     there, undone = effects(rows.events)
-    stay = remaining(rows.events, rows.runs)
+    stay, were_left = remaining(rows.events), left_last(rows.events, rows.runs)
     inverses: dict[str, list[ChangeEvent]] = {by: [] for _, by in undone}
     for event in there.values():
         if event.change.undoes:
             inverses.setdefault(event.run, []).append(event)
     counts = Counter(by for _, by in undone)
     return tuple(
-        TakenBack(run=run, count=counts[run], undo=_undo(run, events, stay), stays=_stays(events, stay))
+        TakenBack(
+            run=run,
+            count=counts[run],
+            undo=_undo(run, events, stay),
+            stays=_stays(events, stay),
+            left=_stays(events, were_left),
+        )
         for run, events in inverses.items()
         if counts[run]
     )
 
 
-def _undo(run: str, events: Iterable[ChangeEvent], stay: Mapping[tuple[str, str], str]) -> str:
+def _undo(run: str, events: Iterable[ChangeEvent], stay: Reasons) -> str:
     goes_back = any((event.run, event.change_id) not in stay for event in events)
     return f"haltuun undo {run}" if goes_back else ""
 
 
-def _stays(events: Iterable[ChangeEvent], stay: Mapping[tuple[str, str], str]) -> tuple[Stays, ...]:
+def _stays(events: Iterable[ChangeEvent], stay: Reasons) -> tuple[Stays, ...]:
     found: dict[str, list[str]] = {}
     for event in events:
         if why := stay.get((event.run, event.change_id)):

@@ -388,6 +388,7 @@ def html(report: Report) -> str:
         work_line=page.work_line,
         undone_line=page.undone_line,
         stays_line=page.stays_line,
+        left_line=page.left_line,
         nothing_goes_back=page.NOTHING_GOES_BACK,
         approval_line=page.approval_line,
         appeared_line=lambda one: page.appeared_line(one, hosts),

@@ -81,6 +81,11 @@ def work_line(work: Work) -> str:
     return f"Run {work.run}, {when(work.at)}: {work.count} change(s), {how}."
 
 
+def left_line(one: Stays) -> str:
+    """Without Markdown: what the last undo left and why; the next one may take it back."""
+    return f"At the last undo: {stays_line(one)}"
+
+
 def stays_line(one: Stays) -> str:
     """Without Markdown: what stays and why."""
     what = one.changes[0] if len(one.changes) == 1 else f"{len(one.changes)} changes, as: {one.changes[0]}"
@@ -171,7 +176,7 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
     for work in standing.work:
         lines += [md(work_line(work)), ""]
         lines += [f"To take it back: `{plain(work.undo)}`" if work.undo else NOTHING_GOES_BACK, ""]
-        lines += [] if work.undo else [*_stay(work.stays), ""]
+        lines += [*([] if work.undo else _stay(work.stays)), *_left(work.left), ""]
         # Few and narrow columns: Prefect's pages cut a wide table off.
         lines += ["| stage | changes | effect seen | too old by now | by | without undo |", "|---" * 6 + "|"]
         for stage in StageName:
@@ -189,12 +194,16 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
     if standing.work:
         lines.append(f"Each change by itself: `haltuun report {plain(standing.label)} -o DIR`.")
     for one in standing.undone:
-        lines += ["", md(undone_line(one)), "", *_stay(one.stays)]
+        lines += ["", md(undone_line(one)), "", *_stay(one.stays), *_left(one.left)]
     return lines
 
 
 def _stay(found: Iterable[Stays]) -> list[str]:
     return _cut([f"- {md(stays_line(one))}" for one in found])
+
+
+def _left(found: Iterable[Stays]) -> list[str]:
+    return _cut([f"- {md(left_line(one))}" for one in found])
 
 
 def _stage_row(stage: StageName, likes: Sequence[Like]) -> str:

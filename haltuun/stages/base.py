@@ -62,8 +62,9 @@ class Kind:
     look: Callable[[Run, Change], Json | Unknown]
     apply: Callable[[Run, Change], Json]  # what to keep in the ledger beside the change: ids, output
     on_host: bool = False  # performed on the host itself: the host's own lock and wave apply
-    # Why the target of an undo must stay although what it was is still there; "" when it need not.
-    keeps: Callable[[Run, Change], str] | None = None
+    # Why the target of an undo must stay although what it was is still there; "" when it need not, Unknown
+    # when that cannot be seen.
+    keeps: Callable[[Run, Change], str | Unknown] | None = None
 
 
 @dataclass(frozen=True)

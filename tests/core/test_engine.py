@@ -46,6 +46,7 @@ class World:
         self.shared = "off"
         self.sharing: tuple[str, ...] = ()  # the hosts that the account's switch concerns
         self.goal = "on"  # what the account is to be switched to
+        self.keeps: str | Unknown = ""  # why the account's switch must stay on
         self.broken: dict[str, Exception] = {}
         self.after_failure: dict[str, Any] = {}
         self.calls: list[str] = []
@@ -122,7 +123,9 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
         plan=plan,
         kinds={
             "switch": Kind("switch", lambda run, c: world.switch[c.target], apply_switch, on_host=True),
-            "shared": Kind("shared", lambda run, c: world.shared, apply_shared),
+            "shared": Kind(
+                "shared", lambda run, c: world.shared, apply_shared, keeps=lambda run, c: world.keeps
+            ),
         },
         prove=no_proof,
         checks=(

@@ -263,6 +263,40 @@ def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -
     assert [by_id[change] for _, change in left(ledger.runs(ACCOUNT))] == [NAMES[1]]
 
 
+def test_an_undo_of_an_undo_clears_what_an_earlier_one_left(ledger: Ledger) -> None:
+    world = World(NAMES[:1])
+    of = taken_over(world, ledger)
+    world.shared = "elsewhere"
+    undo(world, ledger, of)
+    shared = next(change for run, change in left(ledger.runs(ACCOUNT)))
+    assert left(ledger.runs(ACCOUNT)) == {(of, shared): "It has been changed since; it is left as it is."}
+    world.shared = "on"
+    undo(world, ledger, of)
+    undo(world, ledger, ledger.runs(ACCOUNT)[-1].run)
+    assert world.shared == "on", "it is there again"
+    assert left(ledger.runs(ACCOUNT)) == {}
+
+
+def test_whether_it_must_stay_and_nobody_can_tell_is_unknown_and_no_reason_to_leave_it(
+    ledger: Ledger,
+) -> None:
+    world = World(NAMES[:1])
+    of = taken_over(world, ledger)
+    world.keeps = Unknown(unknown="THROTTLED")
+    look = undoing(world, ledger, of, approved=False)
+    look.preview([step.change.id for step in look.steps])
+    assert [s.status for s in look.steps if s.change.target == "account"] == ["unknown"]
+    outcome, steps = undo(world, ledger, of)
+    assert (outcome, steps["account"], world.shared) == ("PartlyUndone", "unknown", "on")
+    assert left(ledger.runs(ACCOUNT)) == {}
+    world.keeps = "It holds something."
+    outcome, steps = undo(world, ledger, of)
+    assert (outcome, steps["account"], world.shared) == ("Undone", "kept", "on")
+    assert list(left(ledger.runs(ACCOUNT)).values()) == ["It holds something."]
+    world.keeps = ""
+    assert undo(world, ledger, of)[0] == "Undone" and world.shared == "off"
+
+
 def test_a_host_that_does_not_go_back_ends_the_undo_there(ledger: Ledger) -> None:
     world = World()
     of = taken_over(world, ledger)

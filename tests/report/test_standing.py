@@ -319,20 +319,26 @@ def test_an_undo_is_offered_only_while_it_would_take_something_back(
     monkeypatch.setenv("COLUMNS", "250")
     offer = f"haltuun undo {FIRST}"
     assert told_of_work(ledger, tmp_path, capsys).count(offer) >= 4
-    # An undo that left the tag, and would again: of the run only what stays is there.
+    # An undo that left the tag: the next one may find it otherwise, so it is offered on.
     undo_of_first(ledger, "undo-1", **{kit.TAG.id: "It holds 2 recovery points."})
     (work,) = look(ledger).work
-    assert work.undo == ""
-    assert {one.why: len(one.changes) for one in work.stays} == {
-        "It holds 2 recovery points.": 1,
-        "A recovery point stays.": 1,
-    }
+    assert work.undo == offer
+    assert {one.why: len(one.changes) for one in work.left} == {"It holds 2 recovery points.": 1}
     told = told_of_work(ledger, tmp_path, capsys)
-    assert offer not in told
-    assert told.count("It holds 2 recovery points.") >= 4 and told.count("A recovery point stays.") >= 4
-    # One that could not even look at it says nothing about the next.
+    assert told.count(offer) >= 4
+    assert told.count("It holds 2 recovery points.") >= 4
+    assert told.count("At the last undo: ") >= 4
+    # A later one that left nothing clears the reason.
     undo_of_first(ledger, "undo-2", **{kit.TAG.id: ""})
-    assert look(ledger).work[0].undo == offer
+    assert (look(ledger).work[0].undo, look(ledger).work[0].left) == (offer, ())
+    # What the journal itself says stays: of the run only that is there.
+    inverse = kit.TAG.model_copy(update={"before": kit.TAG.after, "after": None, "undoes": kit.TAG.id})
+    for event in ("intended", "sent", "confirmed"):
+        ledger.journal("undo-3", ACCOUNT, inverse, event, NOW)
+    (work,) = look(ledger).work
+    assert (work.undo, {one.why for one in work.stays}) == ("", {"A recovery point stays."})
+    told = told_of_work(ledger, tmp_path, capsys)
+    assert offer not in told and told.count("A recovery point stays.") >= 4
 
 
 def test_what_a_later_run_builds_on_is_offered_only_once_that_run_is_taken_back(ledger: Ledger) -> None:

@@ -137,7 +137,7 @@ def apply_vault(run: Run, change: Change) -> Json:
     return {"arn": made["BackupVaultArn"]}
 
 
-def keeps_vault(run: Run, change: Change) -> str:
+def keeps_vault(run: Run, change: Change) -> str | Unknown:
     """A vault with recovery points in it is not deleted; AWS refuses that, too."""
     points = run.aws.ask(
         lambda: run.aws.pages(
@@ -149,7 +149,7 @@ def keeps_vault(run: Run, change: Change) -> str:
         )
     )
     if isinstance(points, Unknown):
-        return f"Whether it holds recovery points could not be read ({points.unknown})."
+        return Unknown(unknown=f"Whether it holds recovery points could not be read ({points.unknown}).")
     return f"It holds {len(points)} recovery point(s)." if points else ""
 
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from haltuun.config import AccountConfig, Config
 from haltuun.gates import evaluate_plainly
-from haltuun.model import Host, StageName
+from haltuun.model import Host, StageName, Unknown
 from haltuun.stages.backup import STAGE
+from haltuun.stages.backup.kinds import keeps_vault
 from haltuun.stages.backup.parse import parse_host
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 
 CASES = sorted((Path(__file__).parents[2] / "cases" / "backup").glob("*.json"))
 HOST = Host(account="111122223333", region="eu-central-1", instance_id="i-0abc1234def567890")
+
+
+def test_a_vault_whose_points_could_not_be_read_is_unknown_and_not_kept() -> None:
+    aws: Any = SimpleNamespace(ask=lambda question: Unknown(unknown="THROTTLED"))
+    why = keeps_vault(SimpleNamespace(aws=aws), None)  # type: ignore[arg-type]
+    assert isinstance(why, Unknown) and "THROTTLED" in why.unknown
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
