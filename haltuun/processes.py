@@ -7,6 +7,8 @@ import socket
 import uuid
 from pathlib import Path
 
+UNREAD = "0"  # a start time that could not be read
+
 
 def machine() -> str:
     """Where a pid means something: host name, boot and pid namespace (containers share the first two)."""
@@ -19,18 +21,43 @@ def machine() -> str:
 
 def process(pid: int) -> str:
     """`pid starttime`: a pid alone can be another process by now (proc(5), field 22 of stat)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return f"{pid} 0"
-    return f"{pid} {stat.rpartition(')')[2].split()[19]}"
+    return f"{pid} {_started(pid) or UNREAD}"
 
 
 def is_gone(where: str, which: str) -> bool:
-    """True only when the process ran on this machine and is there no more."""
-    return where == machine() and process(int(which.split()[0])) != which
+    """True only when the process ran on this machine and is known to be there no more."""
+    if where != machine():
+        return False
+    pid, started = _parts(which)
+    now = _started(pid)
+    if now and started != UNREAD:
+        return now != started
+    # Its entry can be hidden (hidepid on a bastion) or not be opened for now: that it is there is enough.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def is_here(where: str, which: str) -> bool:
-    """True only when the process runs on this machine now."""
-    return where == machine() and process(int(which.split()[0])) == which
+    """True only when the process is known to run on this machine now."""
+    if where != machine():
+        return False
+    pid, started = _parts(which)
+    return started != UNREAD and _started(pid) == started
+
+
+def _parts(which: str) -> tuple[int, str]:
+    pid, _, started = which.partition(" ")
+    return int(pid or 0), started or UNREAD
+
+
+def _started(pid: int) -> str:
+    """ "" when it cannot be read: the process is gone, or hidden."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
