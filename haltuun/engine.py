@@ -172,6 +172,9 @@ class Takeover:
         bad = {Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.pending}
         if any(s.verdict in bad for p in self.progress.values() for s in p.statuses.values()):
             return "PartiallyDone"
+        # What holds for several hosts could not be judged, though each alone could.
+        if any(f.host is None and f.code == "INTERNAL" for p in self.progress.values() for f in p.findings):
+            return "PartiallyDone"
         return "Done"
 
     def reconcile(self) -> None:
@@ -278,9 +281,9 @@ class Takeover:
         progress.unjudged = {}
         try:
             return stage.judge(view)
-        except Exception:
+        except Exception as error:
             log.exception("judging %s", name.value)
-        found: dict[Finding, None] = {}
+            found: dict[Finding, None] = {_unjudged_together(name, error): None}
         for instance_id, facts in view.facts[name].items():
             try:
                 alone = replace(view, facts={**view.facts, name: {instance_id: facts}})
@@ -757,6 +760,17 @@ def _unjudged(instance_id: str, error: Exception) -> Finding:
         host=instance_id,
         message=f"{type(error).__name__} while what it shows was judged; see the log.",
         remedy="Report it with the log; the host is left as it is.",
+    )
+
+
+def _unjudged_together(name: StageName, error: Exception) -> Finding:
+    return Finding(
+        code="INTERNAL",
+        severity=Severity.high,
+        host=None,
+        message=f"{type(error).__name__} while {name.value} was judged: what holds for several hosts is not"
+        " known, and each was judged as if it were alone; see the log.",
+        remedy="Report it with the log.",
     )
 
 

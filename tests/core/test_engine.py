@@ -290,13 +290,33 @@ def test_a_host_that_cannot_be_judged_keeps_only_its_own(ledger):
     discover, repair = make_stages(world)
     takeover = start(world, ledger, stages=(discover, replace(repair, judge=judge)))
     found = {f.host: f.code for f in takeover.progress[StageName.repair].findings}
-    assert found == {**dict.fromkeys(NAMES, "SEEN"), odd: "INTERNAL"}
+    assert found == {**dict.fromkeys(NAMES, "SEEN"), odd: "INTERNAL", None: "INTERNAL"}
     takeover.approve(None, everything=True, who="me")
     assert go(takeover) == "PartiallyDone"
     statuses = takeover.progress[StageName.repair].statuses
     assert (statuses[odd].verdict, statuses[odd].reason) == (Verdict.unknown, "INTERNAL")
     assert {statuses[host].verdict for host in NAMES if host != odd} == {Verdict.passed}
     assert odd not in world.calls, "nothing is done to it"
+
+
+def test_what_holds_for_several_hosts_and_cannot_be_judged_is_told_and_the_run_is_not_clean(ledger):
+    def judge(view):
+        if len(seen := view.facts[StageName.repair]) > 1:
+            raise KeyError("one of two")
+        return [Finding(code="SEEN", severity="info", host=host, message="is.") for host in seen]
+
+    world = World(NAMES[:2])
+    discover, repair = make_stages(world)
+    takeover = start(world, ledger, stages=(discover, replace(repair, judge=judge)))
+    takeover.approve(None, everything=True, who="me")
+    assert go(takeover) == "PartiallyDone"
+    found = {f.host: (f.code, f.message) for _, f in ledger.findings(ACCOUNT)}
+    assert {host: code for host, (code, _) in found.items()} == {
+        None: "INTERNAL",
+        **dict.fromkeys(NAMES[:2], "SEEN"),
+    }
+    assert found[None][1].startswith("KeyError while repair was judged: what holds for several hosts")
+    assert {s.verdict for s in takeover.progress[StageName.repair].statuses.values()} == {Verdict.passed}
 
 
 def test_a_canary_that_does_not_come_right_ends_the_stage_there(ledger):
