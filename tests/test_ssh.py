@@ -202,6 +202,12 @@ def test_refused(ssh: SshConfig) -> None:
     assert caught.value.remedy
 
 
+def test_an_address_that_no_name_server_is_asked_for_is_unreachable(ssh: SshConfig) -> None:
+    with pytest.raises(Unreachable, match="cannot be reached") as caught:
+        open_ssh(endpoint(22, f"{'x' * 64}.example"), ssh, Book(), "run-1")
+    assert caught.value.remedy
+
+
 def test_a_server_that_accepts_and_hangs(ssh: SshConfig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         started = time.monotonic()

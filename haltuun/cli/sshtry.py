@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from haltuun.model import Host, StageName
 from haltuun.reach import Whereabouts, likely_users, try_ssh, worked_before
 from haltuun.report.page import when
 from haltuun.report.standing import host_label
+
+log = logging.getLogger("haltuun")
 
 GROUPS = 4  # of an account, the largest first
 DEADLINE_S = 60.0  # for all of them, side by side
@@ -125,6 +128,13 @@ def within(tries: Sequence[Callable[[], str]], deadline_s: float) -> list[str | 
             outcomes[number] = tries[number]()
         except HaltuunError as error:
             outcomes[number] = error
+        except Exception as error:
+            log.debug("trying SSH", exc_info=True)
+            outcomes[number] = HaltuunError(
+                f"{type(error).__name__} while it was tried.",
+                remedy="This is a defect of Haltuun: report it.",
+                code="INTERNAL",
+            )
 
     threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(len(tries))]
     for thread in threads:

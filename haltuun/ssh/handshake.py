@@ -153,9 +153,11 @@ def _dial(endpoint: Endpoint, ssh: SshConfig) -> socket.socket:
             subject=endpoint.label,
             remedy="See the security group, the route and the VPN, or set ssh.bastion.",
         ) from error
-    except OSError as error:
+    # A name that is none (a label of over 63 characters) fails in the codec, not in the network.
+    except (OSError, UnicodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else "") or error
         raise Unreachable(
-            f"{where} cannot be reached ({error.strerror or error}).",
+            f"{where} cannot be reached ({why}).",
             subject=endpoint.label,
             remedy="See the address and the route to it, or set ssh.bastion.",
         ) from error

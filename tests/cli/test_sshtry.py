@@ -56,6 +56,15 @@ def test_a_try_that_is_not_over_in_time_is_left_behind() -> None:
     never.set()
 
 
+def test_what_fails_unforeseen_is_told_and_taken_for_no_silence() -> None:
+    def breaks() -> str:
+        raise ValueError("odd")
+
+    (outcome,) = within([breaks], 10)
+    assert isinstance(outcome, HaltuunError)
+    assert (outcome.code, outcome.message) == ("INTERNAL", "ValueError while it was tried.")
+
+
 # -- against a real sshd -----------------------------------------------------------------------------
 
 
