@@ -27,6 +27,7 @@ log = logging.getLogger("haltuun")
 FLOWS = ("take-over-account", "undo-run", "retry-hosts", "onboard-accounts", "recheck-waiting-hosts")
 SEVERAL = "several"  # in the place of an account's id
 ACCOUNT, MACHINE, PROCESS = "haltuun.account", "haltuun.machine", "haltuun.process"
+RUN_COUNT = "haltuun.run_count"  # which beginning of the flow run the labels are of
 UNENDED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 
 Labels = Mapping[str, object]
@@ -42,13 +43,14 @@ def take_up(account: str) -> None:
     """
 
     def told(client: SyncPrefectClient) -> None:
+        own = client.read_flow_run(UUID(str(runtime.flow_run.id)))
         labels = {ACCOUNT: account, MACHINE: machine(), PROCESS: process(os.getpid())}
-        client.update_flow_run_labels(UUID(str(runtime.flow_run.id)), labels)
+        client.update_flow_run_labels(own.id, {**labels, RUN_COUNT: own.run_count})
         found = client.read_flow_runs(
             flow_filter=FlowFilter.model_validate({"name": {"any_": list(FLOWS)}}),
             flow_run_filter=FlowRunFilter.model_validate({"state": UNENDED}),
         )
-        dead = [one for one in found if is_dead(one.labels, account)]
+        dead = [one for one in found if is_dead(one, account)]
         _crash(client, dead, account, "Its process was killed.")
 
     _tell(told)
@@ -63,7 +65,7 @@ def end_left_open(run: Run) -> None:
         found = client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": ids}, "state": UNENDED})
         )
-        still = [one for one in found if not _is_alive(one.labels)]
+        still = [one for one in found if not _is_alive(one.labels) and not begun_anew(one)]
         message = f"Its process was killed, or asleep for too long; run {run.id} goes on from there."
         _crash(client, still, run.account.id, message)
 
@@ -77,9 +79,19 @@ def dead_runs(runs: Sequence[RunRow], own: str) -> list[RunRow]:
     return [run for run in runs if run.run != own and run.mode != "plan" and run.ended_at is None]
 
 
-def is_dead(labels: Labels, account: str) -> bool:
+def is_dead(run: FlowRun, account: str) -> bool:
     """Whether a run of the account, or of several, is of a process that is known to be there no more."""
-    return labels.get(ACCOUNT) in (account, SEVERAL) and is_gone(*_whose(labels))
+    whose = run.labels.get(ACCOUNT)
+    return whose in (account, SEVERAL) and not begun_anew(run) and is_gone(*_whose(run.labels))
+
+
+def begun_anew(run: FlowRun) -> bool:
+    """Whether its labels are of an earlier beginning: the UI's Retry begins the same flow run again, and
+    until it labels itself nobody knows its process. Without labels it is not known to be."""
+    if ACCOUNT not in run.labels:
+        return False
+    pending = run.state is not None and run.state.is_pending()
+    return pending or run.labels.get(RUN_COUNT) != run.run_count
 
 
 def _is_alive(labels: Labels) -> bool:
@@ -108,7 +120,11 @@ def _crash(client: SyncPrefectClient, dead: Iterable[FlowRun], account: str, mes
             )
         )
         # Another account's own next run tells of it.
-        mine = [one for one in found if one.labels.get(ACCOUNT, account) in (account, SEVERAL)]
+        mine = [
+            one
+            for one in found
+            if one.labels.get(ACCOUNT, account) in (account, SEVERAL) and not begun_anew(one)
+        ]
         fresh = [one.id for one in mine if one.id not in whole]
         whole |= {one.id: one for one in mine}
     if not whole:
