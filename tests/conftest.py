@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.lab.agent_package import WrongPackage, check_package
 
@@ -27,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="run the table of experiments (tests/lab/test_agent_table.py) on this amazon-ssm-agent package",
     )
+
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("haltuun", deadline=None)
+settings.load_profile("haltuun")
 
 
 def pytest_configure(config: pytest.Config) -> None:

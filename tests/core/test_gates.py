@@ -37,7 +37,7 @@ ROWS = st.fixed_dictionaries(
     table=st.dictionaries(st.sampled_from([f"i-{n:08x}" for n in range(12)]), ROWS, max_size=12),
     absent=st.integers(0, 2),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 def test_gx_and_the_plain_evaluator_agree_and_partition(table, absent):
     entered = [*table, *(f"i-absent{n}" for n in range(absent))]
     ours, plain = evaluate(entered, table, CHECKS), evaluate_plainly(entered, table, CHECKS)

@@ -100,7 +100,7 @@ class Pages:
         return self.dice.choice(others.get(shape.type_name, self.texts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.lists(ODD, min_size=1, max_size=8))
 def test_discover_reads_any_page(seed: int, texts: list[str]) -> None:
     pages = {HOST.region: Pages(Random(seed), texts).region()}
