@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,23 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class PlanRow:
+    """A plan that a run made; `stages` and `hosts` are what it was narrowed to, empty: all."""
+
+    run: str
+    hash: str
+    made_at: datetime
+    stages: tuple[str, ...]
+    hosts: tuple[str, ...]
+    changes: Sequence[Planned]
+
+    def covers(self, change: Planned) -> bool:
+        """Whether it would have planned the change if it were needed still."""
+        of_its_hosts = not self.hosts or (bool(change.hosts) and set(change.hosts) <= set(self.hosts))
+        return of_its_hosts and (not self.stages or change.stage.value in self.stages)
+
+
+@dataclass(frozen=True)
 class Rows:
     """The ledger's rows; `*_before` are as they were before the last run that applied, `status_before`
     before the last run that judged the host."""
@@ -44,9 +61,7 @@ class Rows:
     findings_before: Findings
     runs: Sequence[RunRow]
     before: RunRow | None  # the run that the last one is compared with
-    plan_hash: str  # of the newest run that made a plan, "" when none did
-    planned: Sequence[Planned]
-    planned_in: str
+    plans: Sequence[PlanRow]  # the newest first, down to the first of the whole account
     approvals: Sequence[Approval]
     events: Sequence[ChangeEvent]
     proofs: Sequence[Proof]
@@ -60,8 +75,6 @@ def read(ledger: Ledger, account: str) -> Rows:
     last = applied[-1] if applied else len(runs) - 1
     # A plan that was made since belongs to what is new.
     recent = [run.run for run in runs[max(last, 0) :]]
-    planned = next((run for run in reversed(runs) if run.body.get("plan_hash")), None)
-    plan_hash = planned.body["plan_hash"] if planned else ""
     return Rows(
         account=account,
         hosts=ledger.hosts(account),
@@ -72,15 +85,29 @@ def read(ledger: Ledger, account: str) -> Rows:
         findings_before=ledger.findings(account, recent),
         runs=runs,
         before=runs[last - 1] if last > 0 else None,
-        plan_hash=plan_hash,
-        planned=[_briefly(change) for change in ledger.planned_changes(account, plan_hash)],
-        planned_in=planned.run if planned else "",
+        plans=list(_plans(ledger, account, runs)),
         approvals=ledger.approvals(account),
         events=ledger.change_events(account),
         proofs=ledger.proofs(account),
         looked_at=ledger.looked_at(account),
         account_facts=ledger.observations(account, ""),
     )
+
+
+def _plans(ledger: Ledger, account: str, runs: Sequence[RunRow]) -> Iterator[PlanRow]:
+    for run in reversed(runs):
+        if plan_hash := run.body.get("plan_hash"):
+            made = PlanRow(
+                run=run.run,
+                hash=plan_hash,
+                made_at=run.started_at,
+                stages=tuple(run.body.get("stages") or ()),
+                hosts=tuple(run.body.get("hosts") or ()),
+                changes=[_briefly(change) for change in ledger.planned_changes(account, plan_hash)],
+            )
+            yield made
+            if not made.stages and not made.hosts:
+                return
 
 
 def _briefly(change: Change) -> Planned:

@@ -19,7 +19,7 @@ from haltuun.model import (
 from haltuun.report.causes import Trouble, grouped, without_host
 from haltuun.report.changes import FINE, Like, in_effect, like
 from haltuun.report.render import plain
-from haltuun.report.rows import Rows
+from haltuun.report.rows import Planned, PlanRow, Rows
 
 # Codes of hosts that only a person's approval keeps from going on.
 AWAITING = ("AWAITS_APPROVAL", "PLAN_STALE")
@@ -162,22 +162,28 @@ def waiting(rows: Rows) -> tuple[Waiting, ...]:
 
 
 def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> Approval | None:
-    """What of the newest plan nobody has approved and nothing has brought into effect."""
-    given = [one for one in rows.approvals if one.run == rows.planned_in]
-    if any(one.plan_hash == rows.plan_hash for one in given):
-        return None
+    """What of the newest plan nobody has approved and nothing has brought into effect.
+
+    A plan of some stages or hosts says nothing of the others: what an earlier one has of them waits still.
+    """
     there = in_effect(rows.events)
-    still = [change for change in rows.planned if change.id not in there]
-    waiting = held_back(still, {change.id for change in still if change.reach in approve})
-    if not waiting:
-        return None
-    planned = next((run for run in rows.runs if run.run == rows.planned_in), None)
-    stages, hosts = ((planned.body.get(what) or ()) if planned else () for what in ("stages", "hosts"))
+    for number, plan in enumerate(rows.plans):
+        if any((one.run, one.plan_hash) == (plan.run, plan.hash) for one in rows.approvals):
+            continue
+        later = rows.plans[:number]
+        still = [c for c in plan.changes if c.id not in there and not any(one.covers(c) for one in later)]
+        waiting = held_back(still, {change.id for change in still if change.reach in approve})
+        if waiting:
+            return _approval(rows, label, plan, waiting, now)
+    return None
+
+
+def _approval(rows: Rows, label: str, plan: PlanRow, waiting: Sequence[Planned], now: datetime) -> Approval:
     return Approval(
-        plan_hash=rows.plan_hash,
-        command=approval_command(label, rows.plan_hash, stages, hosts),
-        narrowed={"stages": tuple(stages), "hosts": tuple(hosts)},
-        made_at=planned.started_at if planned else None,
+        plan_hash=plan.hash,
+        command=approval_command(label, plan.hash, plan.stages, plan.hosts),
+        narrowed={"stages": plan.stages, "hosts": plan.hosts},
+        made_at=plan.made_at,
         changes=like(waiting, rows, {}, now),
         hosts=tuple(
             host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from haltuun.config import AccountConfig, PolicyConfig
 from haltuun.effects import effects
 from haltuun.errors import EXIT_HELD
 from haltuun.ledger import Ledger
-from haltuun.model import HostStatus, StageName, Undo, Verdict
+from haltuun.model import HostStatus, Plan, StageName, Undo, Verdict
 from haltuun.report.changes import in_effect
 from haltuun.report.dossier import write
 from haltuun.report.page import standing_markdown
@@ -136,6 +137,31 @@ def test_what_waits_for_approval_is_what_nobody_approved_and_is_not_in_effect(le
     assert [like.ids for like in approval.changes] == [(kit.WAITS.id,)] and approval.hosts == (ASKING,)
     ledger.approved(LAST, kit.PLAN, "me", "plan hash", NOW)
     assert look(ledger).approval is None
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "waits"),
+    [
+        ({"stages": ["discover"]}, True),
+        ({"hosts": [SOUND]}, True),
+        ({"stages": ["discover"], "hosts": [ASKING]}, True),
+        ({"stages": [kit.WAITS.stage.value]}, False),
+        ({"hosts": [ASKING]}, False),
+        ({}, False),
+    ],
+)
+def test_a_later_plan_hides_what_waits_only_where_it_looked(
+    ledger: Ledger, narrowed: dict[str, Any], waits: bool
+) -> None:
+    nothing = Plan(account=ACCOUNT)
+    ledger.start_run(ACCOUNT, "later", {"mode": "plan", **narrowed}, NOW)
+    ledger.planned("later", nothing, NOW)
+    ledger.end_run(ACCOUNT, "later", "Planned", {"plan_hash": nothing.hash}, NOW)
+    approval = look(ledger).approval
+    assert (approval is not None) == waits
+    if approval is not None:
+        assert approval.command == f"haltuun takeover {LABEL} --plan {PLAN.hash}"
+        assert [like.ids for like in approval.changes] == [(kit.WAITS.id,)]
 
 
 def test_the_command_that_approves_is_as_narrow_as_the_plan_was(ledger: Ledger) -> None:
