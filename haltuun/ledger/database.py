@@ -116,8 +116,6 @@ def _make_private(path: Path) -> None:
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         if said := _tighten(file):
             log.warning("%s", said)
-    if said := _shared(path):
-        log.warning("%s", said)
 
 
 def _tighten(path: Path) -> str:
@@ -128,14 +126,16 @@ def _tighten(path: Path) -> str:
     try:
         found = path.stat()
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        if not found.st_mode & stat.S_IRWXO:
+        # Who lets a group write wants it to work with it: a colleague's run has no journal without it.
+        shared = stat.S_IRWXG if found.st_mode & stat.S_IWGRP else 0
+        kept = stat.S_IMODE(found.st_mode) & (stat.S_IRWXU | shared)
+        if kept == stat.S_IMODE(found.st_mode):
             return ""
         if found.st_uid != os.geteuid():
             return (
                 f"the ledger {path} is open to others (mode {mode}) and belongs to another user: let that"
-                " user run 'chmod o-rwx' on it."
+                " user run 'chmod go-rwx' on it."
             )
-        kept = stat.S_IMODE(found.st_mode) & ~stat.S_IRWXO
         path.chmod(kept)
     except FileNotFoundError:
         return ""  # only the database itself is always there
@@ -145,17 +145,6 @@ def _tighten(path: Path) -> str:
             " move it to where only you can look."
         )
     return f"the ledger {path} was open to others (mode {mode}); now it is not any more ({kept:04o})."
-
-
-def _shared(path: Path) -> str:
-    """A group may work with one ledger: taking it away would leave a colleague's run without its journal."""
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if not mode & stat.S_IRWXG:
-        return ""
-    return (
-        f"the ledger {path} is open to its group (mode {mode:04o}), and tells it where accounts are weak: if"
-        " nobody else works with it, run 'chmod g-rwx' on it."
-    )
 
 
 def _sqlite_settings(connection: Any, record: Any) -> None:

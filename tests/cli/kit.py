@@ -98,7 +98,7 @@ class Cli:
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def run(self, *arguments: str, timeout_s: float = 100.0, **extra: str | None) -> Done:
+    def run(self, *arguments: str, timeout_s: float = 400.0, **extra: str | None) -> Done:
         done = subprocess.run(
             [HALTUUN, *arguments],
             cwd=self.folder,
@@ -142,7 +142,7 @@ class Cli:
         return Ledger(f"sqlite:///{self.folder / 'state' / 'ledger.db'}")
 
 
-def until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+def until(what: Callable[[], Any], timeout_s: float = 300.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = what()
