@@ -219,7 +219,8 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
         )
         return Completed(name="AwaitingApproval", message=message, data=data)
     if outcome == "PartiallyDone":
-        return Completed(name="PartiallyDone", message="Some hosts are held; see the summary.", data=data)
+        message = " ".join(["Not every host is through; see the summary.", *takeover.unjudged()])
+        return Completed(name="PartiallyDone", message=message, data=data)
     if outcome == "Planned":
         return Completed(name="Planned", message=f"Plan {takeover.plan_hash}", data=data)
     return Completed(message="Every host passed every stage of this run.", data=data)

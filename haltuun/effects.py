@@ -9,8 +9,6 @@ from haltuun.ledger import ChangeEvent, RunRow
 from haltuun.model import Change, canonical
 
 TakenBack = list[tuple[ChangeEvent, str]]
-# How an undo leaves what it looked at and does not take back. The next one may find it otherwise.
-LEFT = ("kept", "stale", "already")
 
 
 def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], TakenBack]:

@@ -172,10 +172,12 @@ class Takeover:
         bad = {Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.pending}
         if any(s.verdict in bad for p in self.progress.values() for s in p.statuses.values()):
             return "PartiallyDone"
-        # What holds for several hosts could not be judged, though each alone could.
-        if any(f.host is None and f.code == "INTERNAL" for p in self.progress.values() for f in p.findings):
-            return "PartiallyDone"
-        return "Done"
+        return "PartiallyDone" if self.unjudged() else "Done"
+
+    def unjudged(self) -> list[str]:
+        """Of the stages that could not judge their hosts together, though perhaps each alone: why."""
+        found = [f for progress in self.progress.values() for f in progress.findings if f.unjudged]
+        return [f"{finding.message} {finding.remedy}" for finding in found]
 
     def reconcile(self) -> None:
         """Resolve by looking what a killed run left intended, sent or unknown."""

@@ -172,6 +172,11 @@ class Finding(Frozen):
     evidence: tuple[str, ...] = ()
     remedy: str = ""
 
+    @property
+    def unjudged(self) -> bool:
+        """Whether it tells of a stage that could not judge its hosts together."""
+        return self.host is None and self.code == "INTERNAL"
+
 
 class Cost(Frozen):
     """What a change costs a month, to an order of magnitude: somewhere between `low` and `high`."""

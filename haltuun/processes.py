@@ -43,11 +43,8 @@ def is_gone(where: str, which: str) -> bool:
 
 
 def is_here(where: str, which: str) -> bool:
-    """True only when the process is known to run on this machine now."""
-    if where != machine():
-        return False
-    pid, started = _parts(which)
-    return started != UNREAD and _started(pid) == started
+    """Whether the process ran on this machine and is not known to be gone."""
+    return where == machine() and not is_gone(where, which)
 
 
 def _parts(which: str) -> tuple[int, str]:

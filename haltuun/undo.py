@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from haltuun.config import Config
-from haltuun.effects import LEFT, effects, staying
+from haltuun.effects import effects, staying
 from haltuun.engine import of_one_host, open_changes, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
@@ -300,9 +300,10 @@ class Undoing:
             self.performer.release_lease()
 
     def _left(self) -> dict[str, Json]:
-        """Change id → why it was left; "" where it was not, so that no older reason stands."""
+        """Change id → why it was left, which the next may find otherwise; "" where it was not, so that no
+        older reason stands."""
         return {
-            step.change.id: step.message if step.status in LEFT else ""
+            step.change.id: "" if step.status == "done" else step.message
             for step in self.steps
             if step.inverse is not None and step.status not in ("", "waits")
         }

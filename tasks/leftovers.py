@@ -87,7 +87,10 @@ def is_dead(run: FlowRun, account: str) -> bool:
 
 def begun_anew(run: FlowRun) -> bool:
     """Whether its labels are of an earlier beginning: the UI's Retry begins the same flow run again, and
-    until it labels itself nobody knows its process. Without labels it is not known to be."""
+    until it labels itself nobody knows its process. Without labels it is not known to be.
+
+    One that is killed before it labels itself anew stays Running, then, which is
+    better than a living one called dead."""
     if ACCOUNT not in run.labels:
         return False
     pending = run.state is not None and run.state.is_pending()

@@ -55,7 +55,7 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
     create_markdown_artifact(
         key=artifact_key("summary", takeover.run.account.label),
         markdown=render.summary_markdown(
-            takeover.run.account.label, takeover.run.id, outcome, takeover.hosts, table
+            takeover.run.account.label, takeover.run.id, outcome, takeover.hosts, table, takeover.unjudged()
         ),
         description=f"{outcome}: {takeover.run.account.label}",
     )

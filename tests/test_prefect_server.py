@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 
 from haltuun.cli import server
 from haltuun.errors import ServerUnreachable
+from tasks.leftovers import FLOWS
 from tests.prefect_fixtures import PROJECT, PrefectServer
 
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
@@ -57,6 +59,8 @@ def test_every_entrypoint_is_a_module_path_that_imports(deployment: dict[str, st
     module, _, name = deployment["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
     assert flow.name == deployment["name"]
+    # Else a run of it that is killed stays Running for ever: nobody would know whose it was.
+    assert flow.name in FLOWS and "take_up" in inspect.unwrap(flow.fn).__code__.co_names
 
 
 def test_connect_names_a_server_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def _tighten(path: Path) -> str:
         if found.st_uid != os.geteuid():
             return (
                 f"the ledger {path} is open to others (mode {mode}) and belongs to another user: let that"
-                " user run 'chmod go-rwx' on it."
+                f" user run 'chmod {kept:o}' on it."
             )
         path.chmod(kept)
     except FileNotFoundError:

@@ -115,28 +115,29 @@ def in_effect(events: Sequence[ChangeEvent]) -> dict[str, ChangeEvent]:
     return {key: event for key, event in effects(events)[0].items() if not event.change.undoes}
 
 
-def remaining(events: Sequence[ChangeEvent]) -> Reasons:
-    """Why an undo of the run would leave the change, of all that is in effect.
+def remaining(there: Iterable[ChangeEvent]) -> Reasons:
+    """Why an undo of the run would leave the change, of all that is in effect (`effects`).
 
     By the journal alone: what an undo found when it looked can be otherwise by now (see `left_last`).
     """
-    there = list(effects(events)[0].values())
-    stay = staying(there)
-    return {(e.run, e.change_id): plain(stay[e.change_id][1]) for e in there if e.change_id in stay}
+    ordered = list(there)
+    stay = staying(ordered)
+    return {(e.run, e.change_id): plain(stay[e.change_id][1]) for e in ordered if e.change_id in stay}
 
 
-def left_last(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> Reasons:
+def left_last(there: Iterable[ChangeEvent], stay: Reasons, runs: Iterable[RunRow]) -> Reasons:
     """Why the last undo of the run left the change, of what is in effect and another undo would look at."""
-    stay, were_left = remaining(events), left(runs)
-    keys = [(event.run, event.change_id) for event in effects(events)[0].values()]
+    were_left = left(runs)
+    keys = [(event.run, event.change_id) for event in there]
     return {key: plain(were_left[key]) for key in keys if key in were_left and key not in stay}
 
 
 def made(events: Sequence[ChangeEvent], runs: Iterable[RunRow]) -> tuple[Made, ...]:
     """Every change that was begun, once a run, with how it ended; oldest first."""
-    _, undone = effects(events)
+    there, undone = effects(events)
     taken_back = {(event.run, event.change_id) for event, _ in undone}
-    stay, were_left = remaining(events), left_last(events, runs)
+    stay = remaining(there.values())
+    were_left = left_last(there.values(), stay, runs)
     last = {(event.run, event.change_id): event for event in events}
     return tuple(
         _made(event, key in taken_back, stay.get(key, ""), were_left.get(key, ""))
@@ -236,13 +237,15 @@ def _shown(
 
 def work(rows: Rows, now: datetime) -> tuple[Work, ...]:
     """The newest run first."""
-    there = in_effect(rows.events)
+    all_there = effects(rows.events)[0].values()
+    there = {event.change_id: event for event in all_there if not event.change.undoes}
     by_run: dict[str, list[ChangeEvent]] = {}
     for event in there.values():
         by_run.setdefault(event.run, []).append(event)
     who = {one.run: one for one in rows.approvals}
     done_at = {change_id: event.at for change_id, event in there.items()}
-    stay, were_left = remaining(rows.events), left_last(rows.events, rows.runs)
+    stay = remaining(all_there)
+    were_left = left_last(all_there, stay, rows.runs)
     return tuple(
         Work(
             run=run,
@@ -261,7 +264,8 @@ def work(rows: Rows, now: datetime) -> tuple[Work, ...]:
 def taken_back(rows: Rows) -> tuple[TakenBack, ...]:
     """By the undo that did it, in the order of what they took back."""
     there, undone = effects(rows.events)
-    stay, were_left = remaining(rows.events), left_last(rows.events, rows.runs)
+    stay = remaining(there.values())
+    were_left = left_last(there.values(), stay, rows.runs)
     inverses: dict[str, list[ChangeEvent]] = {by: [] for _, by in undone}
     for event in there.values():
         if event.change.undoes:

@@ -72,7 +72,8 @@ def proof_words(like: Like, hosts: Hosts) -> str:
 def approval_line(approval: Approval) -> str:
     """Without Markdown: the sentence above the command."""
     waits = "1 change waits" if approval.count == 1 else f"{approval.count} changes wait"
-    return f"{waits} for approval: plan {approval.plan_hash} of {when(approval.made_at)}."
+    line = f"{waits} for approval: plan {approval.plan_hash} of {when(approval.made_at)}."
+    return line + (f" {approval.elsewhere} more in other plans alone." if approval.elsewhere else "")
 
 
 def work_line(work: Work) -> str:
@@ -254,7 +255,7 @@ def _dates(standing: Standing, hosts: Hosts) -> list[str]:
 
 
 def _unknown(standing: Standing, hosts: Hosts) -> list[str]:
-    lines = causes(standing.unknown, hosts)
+    lines = [*causes(standing.unknown, hosts), *(f"- {md(said)}" for said in standing.unjudged)]
     lines += [
         f"- Nobody knows whether this took effect (run {md(one.run)}, {when(one.at)}): {md(one.summary)}"
         " The next run looks."

@@ -231,8 +231,14 @@ def last_word(instance_id: str, table: StatusTable) -> tuple[StageName, HostStat
 
 
 def summary_markdown(
-    account: str, run: str, outcome: str, hosts: Mapping[str, Host], table: StatusTable
+    account: str,
+    run: str,
+    outcome: str,
+    hosts: Mapping[str, Host],
+    table: StatusTable,
+    unjudged: Sequence[str] = (),
 ) -> str:
+    """How each host came through; `unjudged` says which stages could not judge their hosts together."""
     fine = (Verdict.passed, Verdict.waived)
     through = [
         host
@@ -257,6 +263,7 @@ def summary_markdown(
                 for stage in stages
             ]
             lines.append(f"| {md(host.label)} | " + " | ".join(marks) + " |")
+    lines += ["", *(f"- {md(said)}" for said in unjudged)] if unjudged else []
     notes = [(host, word) for host in hosts if (word := last_word(host, table)) is not None]
     if notes:
         lines += ["", "## Not through", ""]

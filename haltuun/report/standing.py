@@ -72,6 +72,7 @@ class Standing(Frozen):
     holds: tuple[Cause, ...]
     waiting: tuple[Waiting, ...]
     unknown: tuple[Cause, ...]
+    unjudged: tuple[str, ...]  # stages that could not judge their hosts together
     unresolved: tuple[Unresolved, ...]
     left_alone: tuple[Cause, ...]
 
@@ -116,6 +117,9 @@ def judge(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> St
         holds=waits.causes((one for one in held if one.code not in DECISIONS), rows.hosts),
         waiting=waits.waiting(rows),
         unknown=waits.causes((one for one in troubles if one.verdict is Verdict.unknown), rows.hosts),
+        unjudged=tuple(
+            plain(f"{finding.message} {finding.remedy}") for _, finding in rows.findings if finding.unjudged
+        ),
         unresolved=changes.unresolved(rows.events),
         left_alone=waits.causes((one for one in troubles if one.verdict is Verdict.excluded), rows.hosts),
     )
@@ -144,7 +148,8 @@ def place(stages: Mapping[StageName, HostStatus]) -> Place:
 def _level(standing: Standing) -> Literal["good", "open", "bad"]:
     numbers = standing.numbers
     failed = standing.run is not None and standing.run.outcome in ("Failed", "GateBlocked")
-    if failed or standing.unresolved or any(numbers[n] for n in ("held", "unknown", "suspect", "worse")):
+    unsure = standing.unresolved or standing.unjudged
+    if failed or unsure or any(numbers[n] for n in ("held", "unknown", "suspect", "worse")):
         return "bad"
     if (
         not numbers["hosts"]

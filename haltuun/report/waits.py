@@ -68,6 +68,7 @@ class Approval(Frozen):
     made_at: datetime | None
     changes: tuple[Like, ...]
     hosts: tuple[str, ...]  # whose verdict waits for it
+    elsewhere: int  # changes that wait in other plans alone
 
     @property
     def count(self) -> int:
@@ -162,23 +163,41 @@ def waiting(rows: Rows) -> tuple[Waiting, ...]:
 
 
 def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> Approval | None:
-    """What of the newest plan nobody has approved and nothing has brought into effect.
+    """The newest plan with changes that nobody has approved and nothing has brought into effect.
 
     A plan of some stages or hosts says nothing of the others: what an earlier one has of them waits still.
+    Of the plan all is told that its hash approves, what a later plan has no more included.
     """
     there = in_effect(rows.events)
+    shown: tuple[PlanRow, Sequence[Planned]] | None = None
+    wanted: set[str] = set()
     for number, plan in enumerate(rows.plans):
         if any((one.run, one.plan_hash) == (plan.run, plan.hash) for one in rows.approvals):
             continue
+        left = [change for change in plan.changes if change.id not in there]
+        waiting = held_back(left, {change.id for change in left if change.reach in approve})
         later = rows.plans[:number]
-        still = [c for c in plan.changes if c.id not in there and not any(one.covers(c) for one in later)]
-        waiting = held_back(still, {change.id for change in still if change.reach in approve})
-        if waiting:
-            return _approval(rows, label, plan, waiting, now)
-    return None
+        open_still = {change.id for change in waiting if _is_wanted(change, later)}
+        wanted |= open_still
+        if shown is None and open_still:
+            shown = plan, waiting
+    if shown is None:
+        return None
+    elsewhere = wanted - {change.id for change in shown[1]}
+    return _approval(rows, label, *shown, len(elsewhere), now)
 
 
-def _approval(rows: Rows, label: str, plan: PlanRow, waiting: Sequence[Planned], now: datetime) -> Approval:
+def _is_wanted(change: Planned, later: Sequence[PlanRow]) -> bool:
+    """Of what plans looked at again, only the newest knows."""
+    for plan in later:
+        if plan.covers(change):
+            return any(change.id == one.id for one in plan.changes)
+    return True
+
+
+def _approval(
+    rows: Rows, label: str, plan: PlanRow, waiting: Sequence[Planned], elsewhere: int, now: datetime
+) -> Approval:
     return Approval(
         plan_hash=plan.hash,
         command=approval_command(label, plan.hash, plan.stages, plan.hosts),
@@ -190,4 +209,5 @@ def _approval(rows: Rows, label: str, plan: PlanRow, waiting: Sequence[Planned],
             for host, stages in rows.status.items()
             if any(status.reason in AWAITING for status in stages.values())
         ),
+        elsewhere=elsewhere,
     )

@@ -62,7 +62,7 @@ def test_what_fails_unforeseen_is_told_and_taken_for_no_silence() -> None:
 
     (outcome,) = within([breaks], 10)
     assert isinstance(outcome, HaltuunError)
-    assert (outcome.code, outcome.message) == ("INTERNAL", "ValueError while it was tried.")
+    assert (outcome.code, outcome.message) == ("INTERNAL", "ValueError while it was tried: odd.")
 
 
 # -- against a real sshd -----------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from haltuun.config import AccountConfig, PolicyConfig
 from haltuun.effects import effects
 from haltuun.errors import EXIT_HELD
 from haltuun.ledger import Ledger
-from haltuun.model import HostStatus, Plan, StageName, Undo, Verdict
+from haltuun.model import Change, Finding, HostStatus, Plan, Severity, StageName, Undo, Verdict
 from haltuun.report.changes import in_effect
 from haltuun.report.dossier import write
-from haltuun.report.page import standing_markdown
+from haltuun.report.page import approval_line, standing_markdown
 from haltuun.report.render import summary_markdown
 from haltuun.report.rows import read
 from haltuun.report.standing import Place, Standing, judge, place, standing_of
@@ -164,6 +164,34 @@ def test_a_later_plan_hides_what_waits_only_where_it_looked(
         assert [like.ids for like in approval.changes] == [(kit.WAITS.id,)]
 
 
+def _planned(ledger: Ledger, run: str, *changes: Change, **narrowed: list[str]) -> Plan:
+    plan = Plan(account=ACCOUNT, changes=changes)
+    ledger.start_run(ACCOUNT, run, {"mode": "plan", **narrowed}, NOW)
+    ledger.planned(run, plan, NOW)
+    ledger.end_run(ACCOUNT, run, "Planned", {"plan_hash": plan.hash}, NOW)
+    return plan
+
+
+def test_what_waits_elsewhere_is_counted_where_a_later_plan_has_its_own(ledger: Ledger) -> None:
+    other = kit.WAITS.model_copy(update={"target": "other-role", "hosts": (SOUND,)})
+    _planned(ledger, "whole", kit.WAITS, other)
+    narrow = _planned(ledger, "narrow", other, hosts=[SOUND])
+    approval = look(ledger).approval
+    assert approval is not None and approval.plan_hash == narrow.hash
+    assert (approval.count, approval.elsewhere) == (1, 1)
+    assert approval_line(approval).endswith("1 more in other plans alone.")
+
+
+def test_all_is_told_that_a_plans_hash_approves(ledger: Ledger) -> None:
+    other = kit.WAITS.model_copy(update={"target": "other-role", "hosts": (SOUND,)})
+    whole = _planned(ledger, "whole", kit.WAITS, other)
+    narrow = _planned(ledger, "narrow", hosts=[ASKING])  # there the change is not needed any more
+    approval = look(ledger).approval
+    assert approval is not None and narrow.changes == ()
+    assert (approval.plan_hash, approval.elsewhere) == (whole.hash, 0)
+    assert {change for like in approval.changes for change in like.ids} == {kit.WAITS.id, other.id}
+
+
 def test_the_command_that_approves_is_as_narrow_as_the_plan_was(ledger: Ledger) -> None:
     ledger.start_run(ACCOUNT, "narrow", {"mode": "plan", "stages": ["patch"], "hosts": [FULL]}, NOW)
     ledger.planned("narrow", kit.PLAN, NOW)
@@ -297,6 +325,23 @@ def test_only_a_clean_account_looks_clean(
         LABEL, "run", outcome, {SOUND: HOSTS[SOUND]}, {StageName.logs: {SOUND: status}}
     )
     assert summary.startswith("# 🟢") == (level == "good")
+
+
+def test_what_could_not_be_judged_together_is_told_and_is_not_good(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/one.db")
+    ledger.start_run(ACCOUNT, "run", {"mode": "apply"}, NOW)
+    ledger.saw_hosts("run", [HOSTS[SOUND]])
+    for stage in StageName:
+        ledger.judged(ACCOUNT, "run", stage, {SOUND: kit.PASSED}, NOW)
+    ledger.observed(ACCOUNT, "run", StageName.repair, "result", {"": HOSTS[SOUND]}, NOW)
+    said = Finding(code="INTERNAL", severity=Severity.high, message="KeyError while repair was judged.")
+    ledger.found(ACCOUNT, "run", StageName.repair, "result", [said])
+    ledger.end_run(ACCOUNT, "run", "PartiallyDone", {}, NOW)
+    standing = look(ledger)
+    assert standing.level == "bad" and standing.unjudged == ("KeyError while repair was judged.",)
+    assert "KeyError while repair was judged" in standing_markdown(standing, HOSTS, NOW)
+    summary = summary_markdown(LABEL, "run", "PartiallyDone", {}, {}, ["KeyError while repair was judged."])
+    assert "KeyError while repair was judged" in summary
 
 
 def test_names_that_mean_harm_are_words_on_the_page(ledger: Ledger) -> None:

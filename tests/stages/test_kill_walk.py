@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from haltuun.aws import READS, Aws
-from haltuun.engine import open_changes
+from haltuun.engine import Takeover, open_changes
 from haltuun.model import Verdict
 from haltuun.reach import open_host
 from haltuun.stages.backup import STAGE as BACKUP
@@ -38,20 +38,16 @@ PROOF = "SendCommand"
 MANY = 80
 
 
-LONG = [pytest.mark.soak, pytest.mark.timeout(900)]
-
-
 class Killed(BaseException):
     pass
 
 
-def take(account: World, stage: Stage, *, kill: str) -> str | None:
-    """One run that is killed "before" or "after" its first changing call; which one that was."""
-    takeover = account.start(stage)
+def killed_in(takeover: Takeover, go: Callable[[Takeover], None], kill: str) -> str | None:
+    """A run that is killed "before" or "after" its first changing call; which one that was."""
     seen = _kill_at_first_change(takeover.run.aws, kill)
     try:
         takeover.reconcile()
-        account.go(takeover)
+        go(takeover)
     except Killed:
         # What the ledger does for a process that is seen to be dead.
         takeover.performer.release_lease()
@@ -87,8 +83,8 @@ def test_killed_at_every_change_it_comes_to_the_same_end(
     with world(tmp_path / "walk", monkeypatch, ubuntu(), managed_policies=True) as account:
         killed: list[str] = []
         for _ in range(MANY):
-            at = take(account, stage, kill="before")
-            assert take(account, stage, kill="after") == at
+            at = killed_in(account.start(stage), account.go, "before")
+            assert killed_in(account.start(stage), account.go, "after") == at
             if at is None:
                 break
             killed.append(at)
@@ -125,8 +121,8 @@ def _names(account: World) -> Counter[str]:
     ("scenario", "names"),
     [
         ("full", ("weak-role",)),
-        pytest.param("full", ("miner", "stopped-agent"), marks=LONG),
-        pytest.param("demo", ("web-01", "batch-01", "intern-01"), marks=LONG),
+        pytest.param("full", ("miner", "stopped-agent"), marks=pytest.mark.soak),
+        pytest.param("demo", ("web-01", "batch-01", "intern-01"), marks=pytest.mark.soak),
     ],
 )
 def test_killed_at_every_change_before_the_repair_and_at_every_one_of_the_way_back(
@@ -169,15 +165,7 @@ def _walk(account: takeover_kit.World, go: Going) -> list[str]:
 
 
 def _take_over(account: takeover_kit.World, kill: str) -> str | None:
-    takeover = account.start()
-    seen = _kill_at_first_change(takeover.run.aws, kill)
-    try:
-        takeover.reconcile()
-        account.go(takeover)
-    except Killed:
-        takeover.performer.release_lease()
-        return seen[0]
-    return None
+    return killed_in(account.start(), account.go, kill)
 
 
 def _undo(account: takeover_kit.World, kill: str) -> str | None:
