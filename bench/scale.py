@@ -32,6 +32,7 @@ SIZES = (100, 1_000, 10_000)
 MOST_MB = 1024
 # Of CPU time, which other work on the machine moves less than the clock's; what starting costs lowers it.
 STEEPEST = 1.1
+MOST_READS = 12  # of AWS that fifty hosts more may cost
 LOOKED_IN = (StageName.discover, StageName.verify, StageName.repair)  # the stages that look at each host
 ENDED = {"COMPLETED", "FAILED"}  # held hosts are red
 RECORDED_WITHIN_S = 300.0  # the server takes what it was told in turns, for a while after the run
@@ -79,11 +80,18 @@ def broken(sample: Sample, before: Sample | None = None) -> list[str]:
                 )
     if sample.peak_mb >= MOST_MB:
         told.append(f"{of} the worker took {sample.peak_mb:.0f} MB; {MOST_MB} are promised.")
-    if before is not None and (steep := slope(before, sample)) > STEEPEST:
-        told.append(
-            f"From {before.hosts:,} to {sample.hosts:,} hosts the worker's CPU time grows with slope"
-            f" {steep:.2f}; 1 is linear."
-        )
+    return told + ([] if before is None else _outgrown(sample, before))
+
+
+def _outgrown(sample: Sample, before: Sample) -> list[str]:
+    told = []
+    grown = f"From {before.hosts:,} to {sample.hosts:,} hosts"
+    steep = slope(before, sample)
+    if steep > STEEPEST:
+        told.append(f"{grown} the worker's CPU time grows with slope {steep:.2f}; 1 is linear.")
+    each = 50 * (sample.reads - before.reads) / (sample.hosts - before.hosts)
+    if each > MOST_READS:
+        told.append(f"{grown} fifty more cost {each:.1f} AWS reads; {MOST_READS} are promised.")
     return told
 
 

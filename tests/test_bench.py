@@ -50,6 +50,15 @@ def test_time_that_grows_faster_than_the_hosts_is_not_linear() -> None:
     assert "slope 2.00" in line
 
 
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [(42, []), (43, ["From 2 to 52 hosts fifty more cost 13.0 AWS reads; 12 are promised."])],
+)
+def test_reads_that_grow_with_each_host_are_not_batched(reads: int, told: list[str]) -> None:
+    lines = broken(replace(KEPT, hosts=52, reads=reads), replace(KEPT, reads=30))
+    assert [line for line in lines if "AWS reads" in line] == told
+
+
 @pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.soak
