@@ -48,6 +48,8 @@ FLAGS = (
 POLL_S = 0.2
 # The UI's pages fade in for some tenths of a second after their words are in the document.
 SETTLE_S = 1.0
+# Prefect's server on a busy SQLite refuses a form now and then: who filled it in presses the button again.
+AGAIN_S = 20.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -55,14 +57,15 @@ def screenshot(
     url: str,
     out_png: Path,
     *,
-    wait_s: float = 90.0,
+    wait_s: float = 180.0,
     expect: Sequence[str] = (),
     fill: Mapping[str, str] | None = None,
     click: Sequence[str] = (),
     size: tuple[int, int] = (1400, 1000),
 ) -> str:
     """Open `url`, write into the fields that `fill` names by their labels, click what is labelled as `click`
-    says, wait for the texts of `expect`, take the picture.
+    says, wait for the texts of `expect`, take the picture. A form that is still there after AGAIN_S is sent
+    once more.
 
     Returns the words on the page.
 
@@ -77,6 +80,8 @@ def screenshot(
             _until(partial(page.filled, fill), deadline, f"the fields {', '.join(fill)} do not fill", page)
         for label in click:
             _until(partial(page.click, label), deadline, f"there is nothing named '{label}' to click", page)
+        if fill and expect:
+            _send_again(page, fill, click, expect[0], deadline)
         for text in expect:
             _until(partial(page.shows, text), deadline, f"the text '{text}' is missing", page)
         _until(partial(page.shows, ""), deadline, "the page is empty", page)
@@ -85,6 +90,18 @@ def screenshot(
         out_png.parent.mkdir(parents=True, exist_ok=True)
         out_png.write_bytes(base64.b64decode(picture))
         return page.text()
+
+
+def _send_again(
+    page: _Page, fill: Mapping[str, str], click: Sequence[str], sent: str, deadline: float
+) -> None:
+    next_s = time.monotonic() + AGAIN_S
+    while not page.shows(sent) and time.monotonic() < deadline:
+        if time.monotonic() > next_s and page.filled(fill):
+            for label in click:
+                page.click(label)
+            next_s = time.monotonic() + AGAIN_S
+        time.sleep(POLL_S)
 
 
 class _Page:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import botocore.loaders
 import pytest
 from hypothesis import settings
 
@@ -15,7 +17,6 @@ pytest_plugins = ["tests.prefect_fixtures"]
 # Files whose one long set-up would otherwise be the last thing that a single worker is busy with.
 LONGEST_FIRST = (
     "tests/e2e/test_takeover_story.py",
-    "tests/e2e/test_scenarios.py",
     "tests/test_prefect_takeover.py",
     "tests/stages/repair/test_on_hosts.py",
 )
@@ -49,6 +50,15 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whoever runs the tests may have jumps and users for any host in ~/.ssh/config."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def models_read_once() -> Iterator[None]:
+    """botocore reads AWS's service models for each session anew, and a test's account has one of its own."""
+    read = cache(botocore.loaders.JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.loaders.JSONFileLoader, "load_file", lambda _, path: read(path))
         yield
 
 

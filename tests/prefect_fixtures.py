@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,11 +157,29 @@ class PrefectServer:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     state_dir = tmp_path_factory.mktemp("prefect-state")
-    url = server.start(state_dir)
+    # Of the whole session, which with xdist is several processes: each has a folder in it.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        url = _start_migrated(state_dir, shared / "prefect-migrated.db")
     try:
         yield PrefectServer(url, state_dir)
     finally:
         server.stop(state_dir)
+
+
+def _start_migrated(state_dir: Path, migrated: Path) -> str:
+    """Bringing an empty database to Prefect's schema is two thirds of a start; one does it for all."""
+    database = state_dir / "prefect" / "prefect.db"
+    if migrated.exists():
+        database.parent.mkdir(mode=0o700)
+        shutil.copyfile(migrated, database)
+        return server.start(state_dir)
+    url = server.start(state_dir)
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(migrated)) as copy:
+        source.backup(copy)
+    return url
 
 
 # -- killed in the middle ------------------------------------------------------------------------------

@@ -98,8 +98,9 @@ def _approve_by_form(server: PrefectServer, folder: Path, plan_hash: str) -> dic
         expect=["Upcoming"],
         size=(1400, 1500),
     )
-    (run,) = [run for run in server.post("flow_runs/filter", of_it) if run["id"] not in before]
-    return server.await_end(run["id"], deadline_s=800)
+    made = [run for run in server.post("flow_runs/filter", of_it) if run["id"] not in before]
+    first = min(made, key=lambda run: run["created"])  # what a busy server answered late was sent twice
+    return server.await_end(first["id"], deadline_s=800)
 
 
 def _plan_hash(asked: dict[str, Any]) -> str:

@@ -17,7 +17,13 @@ from lab.expectation import surprises
 from lab.scenario import load_scenario
 from tests.prefect_fixtures import PrefectServer
 
-pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.soak,
+    pytest.mark.timeout(1200),
+]
 
 HALTUUN = str(Path(sys.executable).with_name("haltuun"))
 SCENARIOS = api.DEMO_SCENARIO.parent
@@ -25,7 +31,7 @@ SCENARIOS = api.DEMO_SCENARIO.parent
 HARMLESS = {"ec2.snapshot.evidence", "ec2.tag", "backup.job", "backup.arm"}
 
 
-@pytest.mark.parametrize("which", [pytest.param("full", marks=pytest.mark.soak), "dhmc"])
+@pytest.mark.parametrize("which", ["full", "dhmc"])
 def test_every_host_comes_to_its_end(which: str, prefect_server: PrefectServer, tmp_path: Path) -> None:
     scenario = load_scenario(SCENARIOS / f"{which}.yaml")
     name = f"{which}-{os.getpid()}"

@@ -71,7 +71,11 @@ def _kill_at_first_change(aws: Aws, kill: str) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("stage", [PATCH, BACKUP, LOGS], ids=lambda stage: stage.name.value)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(PATCH, marks=pytest.mark.soak), pytest.param(BACKUP, marks=pytest.mark.soak), LOGS],
+    ids=lambda stage: stage.name.value,
+)
 def test_killed_at_every_change_it_comes_to_the_same_end(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,11 @@ def run(account: World, stage: Stage, mode: str) -> Run:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [PATCH, BACKUP, LOGS], ids=lambda stage: stage.name.value)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(PATCH, marks=pytest.mark.soak), pytest.param(BACKUP, marks=pytest.mark.soak), LOGS],
+    ids=lambda stage: stage.name.value,
+)
 def test_thirty_hosts_more(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[tuple[str, int], Run] = {}
     wait_s = polling.FIRST_WAIT_S

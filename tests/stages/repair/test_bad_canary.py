@@ -136,6 +136,7 @@ def test_the_stage_ends_at_a_bad_canary_which_is_restored(
     ledger.close()
 
 
+@pytest.mark.soak
 def test_where_another_service_falls_silent_the_repair_is_taken_back(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_where_another_service_falls_silent_the_repair_is_taken_back(
     ledger.close()
 
 
+@pytest.mark.soak
 def test_killed_with_its_script_in_the_middle_the_next_run_ends_it(hosts: Hosts, tmp_path: Path) -> None:
     """The other ways to be killed take minutes: `make soak`."""
     interrupted.walk(hosts, "c-next", tmp_path, "the script is killed", run_dies=True)

@@ -159,7 +159,10 @@ def test_where_clearing_takes_nothing_the_vault_is_moved_aside(hosts: Hosts) -> 
         assert b.look().identity == "EC2"
 
 
-@pytest.mark.parametrize(("name", "shell"), [("with-mksh", "mksh"), ("with-busybox", "busybox")])
+@pytest.mark.parametrize(
+    ("name", "shell"),
+    [pytest.param("with-mksh", "mksh", marks=pytest.mark.soak), ("with-busybox", "busybox")],
+)
 def test_other_shells(hosts: Hosts, name: str, shell: str) -> None:
     """dash is the hosts' own sh; here it is another, for the login as well."""
     program = shutil.which(shell)
@@ -175,7 +178,14 @@ def test_other_shells(hosts: Hosts, name: str, shell: str) -> None:
         assert b.look().identity == "OnPrem"
 
 
-@pytest.mark.parametrize("at", ["saved", "cleared", "script"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param("saved", marks=pytest.mark.soak),
+        pytest.param("cleared", marks=pytest.mark.soak),
+        "script",
+    ],
+)
 def test_killed_on_the_host_it_goes_on(hosts: Hosts, at: str) -> None:
     name = "killed"
     with bench(hosts, name) as b:
@@ -253,6 +263,7 @@ def test_the_next_run_ends_what_a_killed_one_left(hosts: Hosts, monkeypatch: pyt
         assert [change.id for change in b.plan().changes][:1] == [clear.id]
 
 
+@pytest.mark.soak
 def test_the_next_run_knows_how_it_was_before_a_killed_one(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +290,7 @@ def test_the_next_run_knows_how_it_was_before_a_killed_one(
         assert b.look().running is True
 
 
+@pytest.mark.soak
 def test_only_the_agents_own_section_is_taken_and_given_back(hosts: Hosts) -> None:
     name = "with-busybox"
     file = hosts.file(name, TOKEN)
@@ -330,6 +342,7 @@ def test_only_the_agents_own_section_is_taken_and_given_back(hosts: Hosts) -> No
         assert is_there(mixed)
 
 
+@pytest.mark.soak
 def test_the_registration_named_a_second_time_goes_first(hosts: Hosts) -> None:
     name = "with-mksh"
     file = hosts.file(name, "/etc/amazon/ssm/amazon-ssm-agent.json")
@@ -415,6 +428,7 @@ def _dpkg(hosts: Hosts, name: str, locked: int, then: str) -> Iterator[Path]:
         calls.unlink(missing_ok=True)
 
 
+@pytest.mark.soak
 def test_a_locked_dpkg_is_waited_for(hosts: Hosts) -> None:
     with bench(hosts, "bare") as b, _dpkg(hosts, "bare", 1, 'exec /usr/bin/dpkg "$@"') as calls:
         (install,) = b.plan().changes
@@ -469,6 +483,7 @@ def test_install_and_remove_again(hosts: Hosts) -> None:
         assert b.look().package == "none"
 
 
+@pytest.mark.soak
 def test_a_deb_is_made_whole_and_an_older_one_replaced(hosts: Hosts, tmp_path: Path) -> None:
     """Real dpkg; what rpm and snap do there is tried against recorded output in test_packages.py."""
     with bench(hosts, "bare") as b:
