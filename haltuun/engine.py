@@ -23,7 +23,6 @@ from haltuun.errors import ConfigError, HaltuunError, LeaseLost
 from haltuun.gates import Check, GateResult, Row, evaluate
 from haltuun.ledger import ChangeEvent, Lease, Ledger
 from haltuun.model import (
-    Barred,
     Change,
     Facts,
     Finding,
@@ -33,7 +32,6 @@ from haltuun.model import (
     Json,
     Plan,
     Reach,
-    Severity,
     StageName,
     StagePlan,
     Unknown,
@@ -45,6 +43,14 @@ from haltuun.model import (
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
 from haltuun.stages.base import Stage, View
+from haltuun.verdicts import (
+    from_barred,
+    from_unjudged,
+    not_entered,
+    status_of,
+    unjudged,
+    unjudged_together,
+)
 from haltuun.waves import waves
 
 log = logging.getLogger("haltuun")
@@ -287,14 +293,14 @@ class Takeover:
             return stage.judge(view)
         except Exception as error:
             log.exception("judging %s", name.value)
-            found: dict[Finding, None] = {_unjudged_together(name, error): None}
+            found: dict[Finding, None] = {unjudged_together(name, error): None}
         for instance_id, facts in view.facts[name].items():
             try:
                 alone = replace(view, facts={**view.facts, name: {instance_id: facts}})
                 found.update(dict.fromkeys(stage.judge(alone)))
             except Exception as error:
                 log.exception("judging %s in %s", instance_id, name.value)
-                progress.unjudged[instance_id] = finding = _unjudged(instance_id, error)
+                progress.unjudged[instance_id] = finding = unjudged(instance_id, error)
                 found[finding] = None
         return tuple(found)
 
@@ -575,90 +581,41 @@ class Takeover:
         rows = {host: _columns(facts.row(), stage.checks) for host, facts in run.facts.get(name, {}).items()}
         progress.gate = evaluate(judged, rows, stage.checks)
         progress.blocked = progress.blocked or progress.gate.blocked
-        ended = _by_host(progress.outcomes.values(), self.hosts)
+        ended, how_to_approve = _by_host(progress.outcomes.values(), self.hosts), self._how_to_approve()
         statuses = {}
         for host in self.hosts:
             if host in excluded:
-                statuses[host] = _from_barred(barred[host])
+                statuses[host] = from_barred(barred[host])
             elif host in progress.entered and host in progress.unjudged:
-                statuses[host] = _from_unjudged(progress.unjudged[host])
+                statuses[host] = from_unjudged(progress.unjudged[host])
             elif host in progress.gate.verdicts:
-                statuses[host] = self._status(name, host, barred.get(host), ended[host])
+                statuses[host] = status_of(
+                    progress.gate.verdicts[host],
+                    barred.get(host),
+                    ended[host],
+                    stale=self.stale,
+                    how_to_approve=how_to_approve,
+                    untouched=self._untouched(name, host),
+                )
             else:
-                statuses[host] = self._not_entered(stage, host)
+                needs = ((need, self.progress[need]) for need in stage.needs)
+                statuses[host] = not_entered((n, p.blocked, p.statuses.get(host)) for n, p in needs)
         now = run.now()
         progress.statuses = {h: s.model_copy(update={"since": now}) for h, s in statuses.items()}
         run.ledger.judged(run.account.id, run.id, name, progress.statuses, now)
         return progress.statuses
 
-    def _status(
-        self, name: StageName, host: str, barred: Barred | None, mine: Sequence[Outcome]
-    ) -> HostStatus:
-        """`mine` are the outcomes of the changes that concern the host, in order."""
+    def _untouched(self, name: StageName, host: str) -> str:
+        """Why the stage ended before a host's turn that was to be changed."""
         progress = self.progress[name]
-        assert progress.gate is not None
-        verdict = progress.gate.verdicts[host]
-        if verdict.verdict is Verdict.passed:
-            return HostStatus(verdict=Verdict.passed)
-        if barred is not None:
-            return _from_barred(barred)
-        waits = [o for o in mine if o.status == "approval"]
-        if waits:
-            named = "; ".join(f"{o.change.id} {o.change.summary}" for o in waits[:3])
-            stale = [o for o in waits if o.change.id in self.stale]
-            return HostStatus(
-                verdict=Verdict.pending,
-                reason="PLAN_STALE" if stale else "AWAITS_APPROVAL",
-                message=f"{len(waits)} change(s) wait for approval: {named}",
-                remedy=self._how_to_approve(),
-            )
-        wrong = [o for o in mine if o.error is not None and o.status in ("failed", "stale", "not_taken")]
-        failed = wrong[-1] if wrong else None  # the last rung of a ladder says why
-        if failed is not None and failed.error is not None:
-            return HostStatus(
-                verdict=Verdict.held,
-                reason=_own_code(failed.error),
-                message=f"{failed.error.subject}: {failed.error.message}".removeprefix(": "),
-                remedy=failed.error.remedy,
-            )
-        if progress.stopped and self.host_changes(name, host) and host not in progress.worked:
-            return HostStatus(
-                verdict=Verdict.held,
-                reason="STAGE_STOPPED",
-                message=f"Not touched: {progress.stopped}.",
-                remedy="Look at the hosts that did not come right, then retry.",
-            )
-        return HostStatus(
-            verdict=verdict.verdict, reason=verdict.code, message=verdict.message, remedy=verdict.remedy
-        )
+        left_out = progress.stopped and self.host_changes(name, host) and host not in progress.worked
+        return progress.stopped if left_out else ""
 
     def _how_to_approve(self) -> str:
         # A command that names hundreds of hosts, kept for each of them, would fill the ledger.
         if len(self._only_hosts) <= 5:
             return f"Approve the plan: {self.approval_command}"
         return f"Approve plan {self.plan_hash}; the command: haltuun status {self.run.account.label}"
-
-    def _not_entered(self, stage: Stage, host: str) -> HostStatus:
-        for need in stage.needs:
-            if self.progress[need].blocked:
-                return HostStatus(
-                    verdict=Verdict.pending,
-                    reason="STAGE_BLOCKED",
-                    message=f"Not begun: {need.value} is blocked: {self.progress[need].blocked}",
-                    remedy=f"See what {need.value} says of the hosts, mend what they share, then run again.",
-                )
-            status = self.progress[need].statuses.get(host)
-            if status is None or status.verdict in (Verdict.passed, Verdict.waived):
-                continue
-            if status.verdict is Verdict.excluded:
-                return status
-            return HostStatus(
-                verdict=Verdict.pending,
-                reason=status.reason,
-                message=f"Not begun: {need.value} is {status.verdict.value}.",
-                remedy=status.remedy,
-            )
-        return HostStatus(verdict=Verdict.pending, reason="NOT_BEGUN", message="Not begun.")
 
     @property
     def plan_hash(self) -> str:
@@ -730,11 +687,6 @@ def _columns(row: Row, checks: Sequence[Check]) -> Row:
     return {check.column: row[check.column] for check in checks if check.column in row}
 
 
-def _own_code(error: HaltuunError) -> str:
-    """The error's code; AWS's own ("LimitExceeded") stand in the message and share one page."""
-    return error.code if error.code.isupper() else "AWS_REFUSED"
-
-
 def _thing(change: Change) -> tuple[str, ...]:
     """What a change concerns, whatever it starts from and wants to reach.
 
@@ -757,43 +709,6 @@ def _by_host(outcomes: Iterable[Outcome], hosts: Iterable[str]) -> dict[str, lis
 def of_one_host(change: Change) -> bool:
     """Performed in the host's turn; all others once for the account, before the hosts."""
     return change.reach in (Reach.host, Reach.irreversible) and len(change.hosts) == 1
-
-
-def _unjudged(instance_id: str, error: Exception) -> Finding:
-    return Finding(
-        code="INTERNAL",
-        severity=Severity.high,
-        host=instance_id,
-        message=f"{type(error).__name__} while what it shows was judged; see the log.",
-        remedy="Report it with the log; the host is left as it is.",
-    )
-
-
-def _unjudged_together(name: StageName, error: Exception) -> Finding:
-    return Finding(
-        code="INTERNAL",
-        severity=Severity.high,
-        host=None,
-        message=f"{type(error).__name__} while {name.value} was judged: what holds for several hosts is not"
-        " known, and each was judged as if it were alone; see the log.",
-        remedy="Report it with the log.",
-    )
-
-
-def _from_unjudged(finding: Finding) -> HostStatus:
-    return HostStatus(
-        verdict=Verdict.unknown, reason=finding.code, message=finding.message, remedy=finding.remedy
-    )
-
-
-def _from_barred(barred: Barred) -> HostStatus:
-    return HostStatus(
-        verdict=barred.verdict,
-        reason=barred.code,
-        message=barred.message,
-        remedy=barred.remedy,
-        next_check=barred.next_check,
-    )
 
 
 def _ordered(changes: Sequence[Change]) -> tuple[Change, ...]:

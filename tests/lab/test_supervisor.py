@@ -221,6 +221,7 @@ def test_down_leaves_nothing(scenario: Path, tmp_path: Path, killed: bool) -> No
     assert not api.down(name)
 
 
+@pytest.mark.soak
 def test_up_after_the_supervisor_was_killed_makes_a_new_lab(scenario: Path, tmp_path: Path) -> None:
     name = f"{NAME}-u"
     before = api.up(scenario, out=tmp_path / "out", name=name)

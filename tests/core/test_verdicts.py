@@ -1,0 +1,78 @@
+"""What decides of a host's status where several things could."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from haltuun.errors import HaltuunError
+from haltuun.gates import HostVerdict
+from haltuun.model import Barred, Change, HostStatus, Reach, StageName, Verdict
+from haltuun.perform import Outcome
+from haltuun.verdicts import not_entered, status_of
+
+CHANGE = Change(
+    stage=StageName.repair,
+    kind="switch",
+    region="r",
+    target="t",
+    hosts=("i-1",),
+    before="off",
+    after="on",
+    reach=Reach.host,
+    summary="switch it on",
+)
+BARRED = Barred(host="i-1", code="NO_IMDS", message="no.", remedy="-")
+FAILED = Outcome(CHANGE, "failed", error=HaltuunError("it broke.", subject="i-1", code="DISK_FULL"))
+LATER = Outcome(CHANGE, "failed", error=HaltuunError("it broke, too.", code="LimitExceeded"))
+WAITS = Outcome(CHANGE, "approval")
+PASSED = HostVerdict(verdict=Verdict.passed)
+HELD = HostVerdict(verdict=Verdict.held, code="NOT_ONLINE", message="is not Online", remedy="look")
+
+
+def status(verdict: HostVerdict = HELD, **given: Any) -> HostStatus:
+    told = {"barred": None, "mine": (), "stale": (), "how_to_approve": "approve", "untouched": "", **given}
+    return status_of(verdict, told.pop("barred"), told.pop("mine"), **told)
+
+
+def test_what_is_there_is_passed_however_it_came_about() -> None:
+    for barred, mine, untouched in product((None, BARRED), ((), (FAILED,), (WAITS,)), ("", "why")):
+        found = status(PASSED, barred=barred, mine=mine, untouched=untouched)
+        assert found == HostStatus(verdict=Verdict.passed)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"barred": BARRED, "mine": (WAITS, FAILED), "untouched": "why"}, "NO_IMDS"),
+        ({"mine": (FAILED, WAITS), "untouched": "why"}, "AWAITS_APPROVAL"),
+        ({"mine": (WAITS,), "stale": {CHANGE.id}}, "PLAN_STALE"),
+        ({"mine": (WAITS,), "stale": {"another"}}, "AWAITS_APPROVAL"),
+        ({"mine": (LATER, FAILED), "untouched": "why"}, "DISK_FULL"),
+        ({"mine": (FAILED, LATER)}, "AWS_REFUSED"),
+        ({"mine": (Outcome(CHANGE, "done"),), "untouched": "the canary"}, "STAGE_STOPPED"),
+        ({"mine": (Outcome(CHANGE, "done"),)}, "NOT_ONLINE"),
+    ],
+)
+def test_what_a_person_decides_comes_before_what_failed_and_that_before_what_the_gate_says(
+    given: dict[str, Any], reason: str
+) -> None:
+    assert status(**given).reason == reason
+
+
+def test_the_message_is_that_of_the_last_rung() -> None:
+    assert status(mine=(LATER, FAILED)).message == "i-1: it broke."
+    assert status(mine=(FAILED, LATER)).message == "it broke, too."
+
+
+def test_of_the_stages_that_are_needed_the_first_that_is_not_through_says_why() -> None:
+    through = HostStatus(verdict=Verdict.passed)
+    held = HostStatus(verdict=Verdict.held, reason="NO_ROLE", message="no role", remedy="attach one")
+    out = HostStatus(verdict=Verdict.excluded, reason="EXCLUDED", message="left alone")
+    discover, verify = StageName.discover, StageName.verify
+    assert not_entered([(discover, "too many", through)]).reason == "STAGE_BLOCKED"
+    assert not_entered([(discover, "", through), (verify, "", held)]).reason == "NO_ROLE"
+    assert not_entered([(discover, "", out), (verify, "", held)]) == out
+    assert not_entered([(discover, "", through), (verify, "", None)]).reason == "NOT_BEGUN"
