@@ -14,7 +14,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from haltuun.aws import Aws, chunks
 from haltuun.clock import Clock
@@ -57,8 +57,6 @@ log = logging.getLogger("haltuun")
 
 # SendCommand and DescribeInstanceInformation take 50 ids (botocore 1.44).
 PROVE_BATCH = 50
-# A host that is to be looked at again by then is worth the wait for a proof.
-SOON = timedelta(minutes=30)
 # Of a handful of hosts, one held host is already a large part; a percentage says nothing there.
 PERCENT_FROM = 5
 # A host that is off is held without saying anything of the account or of the configuration.
@@ -550,15 +548,13 @@ class Takeover:
     def prove(self, name: StageName) -> int:
         """Look for the effect on the entered hosts, and judge again; returns how many proofs are new.
 
-        A barred host is left out, as there is no effect to wait for; but for one that is expected any minute,
-        as after its role came back.
+        A barred host is left out: there is no effect to wait for.
         """
         stage, progress, run = self.stages[name], self.progress[name], self.run
         self._parse(name)
         new = 0
         merged = dict(run.facts[name])
-        soon = run.now() + SOON
-        barred = {b.host for b in progress.plan.barred if b.next_check is None or b.next_check > soon}
+        barred = {b.host for b in progress.plan.barred}
         hopeful = [host for host in progress.entered if host not in barred]
         for batch in chunks(hopeful, PROVE_BATCH):
             hosts = [self.hosts[host] for host in batch]

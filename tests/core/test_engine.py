@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -482,29 +482,6 @@ def test_too_many_held_beforehand_block_the_stage_before_any_change(ledger):
     assert go(takeover) == "GateBlocked"
     assert world.calls == []
     assert takeover.progress[StageName.repair].statuses[NAMES[0]].reason == "SSH_HANGS"
-
-
-def test_a_host_that_is_expected_any_minute_is_waited_for_and_no_other_that_waits(ledger):
-    world = World(NAMES[:3])
-    bar = Barred(host="", code="WAITING_SERVICE", message="waits.", remedy="-", verdict=Verdict.waiting)
-    dates = {NAMES[0]: timedelta(minutes=15), NAMES[1]: timedelta(days=1)}
-    barred = {
-        host: bar.model_copy(update={"host": host, "next_check": datetime.now(UTC) + after})
-        for host, after in dates.items()
-    }
-    takeover = start(world, ledger, barred=barred)
-    come = replace(
-        takeover.stages[StageName.repair],
-        prove=lambda run, hosts, view: {host.instance_id: Proven({"on": True}) for host in hosts},
-    )
-    takeover.stages[StageName.repair] = come
-    takeover.approve(None, everything=True, who="me")
-    go(takeover)
-    assert verdicts(takeover) == {
-        NAMES[0]: Verdict.passed,
-        NAMES[1]: Verdict.waiting,
-        NAMES[2]: Verdict.passed,
-    }
 
 
 def test_a_blocked_stage_bars_what_needs_it_and_nothing_else(ledger):
