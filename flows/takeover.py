@@ -219,7 +219,8 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
         )
         return Completed(name="AwaitingApproval", message=message, data=data)
     if outcome == "PartiallyDone":
-        message = " ".join(["Not every host is through; see the summary.", *takeover.unjudged()])
+        told = [] if takeover.all_through() else ["Not every host is through; see the summary."]
+        message = " ".join([*told, *takeover.unjudged()])
         return Completed(name="PartiallyDone", message=message, data=data)
     if outcome == "Planned":
         return Completed(name="Planned", message=f"Plan {takeover.plan_hash}", data=data)

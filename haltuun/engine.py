@@ -175,10 +175,11 @@ class Takeover:
             return "GateBlocked"
         if self.awaiting():
             return "AwaitingApproval"
+        return "Done" if self.all_through() and not self.unjudged() else "PartiallyDone"
+
+    def all_through(self) -> bool:
         bad = {Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.pending}
-        if any(s.verdict in bad for p in self.progress.values() for s in p.statuses.values()):
-            return "PartiallyDone"
-        return "PartiallyDone" if self.unjudged() else "Done"
+        return not any(s.verdict in bad for p in self.progress.values() for s in p.statuses.values())
 
     def unjudged(self) -> list[str]:
         """Of the stages that could not judge their hosts together, though perhaps each alone: why."""

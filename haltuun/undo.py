@@ -132,6 +132,12 @@ def find_run(config: Config, ledger: Ledger, run_id: str) -> tuple[str, RunRow]:
     )
 
 
+def _why_left(step: Step) -> str:
+    if step.status in ("done", "waits"):
+        return ""
+    return f"It could not be looked at: {step.message}" if step.status == "unknown" else step.message
+
+
 class Undoing:
     """One undo of one run. First looks (`preview`), then, when approved, acts. `act_on` is thread-safe."""
 
@@ -303,9 +309,7 @@ class Undoing:
         """Change id → why it was left, which the next may find otherwise; "" where it was not, so that no
         older reason stands."""
         return {
-            step.change.id: "" if step.status == "done" else step.message
-            for step in self.steps
-            if step.inverse is not None and step.status not in ("", "waits")
+            step.change.id: _why_left(step) for step in self.steps if step.inverse is not None and step.status
         }
 
     def _unprove(self, stage: StageName) -> None:

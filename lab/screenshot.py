@@ -95,12 +95,13 @@ def screenshot(
 def _send_again(
     page: _Page, fill: Mapping[str, str], click: Sequence[str], sent: str, deadline: float
 ) -> None:
-    next_s = time.monotonic() + AGAIN_S
-    while not page.shows(sent) and time.monotonic() < deadline:
-        if time.monotonic() > next_s and page.filled(fill):
-            for label in click:
-                page.click(label)
-            next_s = time.monotonic() + AGAIN_S
+    until = min(deadline, time.monotonic() + AGAIN_S)
+    while not page.shows(sent):
+        if time.monotonic() > until:
+            if page.filled(fill):
+                for label in click:
+                    page.click(label)
+            return
         time.sleep(POLL_S)
 
 

@@ -160,26 +160,28 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     # Of the whole session, which with xdist is several processes: each has a folder in it.
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with (shared / "prefect.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        url = _start_migrated(state_dir, shared / "prefect-migrated.db")
+    url = _start_migrated(state_dir, shared)
     try:
         yield PrefectServer(url, state_dir)
     finally:
         server.stop(state_dir)
 
 
-def _start_migrated(state_dir: Path, migrated: Path) -> str:
+def _start_migrated(state_dir: Path, shared: Path) -> str:
     """Bringing an empty database to Prefect's schema is two thirds of a start; one does it for all."""
-    database = state_dir / "prefect" / "prefect.db"
-    if migrated.exists():
-        database.parent.mkdir(mode=0o700)
-        shutil.copyfile(migrated, database)
-        return server.start(state_dir)
-    url = server.start(state_dir)
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(migrated)) as copy:
-        source.backup(copy)
-    return url
+    database, migrated = state_dir / "prefect" / "prefect.db", shared / "prefect-migrated.db"
+    with (shared / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not migrated.exists():
+            url = server.start(state_dir)
+            half = migrated.with_suffix(".half")
+            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(half)) as copy:
+                source.backup(copy)
+            half.rename(migrated)
+            return url
+    database.parent.mkdir(mode=0o700)
+    shutil.copyfile(migrated, database)
+    return server.start(state_dir)
 
 
 # -- killed in the middle ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from haltuun.model import Host, StageName
 from haltuun.reach import Whereabouts, likely_users, try_ssh, worked_before
 from haltuun.report.page import when
 from haltuun.report.standing import host_label
+
+log = logging.getLogger("haltuun")
 
 GROUPS = 4  # of an account, the largest first
 DEADLINE_S = 60.0  # for all of them, side by side
@@ -126,6 +129,7 @@ def within(tries: Sequence[Callable[[], str]], deadline_s: float) -> list[str | 
         except HaltuunError as error:
             outcomes[number] = error
         except Exception as error:
+            log.debug("trying SSH", exc_info=True)
             said = str(error).partition("\n")[0]
             outcomes[number] = HaltuunError(
                 f"{type(error).__name__} while it was tried: {said or 'without a word'}.",

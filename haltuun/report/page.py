@@ -73,7 +73,11 @@ def approval_line(approval: Approval) -> str:
     """Without Markdown: the sentence above the command."""
     waits = "1 change waits" if approval.count == 1 else f"{approval.count} changes wait"
     line = f"{waits} for approval: plan {approval.plan_hash} of {when(approval.made_at)}."
-    return line + (f" {approval.elsewhere} more in other plans alone." if approval.elsewhere else "")
+    return line + (
+        f" {approval.elsewhere} more in other plans, told here once this one is settled."
+        if approval.elsewhere
+        else ""
+    )
 
 
 def work_line(work: Work) -> str:
@@ -155,6 +159,7 @@ def _waits(standing: Standing, hosts: Hosts) -> list[str]:
         narrowed = [
             f", `{field}` = `{', '.join(values)}`" for field, values in approval.narrowed.items() if values
         ]
+        where = f"`{artifact_key('plan', standing.label)}` of run {md(approval.run)}"
         fields = f"`plan_hash` = `{approval.plan_hash}`{''.join(narrowed)}"
         lines += [f"Or start `take-over-account` with {fields}.", ""]
         lines += _cut(
@@ -162,9 +167,9 @@ def _waits(standing: Standing, hosts: Hosts) -> list[str]:
                 f"- {like.stage.value}, {like.reach.value}, {_of_hosts(like)}: {md(like.text)}"
                 for like in approval.changes
             ],
-            f"in the artifact `{artifact_key('plan', standing.label)}`",
+            f"in the artifact {where}",
         )
-        lines += ["", f"All of it, each host by name: the artifact `{artifact_key('plan', standing.label)}`."]
+        lines += ["", f"All of it, each host by name: the artifact {where}."]
         lines.append("")
     decided = causes(standing.decisions, hosts)
     if decided:

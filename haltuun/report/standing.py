@@ -171,6 +171,8 @@ def _sentence(standing: Standing) -> str:
         told += f" {_hosts(numbers['suspect'])} with signs of a compromise."
     if numbers["worse"]:
         told += f" {_hosts(numbers['worse'])} worse than before."
+    if standing.unjudged:
+        told += " What holds for several hosts could not be judged."
     if standing.approval:
         told += f" {_changes(standing.approval.count)} waiting for approval."
     if standing.run:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
+from haltuun.ledger import ChangeEvent
 from haltuun.model import (
     Frozen,
     Host,
@@ -63,6 +64,7 @@ class Approval(Frozen):
     """What waits for a person's approval."""
 
     plan_hash: str
+    run: str  # that made the plan
     command: str
     narrowed: dict[Literal["stages", "hosts"], tuple[str, ...]]  # as the plan was; empty: all
     made_at: datetime | None
@@ -168,16 +170,16 @@ def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) ->
     A plan of some stages or hosts says nothing of the others: what an earlier one has of them waits still.
     Of the plan all is told that its hash approves, what a later plan has no more included.
     """
-    there = in_effect(rows.events)
     shown: tuple[PlanRow, Sequence[Planned]] | None = None
     wanted: set[str] = set()
     for number, plan in enumerate(rows.plans):
-        if any((one.run, one.plan_hash) == (plan.run, plan.hash) for one in rows.approvals):
+        if _is_approved(plan, rows):
             continue
-        left = [change for change in plan.changes if change.id not in there]
+        since = _in_effect_since(plan, rows.events)
+        left = [change for change in plan.changes if change.id not in since]
         waiting = held_back(left, {change.id for change in left if change.reach in approve})
         later = rows.plans[:number]
-        open_still = {change.id for change in waiting if _is_wanted(change, later)}
+        open_still = {change.id for change in waiting if _is_wanted(change, later, rows)}
         wanted |= open_still
         if shown is None and open_still:
             shown = plan, waiting
@@ -187,11 +189,23 @@ def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) ->
     return _approval(rows, label, *shown, len(elsewhere), now)
 
 
-def _is_wanted(change: Planned, later: Sequence[PlanRow]) -> bool:
-    """Of what plans looked at again, only the newest knows."""
+def _is_approved(plan: PlanRow, rows: Rows) -> bool:
+    return any((one.run, one.plan_hash) == (plan.run, plan.hash) for one in rows.approvals)
+
+
+def _in_effect_since(plan: PlanRow, events: Sequence[ChangeEvent]) -> set[str]:
+    """Changes that came into effect after the plan was made. One that was in effect before, by the journal,
+    and is planned all the same did not last: a backup's job failed, somebody took a policy off."""
+    now = in_effect(events)
+    before = in_effect([event for event in events if event.at < plan.made_at])
+    return {key for key, event in now.items() if event.at >= plan.made_at or key not in before}
+
+
+def _is_wanted(change: Planned, later: Sequence[PlanRow], rows: Rows) -> bool:
+    """Of what plans looked at again, only the newest knows; what that says waits for nobody once approved."""
     for plan in later:
         if plan.covers(change):
-            return any(change.id == one.id for one in plan.changes)
+            return not _is_approved(plan, rows) and any(change.id == one.id for one in plan.changes)
     return True
 
 
@@ -200,6 +214,7 @@ def _approval(
 ) -> Approval:
     return Approval(
         plan_hash=plan.hash,
+        run=plan.run,
         command=approval_command(label, plan.hash, plan.stages, plan.hosts),
         narrowed={"stages": plan.stages, "hosts": plan.hosts},
         made_at=plan.made_at,

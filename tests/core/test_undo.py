@@ -257,7 +257,7 @@ def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -
     assert {by_id[change]: why for (run, change), why in found.items() if run == of} == {
         NAMES[0]: "It has been changed since; it is left as it is.",
         NAMES[1]: "It is not there any more.",
-        NAMES[5]: "denied",
+        NAMES[5]: "It could not be looked at: denied",
     }
     world.switch[NAMES[5]] = "on"  # the next undo can tell
     undo(world, ledger, of)
@@ -289,7 +289,7 @@ def test_whether_it_must_stay_and_nobody_can_tell_is_unknown_and_no_reason_to_le
     assert [s.status for s in look.steps if s.change.target == "account"] == ["unknown"]
     outcome, steps = undo(world, ledger, of)
     assert (outcome, steps["account"], world.shared) == ("PartlyUndone", "unknown", "on")
-    assert list(left(ledger.runs(ACCOUNT)).values()) == ["THROTTLED"]
+    assert list(left(ledger.runs(ACCOUNT)).values()) == ["It could not be looked at: THROTTLED"]
     world.keeps = "It holds something."
     outcome, steps = undo(world, ledger, of)
     assert (outcome, steps["account"], world.shared) == ("Undone", "kept", "on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def test_what_waits_elsewhere_is_counted_where_a_later_plan_has_its_own(ledger: 
     approval = look(ledger).approval
     assert approval is not None and approval.plan_hash == narrow.hash
     assert (approval.count, approval.elsewhere) == (1, 1)
-    assert approval_line(approval).endswith("1 more in other plans alone.")
+    assert approval_line(approval).endswith("1 more in other plans, told here once this one is settled.")
 
 
 def test_all_is_told_that_a_plans_hash_approves(ledger: Ledger) -> None:
@@ -190,6 +191,28 @@ def test_all_is_told_that_a_plans_hash_approves(ledger: Ledger) -> None:
     assert approval is not None and narrow.changes == ()
     assert (approval.plan_hash, approval.elsewhere) == (whole.hash, 0)
     assert {change for like in approval.changes for change in like.ids} == {kit.WAITS.id, other.id}
+
+
+def test_what_was_done_and_did_not_last_waits_again_where_it_is_planned_anew(ledger: Ledger) -> None:
+    ledger.journal(LAST, ACCOUNT, kit.WAITS, "confirmed", NOW)
+    assert look(ledger).approval is None
+    later = NOW + timedelta(minutes=1)
+    plan = Plan(account=ACCOUNT, changes=(kit.WAITS,))
+    ledger.start_run(ACCOUNT, "anew", {"mode": "plan"}, later)
+    ledger.planned("anew", plan, later)
+    ledger.end_run(ACCOUNT, "anew", "Planned", {"plan_hash": plan.hash}, later)
+    approval = look(ledger).approval
+    assert approval is not None and approval.plan_hash == plan.hash
+    ledger.journal("anew", ACCOUNT, kit.WAITS, "confirmed", later + timedelta(minutes=1))
+    assert look(ledger).approval is None
+
+
+def test_what_was_approved_in_a_narrower_run_waits_for_nobody(ledger: Ledger) -> None:
+    _planned(ledger, "whole", kit.WAITS)
+    approved = _planned(ledger, "narrow", kit.WAITS, hosts=[ASKING])
+    assert look(ledger).approval is not None
+    ledger.approved("narrow", approved, "me", "plan hash", NOW)  # and found to be so already
+    assert look(ledger).approval is None
 
 
 def test_the_command_that_approves_is_as_narrow_as_the_plan_was(ledger: Ledger) -> None:
