@@ -77,9 +77,12 @@ def repair_answer(host: Host, init: str) -> str:
         "imds_instance_id": own,
         "imds_account": host.account,
         "imds_region": host.region,
+        "packages": "read",
         "deb": AGENT_VERSION,
         "snap": "",
         "rpm": "",
+        "service": "deb running, enabled",
+        "processes": "read",
         "binary": "/usr/bin/amazon-ssm-agent",
         "dpkg_arch": "amd64",
         "enabled": "yes",
@@ -99,8 +102,10 @@ def repair_answer(host: Host, init: str) -> str:
         "config_file": "no",
         "credentials_file": "no",
         "disk_free_kb": "5206000",
+        "inodes_free": "1310000",
         "state_kb": "12",
         "log_file": "yes",
+        "log_read": "yes",
     }
     rows = [f"{name}={value}" for name, value in known.items()]
     rows += ["process=amazon-ssm-agen 56 417919", "process=ssm-agent-worke 59 418097"]

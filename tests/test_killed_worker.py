@@ -21,7 +21,7 @@ from lab.cloud.seeding import steer
 from lab.crowd import ALIAS, OLD, REGION, Crowd, cloud_of, make_crowd
 from tests.prefect_fixtures import POOL, PrefectServer, kill_when
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
 
 ACCOUNT = "111122223333"
 HOSTS = 4  # one of them too old, one without a role, one compromised

@@ -62,7 +62,8 @@ def _kill_script(hosts: Hosts, name: str, run_lives: bool) -> None:
     """With its runner, which would tell of it."""
     script = """
         for started in /var/lib/haltuun/jobs/*/.run/started; do
-            [ -e "${started%/*}/exit" ] || session=$(readlink "$started" | cut -d: -f1)
+            of=$(readlink "$started" | cut -d: -f1)
+            if pgrep -s "$of" >/dev/null; then session=$of; fi  # it may have told its end already
         done
         pkill -KILL -s "$session"
     """
