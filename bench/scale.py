@@ -32,7 +32,7 @@ SIZES = (100, 1_000, 10_000)
 MOST_MB = 1024
 # Of CPU time, which other work on the machine moves less than the clock's; what starting costs lowers it.
 STEEPEST = 1.1
-MOST_READS = 12  # of AWS that fifty hosts more may cost
+MOST_READS = 12  # of AWS that fifty hosts more may cost, where nothing is changed
 LOOKED_IN = (StageName.discover, StageName.verify, StageName.repair)  # the stages that look at each host
 ENDED = {"COMPLETED", "FAILED"}  # held hosts are red
 RECORDED_WITHIN_S = 300.0  # the server takes what it was told in turns, for a while after the run

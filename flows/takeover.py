@@ -211,19 +211,21 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
         "plan_hash": takeover.plan_hash,
         "outcome": outcome,
     }
+
+    def told(*words: str) -> str:
+        return " ".join([*words, *takeover.not_judged_together()])
+
     if outcome == "GateBlocked":
-        return Failed(name="GateBlocked", message=takeover.blocked, data=data)
+        return Failed(name=outcome, message=told(takeover.blocked), data=data)
     if outcome == "AwaitingApproval":
-        message = (
-            f"{len(takeover.awaiting())} change(s) wait: start it again with plan_hash {takeover.plan_hash}"
-        )
-        return Completed(name="AwaitingApproval", message=message, data=data)
+        waits = f"{len(takeover.awaiting())} change(s) wait"
+        how = f"start it again with plan_hash {takeover.plan_hash}"
+        return Completed(name=outcome, message=told(f"{waits}: {how}"), data=data)
     if outcome == "PartiallyDone":
-        told = [] if takeover.all_through() else ["Not every host is through; see the summary."]
-        message = " ".join([*told, *takeover.unjudged()])
-        return Completed(name="PartiallyDone", message=message, data=data)
+        some = [] if takeover.all_through() else ["Not every host is through; see the summary."]
+        return Completed(name=outcome, message=told(*some), data=data)
     if outcome == "Planned":
-        return Completed(name="Planned", message=f"Plan {takeover.plan_hash}", data=data)
+        return Completed(name=outcome, message=told(f"Plan {takeover.plan_hash}"), data=data)
     return Completed(message="Every host passed every stage of this run.", data=data)
 
 

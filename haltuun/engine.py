@@ -175,15 +175,15 @@ class Takeover:
             return "GateBlocked"
         if self.awaiting():
             return "AwaitingApproval"
-        return "Done" if self.all_through() and not self.unjudged() else "PartiallyDone"
+        return "Done" if self.all_through() and not self.not_judged_together() else "PartiallyDone"
 
     def all_through(self) -> bool:
         bad = {Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.pending}
         return not any(s.verdict in bad for p in self.progress.values() for s in p.statuses.values())
 
-    def unjudged(self) -> list[str]:
+    def not_judged_together(self) -> list[str]:
         """Of the stages that could not judge their hosts together, though perhaps each alone: why."""
-        found = [f for progress in self.progress.values() for f in progress.findings if f.unjudged]
+        found = [f for progress in self.progress.values() for f in progress.findings if f.not_judged_together]
         return [f"{finding.message} {finding.remedy}" for finding in found]
 
     def reconcile(self) -> None:

@@ -173,7 +173,7 @@ class Finding(Frozen):
     remedy: str = ""
 
     @property
-    def unjudged(self) -> bool:
+    def not_judged_together(self) -> bool:
         """Whether it tells of a stage that could not judge its hosts together."""
         return self.host is None and self.code == "INTERNAL"
 

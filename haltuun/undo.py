@@ -133,7 +133,7 @@ def find_run(config: Config, ledger: Ledger, run_id: str) -> tuple[str, RunRow]:
 
 
 def _why_left(step: Step) -> str:
-    if step.status in ("done", "waits"):
+    if step.status == "done":
         return ""
     return f"It could not be looked at: {step.message}" if step.status == "unknown" else step.message
 

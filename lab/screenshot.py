@@ -98,9 +98,10 @@ def _send_again(
     until = min(deadline, time.monotonic() + AGAIN_S)
     while not page.shows(sent):
         if time.monotonic() > until:
-            if page.filled(fill):
-                for label in click:
-                    page.click(label)
+            fields = ", ".join(fill)
+            _until(partial(page.filled, fill), deadline, f"the fields {fields} do not fill again", page)
+            for label in click:
+                page.click(label)
             return
         time.sleep(POLL_S)
 

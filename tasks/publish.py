@@ -32,6 +32,7 @@ def publish_plan(takeover: Takeover) -> None:
             takeover.hosts,
             run.account.label,
             takeover.awaiting(),
+            run=run.id,
             command=takeover.approval_command,
             approval=own[-1] if own else None,
             shown=run.ledger.shown(run.account.id, run.id) if own else None,
@@ -55,7 +56,12 @@ def publish_summary(takeover: Takeover, outcome: str) -> None:
     create_markdown_artifact(
         key=artifact_key("summary", takeover.run.account.label),
         markdown=render.summary_markdown(
-            takeover.run.account.label, takeover.run.id, outcome, takeover.hosts, table, takeover.unjudged()
+            takeover.run.account.label,
+            takeover.run.id,
+            outcome,
+            takeover.hosts,
+            table,
+            takeover.not_judged_together(),
         ),
         description=f"{outcome}: {takeover.run.account.label}",
     )

@@ -174,10 +174,14 @@ def _start_migrated(state_dir: Path, shared: Path) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not migrated.exists():
             url = server.start(state_dir)
-            half = migrated.with_suffix(".half")
-            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(half)) as copy:
-                source.backup(copy)
-            half.rename(migrated)
+            try:
+                half = migrated.with_suffix(".half")
+                with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(half)) as copy:
+                    source.backup(copy)
+                half.rename(migrated)
+            except BaseException:
+                server.stop(state_dir)
+                raise
             return url
     database.parent.mkdir(mode=0o700)
     shutil.copyfile(migrated, database)

@@ -151,7 +151,7 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
         )
     _more(console, standing.waiting, "wait for a date")
     tell_causes(console, standing.unknown, hosts)
-    for said in standing.unjudged:
+    for said in standing.not_judged_together:
         _told(console, "UNKN", "bold magenta", said)
     for begun in standing.unresolved:
         _told(console, "UNKN", "bold magenta", f"begun in {begun.run}, end not known: {begun.summary}")

@@ -260,7 +260,7 @@ def _dates(standing: Standing, hosts: Hosts) -> list[str]:
 
 
 def _unknown(standing: Standing, hosts: Hosts) -> list[str]:
-    lines = [*causes(standing.unknown, hosts), *(f"- {md(said)}" for said in standing.unjudged)]
+    lines = [*(f"- {md(said)}" for said in standing.not_judged_together), *causes(standing.unknown, hosts)]
     lines += [
         f"- Nobody knows whether this took effect (run {md(one.run)}, {when(one.at)}): {md(one.summary)}"
         " The next run looks."

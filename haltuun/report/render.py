@@ -120,13 +120,14 @@ def plan_markdown(
     account: str,
     awaiting: Sequence[Change],
     *,
+    run: str = "",
     command: str = "",
     approval: Approval | None = None,
     shown: Shown | None = None,
     stale: Collection[str] = (),
 ) -> str:
-    """`command` approves it; `approval` is the run's own, of what was `shown`; `stale` are ids of planned
-    changes that it is not about."""
+    """`run` made it; `command` approves it; `approval` is the run's own, of what was `shown`; `stale` are
+    ids of planned changes that it is not about."""
     named = _Named(hosts)
     counts = Counter(change.reach for change in plan.changes)
     reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
@@ -134,6 +135,7 @@ def plan_markdown(
         f"# Plan `{plan.hash}` for {md(account)}",
         "",
         f"{len(plan.changes)} changes ({reach}); {len(awaiting)} wait for approval.",
+        *([f"Made by run `{run}`."] if run else []),
     ]
     cost = say_total(change.monthly_cost for change in plan.changes)
     if cost:
@@ -236,9 +238,9 @@ def summary_markdown(
     outcome: str,
     hosts: Mapping[str, Host],
     table: StatusTable,
-    unjudged: Sequence[str] = (),
+    not_judged_together: Sequence[str] = (),
 ) -> str:
-    """How each host came through; `unjudged` says which stages could not judge their hosts together."""
+    """How each host came through; `not_judged_together` says it of stages, in sentences."""
     fine = (Verdict.passed, Verdict.waived)
     through = [
         host
@@ -263,7 +265,7 @@ def summary_markdown(
                 for stage in stages
             ]
             lines.append(f"| {md(host.label)} | " + " | ".join(marks) + " |")
-    lines += ["", *(f"- {md(said)}" for said in unjudged)] if unjudged else []
+    lines += ["", *(f"- {md(said)}" for said in not_judged_together)] if not_judged_together else []
     notes = [(host, word) for host in hosts if (word := last_word(host, table)) is not None]
     if notes:
         lines += ["", "## Not through", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from haltuun.ledger import Approval, ChangeEvent, Ledger, RunRow
@@ -43,8 +44,12 @@ class PlanRow:
 
     def covers(self, change: Planned) -> bool:
         """Whether it would have planned the change if it were needed still."""
-        of_its_hosts = not self.hosts or (bool(change.hosts) and set(change.hosts) <= set(self.hosts))
+        of_its_hosts = not self.hosts or (bool(change.hosts) and self._among.issuperset(change.hosts))
         return of_its_hosts and (not self.stages or change.stage.value in self.stages)
+
+    @cached_property
+    def _among(self) -> frozenset[str]:
+        return frozenset(self.hosts)
 
 
 @dataclass(frozen=True)

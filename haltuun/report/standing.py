@@ -72,7 +72,7 @@ class Standing(Frozen):
     holds: tuple[Cause, ...]
     waiting: tuple[Waiting, ...]
     unknown: tuple[Cause, ...]
-    unjudged: tuple[str, ...]  # stages that could not judge their hosts together
+    not_judged_together: tuple[str, ...]  # stages that could not judge their hosts together
     unresolved: tuple[Unresolved, ...]
     left_alone: tuple[Cause, ...]
 
@@ -117,8 +117,10 @@ def judge(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> St
         holds=waits.causes((one for one in held if one.code not in DECISIONS), rows.hosts),
         waiting=waits.waiting(rows),
         unknown=waits.causes((one for one in troubles if one.verdict is Verdict.unknown), rows.hosts),
-        unjudged=tuple(
-            plain(f"{finding.message} {finding.remedy}") for _, finding in rows.findings if finding.unjudged
+        not_judged_together=tuple(
+            plain(f"{finding.message} {finding.remedy}")
+            for _, finding in rows.findings
+            if finding.not_judged_together
         ),
         unresolved=changes.unresolved(rows.events),
         left_alone=waits.causes((one for one in troubles if one.verdict is Verdict.excluded), rows.hosts),
@@ -148,7 +150,7 @@ def place(stages: Mapping[StageName, HostStatus]) -> Place:
 def _level(standing: Standing) -> Literal["good", "open", "bad"]:
     numbers = standing.numbers
     failed = standing.run is not None and standing.run.outcome in ("Failed", "GateBlocked")
-    unsure = standing.unresolved or standing.unjudged
+    unsure = standing.unresolved or standing.not_judged_together
     if failed or unsure or any(numbers[n] for n in ("held", "unknown", "suspect", "worse")):
         return "bad"
     if (
@@ -171,10 +173,10 @@ def _sentence(standing: Standing) -> str:
         told += f" {_hosts(numbers['suspect'])} with signs of a compromise."
     if numbers["worse"]:
         told += f" {_hosts(numbers['worse'])} worse than before."
-    if standing.unjudged:
+    if standing.not_judged_together:
         told += " What holds for several hosts could not be judged."
     if standing.approval:
-        told += f" {_changes(standing.approval.count)} waiting for approval."
+        told += f" {_changes(standing.approval.count + standing.approval.elsewhere)} waiting for approval."
     if standing.run:
         how = f"ended as {standing.run.outcome}" if standing.run.ended_at else "has not ended"
         told += f" Run {standing.run.run} {how}."

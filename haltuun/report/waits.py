@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -170,16 +170,18 @@ def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) ->
     A plan of some stages or hosts says nothing of the others: what an earlier one has of them waits still.
     Of the plan all is told that its hash approves, what a later plan has no more included.
     """
+    there = in_effect(rows.events)
     shown: tuple[PlanRow, Sequence[Planned]] | None = None
     wanted: set[str] = set()
     for number, plan in enumerate(rows.plans):
-        if _is_approved(plan, rows):
+        if any((one.run, one.plan_hash) == (plan.run, plan.hash) for one in rows.approvals):
             continue
-        since = _in_effect_since(plan, rows.events)
-        left = [change for change in plan.changes if change.id not in since]
+        lasting = _lasting(plan, there, rows.events)
+        left = [change for change in plan.changes if change.id not in lasting]
         waiting = held_back(left, {change.id for change in left if change.reach in approve})
         later = rows.plans[:number]
-        open_still = {change.id for change in waiting if _is_wanted(change, later, rows)}
+        # Of what a later plan looked at again, that plan knows: it is told there, where it is needed still.
+        open_still = {change.id for change in waiting if not any(one.covers(change) for one in later)}
         wanted |= open_still
         if shown is None and open_still:
             shown = plan, waiting
@@ -189,24 +191,16 @@ def approval(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) ->
     return _approval(rows, label, *shown, len(elsewhere), now)
 
 
-def _is_approved(plan: PlanRow, rows: Rows) -> bool:
-    return any((one.run, one.plan_hash) == (plan.run, plan.hash) for one in rows.approvals)
+def _lasting(plan: PlanRow, there: Collection[str], events: Sequence[ChangeEvent]) -> set[str]:
+    """Ids of what is in effect (`there`), less what the plan has anew.
 
-
-def _in_effect_since(plan: PlanRow, events: Sequence[ChangeEvent]) -> set[str]:
-    """Changes that came into effect after the plan was made. One that was in effect before, by the journal,
-    and is planned all the same did not last: a backup's job failed, somebody took a policy off."""
-    now = in_effect(events)
-    before = in_effect([event for event in events if event.at < plan.made_at])
-    return {key for key, event in now.items() if event.at >= plan.made_at or key not in before}
-
-
-def _is_wanted(change: Planned, later: Sequence[PlanRow], rows: Rows) -> bool:
-    """Of what plans looked at again, only the newest knows; what that says waits for nobody once approved."""
-    for plan in later:
-        if plan.covers(change):
-            return not _is_approved(plan, rows) and any(change.id == one.id for one in plan.changes)
-    return True
+    What was in effect before its run, by the journal, and is planned all the same did not last: a backup's
+    job failed, somebody took a policy off.
+    """
+    since = {event.change_id for event in events if event.event == "confirmed" and event.at >= plan.made_at}
+    doubtful = {change.id for change in plan.changes if change.id in there} - since
+    before = in_effect([event for event in events if event.at < plan.made_at]) if doubtful else {}
+    return {key for key in there if key not in doubtful or key not in before}
 
 
 def _approval(
@@ -222,7 +216,12 @@ def _approval(
         hosts=tuple(
             host
             for host, stages in rows.status.items()
-            if any(status.reason in AWAITING for status in stages.values())
+            if not plan.hosts or host in plan.hosts
+            if any(
+                status.reason in AWAITING
+                for stage, status in stages.items()
+                if not plan.stages or stage.value in plan.stages
+            )
         ),
         elsewhere=elsewhere,
     )

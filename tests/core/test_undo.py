@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -258,6 +259,7 @@ def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -
         NAMES[0]: "It has been changed since; it is left as it is.",
         NAMES[1]: "It is not there any more.",
         NAMES[5]: "It could not be looked at: denied",
+        "account": f"Still needed: switch {NAMES[5]} on",
     }
     world.switch[NAMES[5]] = "on"  # the next undo can tell
     undo(world, ledger, of)
@@ -309,6 +311,10 @@ def test_a_host_that_does_not_go_back_ends_the_undo_there(ledger: Ledger) -> Non
     assert len(world.calls) == 1
     assert sorted(steps[name] for name in NAMES) == ["failed", *["waits"] * 5]
     assert steps["account"] == "waits"
+    why = Counter(left(ledger.runs(ACCOUNT)).values())
+    assert sorted(why.values()) == [1, len(NAMES)]  # the one that failed; the others, and the account's
+    assert all("the disk is full" in said for said in why)
+    assert sum(n for said, n in why.items() if said.startswith("Not begun: ")) == len(NAMES)
 
 
 def test_a_host_that_refuses_before_anything_was_changed_keeps_only_its_own(ledger: Ledger) -> None:

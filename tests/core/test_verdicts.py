@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
@@ -52,6 +53,9 @@ def test_what_is_there_is_passed_however_it_came_about() -> None:
         ({"mine": (WAITS,), "stale": {"another"}}, "AWAITS_APPROVAL"),
         ({"mine": (LATER, FAILED), "untouched": "why"}, "DISK_FULL"),
         ({"mine": (FAILED, LATER)}, "AWS_REFUSED"),
+        ({"mine": (Outcome(CHANGE, "stale", error=FAILED.error),)}, "DISK_FULL"),
+        ({"mine": (Outcome(CHANGE, "not_taken", error=FAILED.error),)}, "DISK_FULL"),
+        ({"mine": (Outcome(CHANGE, "unknown", error=FAILED.error),)}, "NOT_ONLINE"),
         ({"mine": (Outcome(CHANGE, "done"),), "untouched": "the canary"}, "STAGE_STOPPED"),
         ({"mine": (Outcome(CHANGE, "done"),)}, "NOT_ONLINE"),
     ],
@@ -60,6 +64,12 @@ def test_what_a_person_decides_comes_before_what_failed_and_that_before_what_the
     given: dict[str, Any], reason: str
 ) -> None:
     assert status(**given).reason == reason
+
+
+def test_the_remedy_says_how_to_approve_and_a_bar_keeps_its_date() -> None:
+    assert status(mine=(WAITS,), how_to_approve="approve it so").remedy == "approve it so"
+    date = datetime(2026, 12, 1, tzinfo=UTC)
+    assert status(barred=BARRED.model_copy(update={"next_check": date})).next_check == date
 
 
 def test_the_message_is_that_of_the_last_rung() -> None:

@@ -207,6 +207,24 @@ def test_what_was_done_and_did_not_last_waits_again_where_it_is_planned_anew(led
     assert look(ledger).approval is None
 
 
+def test_what_was_taken_back_and_given_back_since_it_was_planned_waits_for_nobody(ledger: Ledger) -> None:
+    change = kit.WAITS
+    inverse = change.model_copy(
+        update={"before": change.after, "after": change.before, "undoes": change.id, "undo": None}
+    )
+    again = change.model_copy(update={"undoes": inverse.id})
+    minutes = [NOW + timedelta(minutes=n) for n in range(4)]
+    ledger.journal(LAST, ACCOUNT, change, "confirmed", minutes[0])
+    plan = Plan(account=ACCOUNT, changes=(change,))
+    ledger.start_run(ACCOUNT, "anew", {"mode": "plan"}, minutes[1])
+    ledger.planned("anew", plan, minutes[1])
+    ledger.end_run(ACCOUNT, "anew", "Planned", {"plan_hash": plan.hash}, minutes[1])
+    ledger.journal("undo", ACCOUNT, inverse, "confirmed", minutes[2])
+    assert look(ledger).approval is not None
+    ledger.journal("undo-undo", ACCOUNT, again, "confirmed", minutes[3])
+    assert look(ledger).approval is None
+
+
 def test_what_was_approved_in_a_narrower_run_waits_for_nobody(ledger: Ledger) -> None:
     _planned(ledger, "whole", kit.WAITS)
     approved = _planned(ledger, "narrow", kit.WAITS, hosts=[ASKING])
@@ -361,7 +379,7 @@ def test_what_could_not_be_judged_together_is_told_and_is_not_good(tmp_path: Pat
     ledger.found(ACCOUNT, "run", StageName.repair, "result", [said])
     ledger.end_run(ACCOUNT, "run", "PartiallyDone", {}, NOW)
     standing = look(ledger)
-    assert standing.level == "bad" and standing.unjudged == ("KeyError while repair was judged.",)
+    assert standing.level == "bad" and standing.not_judged_together == ("KeyError while repair was judged.",)
     assert "KeyError while repair was judged" in standing_markdown(standing, HOSTS, NOW)
     summary = summary_markdown(LABEL, "run", "PartiallyDone", {}, {}, ["KeyError while repair was judged."])
     assert "KeyError while repair was judged" in summary

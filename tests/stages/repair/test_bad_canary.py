@@ -160,5 +160,5 @@ def test_where_another_service_falls_silent_the_repair_is_taken_back(
 
 @pytest.mark.soak
 def test_killed_with_its_script_in_the_middle_the_next_run_ends_it(hosts: Hosts, tmp_path: Path) -> None:
-    """The other ways to be killed take minutes: `make soak`."""
+    """The other ways to be killed are in test_soak.py."""
     interrupted.walk(hosts, "c-next", tmp_path, "the script is killed", run_dies=True)
