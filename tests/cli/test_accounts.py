@@ -64,7 +64,7 @@ def test_a_recheck_says_the_next_dates_and_goes_by_the_accounts_clock(
     running: Cli, waiting: datetime
 ) -> None:
     sound = running.instances["sound"]
-    done = running.run("recheck")
+    done = running.call("recheck")
     assert (done.code, done.out.splitlines()) == (
         errors.EXIT_OK,
         [
@@ -96,7 +96,7 @@ def test_onboarding_begins_what_is_new_and_one_that_fails_stops_no_other(
     running: Cli, waiting: datetime, several: str
 ) -> None:
     running.write(with_more_accounts)
-    done = running.run("onboard", "--json", AWS_ENDPOINT_URL=several)
+    done = running.call("onboard", "--json", AWS_ENDPOINT_URL=several)
     assert done.code == errors.EXIT_ERROR
     results = {result["account"]: result for result in json.loads(done.out)}
     assert list(results) == ["another", *EMPTY.values()]

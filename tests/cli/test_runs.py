@@ -1,4 +1,4 @@
-"""Runs as processes against a real Prefect server: what they print, how they end, what they leave."""
+"""Runs against a real Prefect server: what they print, how they end, what they leave."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_plan_as_json_and_an_account_where_optional_reads_fail(running: Cli) -
     running.fault("iam:SimulatePrincipalPolicy", "AccessDeniedException")
     try:
         with Front(running.endpoint_url, lacking) as front:
-            done = running.run("plan", ALIAS, "--json", AWS_ENDPOINT_URL=front.url)
+            done = running.call("plan", ALIAS, "--json", AWS_ENDPOINT_URL=front.url)
             assert set(front.asked) == set(lacking)
     finally:
         running.fault("backup:*", None)
@@ -76,7 +76,7 @@ def test_killed_in_the_middle_then_held_by_one_run_and_brought_to_its_end(
     again = running.start("takeover", ALIAS, "--yes", "--json")
     try:
         until(lambda: len(running.runs()) > known)
-        second = running.run("takeover", ALIAS, "--yes")
+        second = running.call("takeover", ALIAS, "--yes")
         out, err = again.communicate(timeout=150)
     finally:
         again.kill()
@@ -138,7 +138,7 @@ def _check_status(cli: Cli) -> None:
     shown = cli.document("show", "sound")
     assert shown["instance_id"] == cli.instances["sound"] and shown["facts"]
     # Not held: left alone, and no Prefect is needed for that.
-    retried = cli.run("retry", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
+    retried = cli.call("retry", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
     assert retried.code == errors.EXIT_OK
     assert json.loads(retried.out) == {key: document[key] for key in ("account", "run", "hosts")}
     assert "i-0aaaaaaaaaaaaaaaa is not known to the ledger: left alone." in retried.err
@@ -147,7 +147,7 @@ def _check_status(cli: Cli) -> None:
 def test_a_retry_looks_says_why_it_leaves_hosts_alone_and_tries_them_when_forced(running: Cli) -> None:
     """Both hosts refuse SSH as before: nothing has moved, and a look is no try."""
     known = len(running.runs())
-    done = running.run("retry", ALIAS)
+    done = running.call("retry", ALIAS)
     assert done.code == errors.EXIT_HELD, done
     assert "leave verify" in done.out and "Nothing that holds it has changed since" in done.out
     assert done.out.splitlines()[-1] == "Nothing was retried."
@@ -196,7 +196,7 @@ def test_ctrl_c_ends_with_a_sentence_and_gives_the_account_back(running: Cli) ->
 
 
 def test_an_unknown_instance_of_a_run(running: Cli) -> None:
-    done = running.run("plan", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
+    done = running.call("plan", ALIAS, "--host", "i-0aaaaaaaaaaaaaaaa", "--json")
     assert done.code == errors.EXIT_USAGE
     done.sentence("UNKNOWN_HOST", "i-0aaaaaaaaaaaaaaaa", REGION)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import secrets
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 
 from lab.api import LabInfo
 
+# How often a new process's command line is read: it changes when the process becomes another program.
+LOOKS = 10
 AGENT_LOG = "var/log/amazon/ssm/amazon-ssm-agent.log"
 
 
@@ -79,16 +83,23 @@ def _process(pid: int, environment: str, argument: str) -> None:
 
 @contextlib.contextmanager
 def watched(canaries: Canaries) -> Iterator[None]:
-    """Every command line of this machine while it lasts, but for the processes that were planted."""
-    planted = {path.parent.name for path, _ in _command_lines(canaries)}
+    """The command line of every process of this machine that begins while it lasts."""
+    known = Counter({pid: LOOKS for pid in _processes()})
+    planted = [pid for pid in known if canaries.in_text(_command_line(pid))]
     assert planted
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.2):
-            for path, text in _command_lines(canaries):
-                if path.parent.name not in planted:
-                    canaries.seen.append(text)
+            there = _processes()
+            for gone in known.keys() - there:
+                del known[gone]
+            for pid in there:
+                if known[pid] < LOOKS:
+                    known[pid] += 1
+                    text = _command_line(pid)
+                    if canaries.in_text(text):
+                        canaries.seen.append(text)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -99,9 +110,11 @@ def watched(canaries: Canaries) -> Iterator[None]:
         thread.join()
 
 
-def _command_lines(canaries: Canaries) -> Iterator[tuple[Path, str]]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            text = path.read_bytes().decode("utf-8", "replace")
-            if canaries.in_text(text):
-                yield path, text
+def _processes() -> set[str]:
+    return {name for name in os.listdir("/proc") if name.isdigit()}
+
+
+def _command_line(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    return ""

@@ -28,6 +28,7 @@ from lab import api
 from lab.calls import mutations, seen_calls
 from lab.expectation import surprises
 from lab.scenario import load_scenario
+from tests import inside
 from tests.e2e.canaries import Canaries, plant, watched
 from tests.prefect_fixtures import PrefectServer
 from tests.stages.account_state import account_state, differences
@@ -60,9 +61,7 @@ class Story:
     def haltuun(self, chapter: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         before = seen_calls(self.info.endpoint_url)
         with watched(self.canaries):
-            done = subprocess.run(
-                [HALTUUN, *arguments], env=self.env, capture_output=True, text=True, timeout=800
-            )
+            done = inside.call(self.env, self.server.state_dir, *arguments)
         self.runs[chapter] = done
         self.mutations[chapter] = mutations(seen_calls(self.info.endpoint_url) - before)
         return done
@@ -144,12 +143,12 @@ def _killed_in_the_middle(told: Story) -> None:
     with subprocess.Popen(
         command, env=told.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline and process.poll() is None:
             events = ledger.change_events(told.info.account_id)[already:]
             if sum(event.event == "confirmed" for event in events) >= 3 and events[-1].event == "sent":
                 break
-            time.sleep(0.02)
+            time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     told.killed_after = [event.event for event in ledger.change_events(told.info.account_id)[already:]]
     ledger.close()
