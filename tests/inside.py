@@ -1,7 +1,7 @@
 """`haltuun` called within this process, which has imported by then what each process of its own would for
 ten to fifteen seconds (measured): Prefect, Great Expectations, the AWS clients.
 
-Not for what is about processes: signals, kills, what is imported, a server that is gone (that one exits hard).
+Not for what is about processes: signals, kills, imports, a server that is gone (there it exits hard).
 """
 
 from __future__ import annotations

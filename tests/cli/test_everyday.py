@@ -45,7 +45,7 @@ main()
 
 
 def test_help_names_every_command_and_a_bare_call_is_help(cli: Cli) -> None:
-    told = cli.run("--help").out
+    told = cli.call("--help").out
     for command in (
         "init",
         "doctor",
@@ -59,13 +59,13 @@ def test_help_names_every_command_and_a_bare_call_is_help(cli: Cli) -> None:
         "lab",
     ):
         assert f"  {command} " in told
-    assert cli.run("--version").out.strip() == __version__
+    assert cli.call("--version").out.strip() == __version__
     bare = cli.run()
     assert bare.code == errors.EXIT_USAGE and bare.out.startswith("Usage: haltuun") and not bare.err
 
 
 def test_status_before_the_first_run_says_how_to_begin(cli: Cli) -> None:
-    done = cli.run("status")
+    done = cli.call("status")
     assert done.code == errors.EXIT_OK
     assert f"{ALIAS} ({ACCOUNT}): no host is known yet" in done.out and f"haltuun plan {ALIAS}" in done.out
     document = cli.document("status", ALIAS)
@@ -76,20 +76,20 @@ def test_init_writes_a_configuration_that_is_accepted_and_never_overwrites(cli: 
     folder = tmp_path / "new"
     folder.mkdir()
     config = folder / "haltuun.yaml"
-    done = cli.run("init", "--config", str(config))
+    done = cli.call("init", "--config", str(config))
     assert done.code == errors.EXIT_OK and str(config) in done.out
     assert load_config(config).accounts[0].role_arn
     role = folder / "haltuun-role.yaml"
     assert "sts:AssumeRole" in role.read_text()
     config.write_text("mine")
-    again = cli.run("init", "--config", str(config))
+    again = cli.call("init", "--config", str(config))
     assert again.code == errors.EXIT_USAGE
     again.sentence("CONFIG", str(config), "not overwritten")
     assert config.read_text() == "mine"
     config.unlink()
-    assert cli.run("init", "--config", str(config)).code == errors.EXIT_USAGE  # the role's file is there
+    assert cli.call("init", "--config", str(config)).code == errors.EXIT_USAGE  # the role's file is there
     assert not config.exists()
-    nowhere = cli.run("init", "--config", str(folder / "none" / "haltuun.yaml"))
+    nowhere = cli.call("init", "--config", str(folder / "none" / "haltuun.yaml"))
     assert nowhere.code == errors.EXIT_USAGE
     nowhere.sentence("CONFIG", "cannot be written")
 
@@ -97,8 +97,8 @@ def test_init_writes_a_configuration_that_is_accepted_and_never_overwrites(cli: 
 def test_doctor_tells_each_thing_by_itself(cli: Cli) -> None:
     cli.fault("ssm:DescribeInstanceInformation", "AccessDeniedException")
     try:
-        done = cli.run("doctor", "--json")
-        said = cli.run("doctor", ALIAS)
+        done = cli.call("doctor", "--json")
+        said = cli.call("doctor", ALIAS)
     finally:
         cli.fault("ssm:DescribeInstanceInformation", None)
     assert done.code == said.code == errors.EXIT_ERROR
@@ -144,7 +144,7 @@ def _known(cli: Cli) -> None:
 def test_a_configuration_without_an_account_is_said(cli: Cli) -> None:
     cli.write(lambda config: config.update(accounts=[]))
     for command in ("status", "onboard"):
-        cli.run(command).sentence("CONFIG", "no account")
+        cli.call(command).sentence("CONFIG", "no account")
 
 
 def test_a_reader_that_leaves_early(cli: Cli) -> None:

@@ -43,7 +43,7 @@ def refused(done: Done, exit_code: int, code: str, *words: str) -> None:
     ],
 )
 def test_a_wrong_command_line(cli: Cli, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-    refused(cli.run(*arguments), errors.EXIT_USAGE, "USAGE", *words)
+    refused(cli.call(*arguments), errors.EXIT_USAGE, "USAGE", *words)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_wrong_command_line(cli: Cli, arguments: tuple[str, ...], words: tuple
 )
 def test_a_broken_configuration(cli: Cli, text: str, words: tuple[str, ...]) -> None:
     (cli.folder / "haltuun.yaml").write_text(text)
-    refused(cli.run("status"), errors.EXIT_USAGE, "CONFIG", *words)
+    refused(cli.call("status"), errors.EXIT_USAGE, "CONFIG", *words)
 
 
 @pytest.mark.parametrize("how", ["option before", "environment"])
@@ -73,12 +73,12 @@ def test_no_configuration_there(cli: Cli, how: str) -> None:
         "option before": ("--config", "none.yaml", "status"),
         "environment": ("status",),
     }[how]
-    done = cli.run(*arguments, HALTUUN_CONFIG="none.yaml" if how == "environment" else None)
+    done = cli.call(*arguments, HALTUUN_CONFIG="none.yaml" if how == "environment" else None)
     refused(done, errors.EXIT_USAGE, "CONFIG", "none.yaml: there is no such file", "haltuun init")
 
 
 def test_a_configuration_that_cannot_be_read(cli: Cli) -> None:
-    done = cli.run("status", "--config", str(cli.folder))
+    done = cli.call("status", "--config", str(cli.folder))
     refused(done, errors.EXIT_USAGE, "CONFIG", "cannot be read (Is a directory)")
 
 
@@ -86,41 +86,41 @@ def test_a_configuration_that_cannot_be_read(cli: Cli) -> None:
 def test_an_unknown_account(cli: Cli, command: str) -> None:
     more = ("-o", "out") if command == "report" else ()
     refused(
-        cli.run(command, "nope", *more), errors.EXIT_USAGE, "UNKNOWN_ACCOUNT", "'nope'", f"there: {ALIAS}"
+        cli.call(command, "nope", *more), errors.EXIT_USAGE, "UNKNOWN_ACCOUNT", "'nope'", f"there: {ALIAS}"
     )
 
 
 def test_an_unknown_host_of_the_ledger(cli: Cli) -> None:
-    refused(cli.run("show", "nope"), errors.EXIT_USAGE, "UNKNOWN_HOST", "haltuun plan")
+    refused(cli.call("show", "nope"), errors.EXIT_USAGE, "UNKNOWN_HOST", "haltuun plan")
 
 
 def test_an_unknown_plan(cli: Cli) -> None:
-    done = cli.run("takeover", ALIAS, "--plan", "0123456789abcdef")
+    done = cli.call("takeover", ALIAS, "--plan", "0123456789abcdef")
     refused(done, errors.EXIT_USAGE, "UNKNOWN_PLAN", "0123456789abcdef", f"haltuun plan {ALIAS}")
 
 
 def test_an_unknown_run_and_one_that_changed_nothing(cli: Cli) -> None:
-    refused(cli.run("undo", "20260101T000000-abcdef"), errors.EXIT_USAGE, "UNKNOWN_RUN", "20260101T000000")
+    refused(cli.call("undo", "20260101T000000-abcdef"), errors.EXIT_USAGE, "UNKNOWN_RUN", "20260101T000000")
     cli.ledger.start_run(ACCOUNT, "20260101T000000-abcdef", {"mode": "plan"}, datetime.now(UTC))
-    done = cli.run("undo", "20260101T000000-abcdef", "--yes")
+    done = cli.call("undo", "20260101T000000-abcdef", "--yes")
     refused(done, errors.EXIT_USAGE, "UNKNOWN_RUN", "only planned")
 
 
 def test_a_key_file_that_is_missing_and_one_that_is_encrypted(cli: Cli) -> None:
     cli.write(account_with(ssh={"key_files": ["none.pem"]}))
-    refused(cli.run("plan", ALIAS), errors.EXIT_USAGE, "CONFIG", "none.pem", "ssh.key_files")
+    refused(cli.call("plan", ALIAS), errors.EXIT_USAGE, "CONFIG", "none.pem", "ssh.key_files")
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(cli.folder / "locked")]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     cli.write(account_with(ssh={"key_files": ["locked"]}))
-    refused(cli.run("plan", ALIAS), errors.EXIT_USAGE, "CONFIG", "locked", "encrypted", "ssh-add")
-    examined = cli.run("doctor")
+    refused(cli.call("plan", ALIAS), errors.EXIT_USAGE, "CONFIG", "locked", "encrypted", "ssh-add")
+    examined = cli.call("doctor")
     assert any(line.startswith("FAIL") and "encrypted" in line for line in examined.out.splitlines()), (
         examined
     )
 
 
 def test_no_credentials(cli: Cli) -> None:
-    done = cli.run("plan", ALIAS, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    done = cli.call("plan", ALIAS, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     refused(done, errors.EXIT_ERROR, "NO_CREDENTIALS", "no AWS credentials", "AWS_PROFILE")
 
 
@@ -157,7 +157,7 @@ def test_aws_refuses(
     cli.write(account_with(**change))
     cli.fault(operation, error)
     try:
-        refused(cli.run("takeover", ALIAS, "--yes"), errors.EXIT_ERROR, code, *words)
+        refused(cli.call("takeover", ALIAS, "--yes"), errors.EXIT_ERROR, code, *words)
     finally:
         cli.fault(operation, None)
     assert cli.runs() == []
@@ -176,13 +176,13 @@ def test_a_configuration_that_does_not_fit_the_account(
     cli: Cli, change: dict[str, Any], code: str, words: tuple[str, ...]
 ) -> None:
     cli.write(account_with(**change))
-    refused(cli.run("plan", ALIAS), errors.EXIT_ERROR, code, *words)
+    refused(cli.call("plan", ALIAS), errors.EXIT_ERROR, code, *words)
 
 
 def test_nothing_answers_at_the_endpoint(cli: Cli) -> None:
-    done = cli.run("plan", ALIAS, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    done = cli.call("plan", ALIAS, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     refused(done, errors.EXIT_ERROR, "AWS_UNREACHABLE", "AWS_ENDPOINT_URL")
-    done = cli.run("plan", ALIAS, AWS_ENDPOINT_URL="localhost")
+    done = cli.call("plan", ALIAS, AWS_ENDPOINT_URL="localhost")
     refused(done, errors.EXIT_ERROR, "AWS_UNREACHABLE", "no address", "http://")
 
 
@@ -195,13 +195,13 @@ def test_nothing_answers_at_prefect_api_url(cli: Cli) -> None:
 def test_a_state_folder_that_cannot_be_made(cli: Cli) -> None:
     (cli.folder / "file").write_text("")
     cli.write(lambda config: config.update(state_dir="file/state"))
-    refused(cli.run("plan", ALIAS), errors.EXIT_ERROR, "LEDGER", "state_dir")
+    refused(cli.call("plan", ALIAS), errors.EXIT_ERROR, "LEDGER", "state_dir")
 
 
 def test_a_ledger_that_is_none(cli: Cli) -> None:
     (cli.folder / "state").mkdir()
     (cli.folder / "state" / "ledger.db").write_text("not a database " * 100)
-    refused(cli.run("status"), errors.EXIT_ERROR, "LEDGER", "not a database")
+    refused(cli.call("status"), errors.EXIT_ERROR, "LEDGER", "not a database")
 
 
 def test_the_local_server_has_no_place(cli: Cli) -> None:
@@ -209,7 +209,7 @@ def test_the_local_server_has_no_place(cli: Cli) -> None:
     cli.write(
         lambda config: config.update(state_dir="file/state", database_url=f"sqlite:///{cli.folder}/ledger.db")
     )
-    done = cli.run("plan", ALIAS, PREFECT_API_URL=None)
+    done = cli.call("plan", ALIAS, PREFECT_API_URL=None)
     refused(done, errors.EXIT_ERROR, "PREFECT_SERVER", "state_dir")
 
 
