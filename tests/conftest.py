@@ -9,17 +9,37 @@ from pathlib import Path
 import botocore.loaders
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.lab.agent_package import WrongPackage, check_package
 
 pytest_plugins = ["tests.prefect_fixtures"]
 
-# Files whose one long set-up would otherwise be the last thing that a single worker is busy with.
-LONGEST_FIRST = (
-    "tests/e2e/test_takeover_story.py",
-    "tests/test_prefect_takeover.py",
-    "tests/stages/repair/test_on_hosts.py",
+# Each line is one worker's: its files share what is dear to start, a Prefect server and the command line's
+# account. They come before all others, as they take longest.
+TOGETHER = (
+    ("tests/e2e/test_takeover_story.py", "tests/test_prefect_server.py"),
+    ("tests/test_prefect_takeover.py", "tests/cli/"),
+    ("tests/stages/repair/test_on_hosts.py",),
 )
+
+
+def _line(nodeid: str) -> int:
+    return next((i for i, files in enumerate(TOGETHER) if nodeid.startswith(files)), len(TOGETHER))
+
+
+class Together(LoadFileScheduling):
+    """A file to a worker, and all files of a line of TOGETHER to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        line = _line(nodeid)
+        return TOGETHER[line][0] if line < len(TOGETHER) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together | None:
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,8 +83,4 @@ def models_read_once() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        file = item.nodeid.partition("::")[0]
-        return LONGEST_FIRST.index(file) if file in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    items.sort(key=place)
+    items.sort(key=lambda item: _line(item.nodeid))

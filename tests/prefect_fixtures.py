@@ -27,6 +27,7 @@ from haltuun.cli.recorded import await_recorded
 
 PROJECT = Path(__file__).resolve().parent.parent
 POOL = "haltuun"
+MIGRATED = "prefect-migrated.db"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -80,7 +81,7 @@ class PrefectServer:
         deadline = time.monotonic() + deadline_s
         while (run := self.get(f"flow_runs/{flow_run_id}"))["state_type"] not in ENDED:
             assert time.monotonic() < deadline, f"still {run['state_name']} after {deadline_s} s"
-            time.sleep(0.3)
+            time.sleep(1.0)  # each question costs the server more than it looks
         assert await_recorded(self.url, flow_run_id), "task runs without an end state"
         return dict(run)
 
@@ -137,7 +138,7 @@ class PrefectServer:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=self.environment({"PREFECT_WORKER_QUERY_SECONDS": "1", **(extra or {})}),
+                env=self.environment({"PREFECT_WORKER_QUERY_SECONDS": "2", **(extra or {})}),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -157,19 +158,36 @@ class PrefectServer:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     state_dir = tmp_path_factory.mktemp("prefect-state")
-    # Of the whole session, which with xdist is several processes: each has a folder in it.
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    url = _start_migrated(state_dir, shared)
+    url = _start_migrated(state_dir, _shared(tmp_path_factory))
     try:
         yield PrefectServer(url, state_dir)
     finally:
         server.stop(state_dir)
 
 
+@pytest.fixture
+def state_dir(
+    prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> Path:
+    """Of a server that was stopped: a database with Prefect's schema, and nothing in it."""
+    _copy_migrated(_shared(tmp_path_factory), tmp_path)
+    return tmp_path
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the whole session, which with xdist is several processes: each has one in it."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def _copy_migrated(shared: Path, state_dir: Path) -> None:
+    (state_dir / "prefect").mkdir(mode=0o700)
+    shutil.copyfile(shared / MIGRATED, state_dir / "prefect" / "prefect.db")
+
+
 def _start_migrated(state_dir: Path, shared: Path) -> str:
     """Bringing an empty database to Prefect's schema is two thirds of a start; one does it for all."""
-    database, migrated = state_dir / "prefect" / "prefect.db", shared / "prefect-migrated.db"
+    database, migrated = state_dir / "prefect" / "prefect.db", shared / MIGRATED
     with (shared / "prefect.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not migrated.exists():
@@ -183,8 +201,7 @@ def _start_migrated(state_dir: Path, shared: Path) -> str:
                 server.stop(state_dir)
                 raise
             return url
-    database.parent.mkdir(mode=0o700)
-    shutil.copyfile(migrated, database)
+    _copy_migrated(shared, state_dir)
     return server.start(state_dir)
 
 

@@ -88,9 +88,9 @@ def test_stop_leaves_a_process_alone_that_only_has_the_pid(tmp_path: Path) -> No
 
 
 @pytest.mark.server
-def test_server_is_shared_outlives_its_starter_and_keeps_its_address(tmp_path: Path) -> None:
+def test_server_is_shared_outlives_its_starter_and_keeps_its_address(state_dir: Path) -> None:
     starter = "import sys, pathlib, haltuun.cli.server as s; print(s.start(pathlib.Path(sys.argv[1])))"
-    command = [sys.executable, "-c", starter, str(tmp_path)]
+    command = [sys.executable, "-c", starter, str(state_dir)]
     found: list[str] = []
     threads = [
         threading.Thread(
@@ -106,14 +106,14 @@ def test_server_is_shared_outlives_its_starter_and_keeps_its_address(tmp_path: P
         for thread in threads:
             thread.join()
         assert len(set(found)) == 1, "two callers at once must get one server"
-        assert server.running(tmp_path) == found[0]
+        assert server.running(state_dir) == found[0]
         assert server.answers(found[0])
-        assert server.stop(tmp_path) is True
-        assert server.running(tmp_path) is None
+        assert server.stop(state_dir) is True
+        assert server.running(state_dir) is None
         assert not server.answers(found[0])
-        assert server.start(tmp_path) == found[0]
+        assert server.start(state_dir) == found[0]
     finally:
-        server.stop(tmp_path)
+        server.stop(state_dir)
 
 
 @pytest.mark.server

@@ -59,9 +59,12 @@ class World:
     nodes: dict[str, Node]
     ledger: Ledger
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    clients: dict[str, Any] = field(default_factory=dict)
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, region_name=REGION)
+        if service not in self.clients:
+            self.clients[service] = boto3.client(service, region_name=REGION)
+        return self.clients[service]
 
     def tags(self, instance_id: str) -> dict[str, str]:
         found = self.client("ec2").describe_tags(Filters=[{"Name": "resource-id", "Values": [instance_id]}])
@@ -248,7 +251,7 @@ def _respond(made: World, message: dict[str, Any], node_id: str) -> dict[str, An
         node.configs.append(parameters["optionalConfigurationLocation"][0])
     elif document == "AWS-RunShellScript":
         done = run_script("sh", "\n".join(parameters["commands"]), node)
-        _ship(node)
+        _ship(made, node)
         reply |= {
             "StandardOutput": done.stdout,
             "StandardError": done.stderr,
@@ -278,11 +281,11 @@ def _scan(node: Node, parameters: Mapping[str, list[str]]) -> None:
     }
 
 
-def _ship(node: Node) -> None:
+def _ship(made: World, node: Node) -> None:
     """What the CloudWatch agent does with the configuration it was given last."""
     if not node.configs or not node.ships:
         return
-    ssm, logs = boto3.client("ssm", region_name=REGION), boto3.client("logs", region_name=REGION)
+    ssm, logs = made.client("ssm"), made.client("logs")
     config = json.loads(ssm.get_parameter(Name=node.configs[-1])["Parameter"]["Value"])
     for entry in config["logs"]["logs_collected"]["files"]["collect_list"]:
         path = node.root / entry["file_path"].lstrip("/")
