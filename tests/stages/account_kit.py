@@ -193,8 +193,9 @@ def world(
     apply_extensions()
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with mock_aws(), ExitStack() as servers:
-        ids = _instances(len(facts))
-        made = World(tmp_path, dict(zip(ids, facts, strict=True)), {}, ledger)
+        made = World(tmp_path, {}, {}, ledger)
+        ids = _instances(made, len(facts))
+        made.facts.update(zip(ids, facts, strict=True))
         for instance_id in ids:
             root = tmp_path / "roots" / instance_id
             root.mkdir(parents=True)
@@ -209,11 +210,12 @@ def world(
     ledger.close()
 
 
-def _instances(count: int) -> list[str]:
-    ec2 = boto3.client("ec2", region_name=REGION)
+def _instances(made: World, count: int) -> list[str]:
     if not count:
         return []
-    found = ec2.run_instances(ImageId="ami-0abc1234", MinCount=count, MaxCount=count)["Instances"]
+    found = made.client("ec2").run_instances(ImageId="ami-0abc1234", MinCount=count, MaxCount=count)[
+        "Instances"
+    ]
     return [str(instance["InstanceId"]) for instance in found]
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from .hostfs import at
@@ -108,10 +109,19 @@ def _tls_reason(error: ssl.SSLError) -> str:
 
 
 def _tls_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     bundle = at(CA_FILE)
-    if bundle.is_file() and bundle.stat().st_size:
-        context.load_verify_locations(cafile=str(bundle))
+    if not bundle.is_file():
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    found = bundle.stat()
+    return _trusting(str(bundle), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _trusting(bundle: str, size: int, changed_ns: int, inode: int) -> ssl.SSLContext:
+    """As long as the bundle is the same: reading it is most of what a connection costs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if size:
+        context.load_verify_locations(cafile=bundle)
     return context
 
 
