@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
 TEST_TOOLS := chromium fonts-dejavu-core busybox mksh tcsh openssh-server sudo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Folders of installed packages that nothing here imports: half of it all.
+UNUSED := tests|testing|sympy|networkx|mpmath|pip|setuptools|mypy|mypyc|apprise
+UNUSED := /($(UNUSED)|graphql|cfnlint|dateparser|lexers|stepfunctions)/
 
 # Where it is set, every process of a run would compile this project anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -83,13 +86,12 @@ $(VENV)/bin/python:
 	@scripts/setup.sh venv $(PYTHON) $(VENV)
 
 # Compiled here once: where PYTHONDONTWRITEBYTECODE is set, every start would compile Prefect anew (10-20 s).
-# Without what nothing here imports, which is half of it.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the Python packages of requirements.lock ..."
 	@awk '/^[^ ]/ { own = /^pip==/ } own' requirements.lock | $(PIP) install --require-hashes -r /dev/stdin
 	@$(PIP) install --no-compile --require-hashes -r requirements.lock
 	@$(PIP) install --no-compile --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q -j 0 -x '/(tests|sympy|networkx|mpmath|pip)/' $(VENV)/lib >/dev/null || true
+	@$(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' $(VENV)/lib >/dev/null || true
 	@touch $@
 
 $(VENV)/.lab-tools: Makefile | $(VENV)/bin/python
