@@ -67,13 +67,16 @@ def look_at(undo: str, account: str) -> None:
 
 @flow(name="take-back", flow_run_name="take back {account}", persist_result=False)
 def take_back(undo: str, account: str) -> None:
-    """The hosts' own changes in waves, then the account's."""
+    """The hosts' own changes in waves, then the account's; of an undo of an undo the account's first."""
     tag_flow_run(account)
     undoing = session(undo)
+    if undoing.account_first:
+        work.undo_account(undo)
     for wave in undoing.waves():
         heed()
         finish(work.undo_hosts.submit(undo, batch, label) for batch, label in batches(undoing.hosts, wave))
-    work.undo_account(undo)
+    if not undoing.account_first:
+        work.undo_account(undo)
 
 
 def document(undoing: Undoing, outcome: str) -> dict[str, Any]:

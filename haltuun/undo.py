@@ -205,6 +205,14 @@ class Undoing:
     def _kept(self, step: Step, inverse: Change) -> Step | None:
         """The step where it stays, or where that cannot be seen."""
         keeps = self.performer.kind_of(inverse).keeps
+        if keeps and not of_one_host(inverse):
+            going = {
+                host
+                for other in self.steps
+                if other.open and of_one_host(other.change) and step.change.id in other.change.depends_on
+                for host in other.change.hosts
+            }
+            inverse = inverse.model_copy(update={"hosts": tuple(sorted(going))})
         why = keeps(self.run, inverse) if keeps else ""
         if isinstance(why, Unknown):
             return replace(step, status="unknown", message=why.unknown)
@@ -223,6 +231,11 @@ class Undoing:
         return seen
 
     # -- act -------------------------------------------------------------------------------------
+
+    @property
+    def account_first(self) -> bool:
+        """Whether `act_on_account` comes before the hosts: an undo of an undo makes what they build on."""
+        return any(step.change.undoes for step in self.steps)
 
     def waves(self) -> list[tuple[str, ...]]:
         """The hosts with changes of their own, in the order in which they go back: on-host ones in waves."""
@@ -253,7 +266,7 @@ class Undoing:
         return self._act([step.change.id for step in self._own().get(instance_id, ())])
 
     def act_on_account(self) -> list[Step]:
-        """What is not of one host alone, once the hosts have gone back."""
+        """What is not of one host alone: once the hosts have gone back, or `account_first`."""
         return self._act([step.change.id for step in self.steps if not of_one_host(step.change)])
 
     def _act(self, ids: Sequence[str]) -> list[Step]:

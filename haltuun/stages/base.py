@@ -63,7 +63,8 @@ class Kind:
     apply: Callable[[Run, Change], Json]  # what to keep in the ledger beside the change: ids, output
     on_host: bool = False  # performed on the host itself: the host's own lock and wave apply
     # Why the target of an undo must stay although what it was is still there; "" when it need not, Unknown
-    # when that cannot be seen.
+    # when that cannot be seen. Of what is not of one host alone, `hosts` are those whose own changes build on
+    # it and have yet to go back.
     keeps: Callable[[Run, Change], str | Unknown] | None = None
 
 

@@ -147,12 +147,20 @@ def take_back(config: Config, ledger: Ledger, run: str, stages: Sequence[Stage],
         config, run, approved=True, stages=stages, opener=opener.get("opener", nobody), ledger=ledger
     )
     undoing.begin("test")
+    go_back(undoing)
+    undoing.end(undoing.outcome())
+    return undoing
+
+
+def go_back(undoing: Undoing) -> None:
+    """As the flow does it."""
+    if undoing.account_first:
+        undoing.act_on_account()
     for wave in undoing.waves():
         for host in wave:
             undoing.act_on_host(host)
-    undoing.act_on_account()
-    undoing.end(undoing.outcome())
-    return undoing
+    if not undoing.account_first:
+        undoing.act_on_account()
 
 
 def ubuntu(**more: Any) -> DiscoverFacts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Client = Callable[[str], Any]
@@ -28,9 +28,16 @@ VOLATILE = frozenset(
 
 def account_state(client: Client) -> dict[str, str]:
     """ "ec2:instances/i-…" → its fields as JSON, for everything that Haltuun could touch."""
-    return {
-        name: json.dumps(_steady(value), sort_keys=True, default=str) for name, value in _everything(client)
-    }
+    return _as_text(_everything(client))
+
+
+def roles_state(client: Client) -> dict[str, str]:
+    """Of roles, profiles and who has them alone: plain moto knows no more."""
+    return _as_text([*_ec2(client("ec2")), *_iam(client("iam"))])
+
+
+def _as_text(things: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    return {name: json.dumps(_steady(value), sort_keys=True, default=str) for name, value in things}
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:

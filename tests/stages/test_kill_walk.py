@@ -27,7 +27,7 @@ from haltuun.stages.verify import STAGE as VERIFY
 from haltuun.undo import open_undo
 from lab.scenario import load_scenario
 from tests.stages import takeover_kit
-from tests.stages.account_kit import ACCOUNT, World, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, World, go_back, ubuntu, world
 from tests.stages.account_state import account_state, differences
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -44,7 +44,7 @@ class Killed(BaseException):
 
 def killed_in(takeover: Takeover, go: Callable[[Takeover], None], kill: str) -> str | None:
     """A run that is killed "before" or "after" its first changing call; which one that was."""
-    seen = _kill_at_first_change(takeover.run.aws, kill)
+    seen = kill_at_first_change(takeover.run.aws, kill)
     try:
         takeover.reconcile()
         go(takeover)
@@ -56,7 +56,7 @@ def killed_in(takeover: Takeover, go: Callable[[Takeover], None], kill: str) -> 
     return None
 
 
-def _kill_at_first_change(aws: Aws, kill: str) -> list[str]:
+def kill_at_first_change(aws: Aws, kill: str) -> list[str]:
     real, seen = aws.call, []
 
     def call(service: str, operation: str, region: str, **parameters: Any) -> dict[str, Any]:
@@ -154,6 +154,27 @@ def test_killed_at_every_change_before_the_repair_and_at_every_one_of_the_way_ba
         assert open_changes(account.ledger.change_events(few.account_id)) == []
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("scenario", "names"),
+    [("full", ("weak-role",)), ("demo", ("web-01", "batch-01", "intern-01"))],
+)
+def test_an_undo_killed_at_every_change_has_all_back_in_the_end(
+    scenario: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that made all of it; of our own role and profile alone it is in verify/test_roles.py."""
+    loaded = load_scenario(scenario)
+    few = loaded.model_copy(update={"hosts": [host for host in loaded.hosts if host.name in names]})
+    with takeover_kit.seeded(few, tmp_path, monkeypatch) as account:
+        first = account_state(account.account.client)
+        takeover = account.start()
+        account.go(takeover)
+        assert takeover.plan is not None
+        assert len(_walk(account, _undo)) == len(takeover.plan.changes)
+        assert differences(first, account_state(account.account.client)) == []
+        assert open_changes(account.ledger.change_events(few.account_id)) == []
+
+
 Going = Callable[[takeover_kit.World, str], str | None]
 
 
@@ -185,12 +206,9 @@ def _undo(account: takeover_kit.World, kill: str) -> str | None:
             ledger=account.ledger,
         )
         undoing.begin("test")
-        seen = _kill_at_first_change(undoing.run.aws, kill)
+        seen = kill_at_first_change(undoing.run.aws, kill)
         try:
-            for wave in undoing.waves():
-                for host in wave:
-                    undoing.act_on_host(host)
-            undoing.act_on_account()
+            go_back(undoing)
         except Killed:
             undoing.performer.release_lease()
             return seen[0]

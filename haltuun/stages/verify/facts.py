@@ -59,7 +59,6 @@ class VerifyAccount(Frozen):
     own_role: Literal["absent", "ours", "foreign"] | Unknown = _NOT_ASKED
     own_profile: Literal["absent", "ours", "empty", "foreign"] | Unknown = _NOT_ASKED
     own_inline: Json | Unknown = _NOT_ASKED  # the inline policy of our own role; None: it has none
-    own_trust: str | Unknown | None = _NOT_ASKED  # hash of our own role's trust policy; None: no role
     interfaces: dict[str, tuple[Interface, ...] | Unknown] = Field(default_factory=dict)  # by region
 
 

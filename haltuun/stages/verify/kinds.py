@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
-from haltuun.aws import tags_of
-from haltuun.errors import AwsError, HaltuunError, NotFound
+from haltuun.errors import AwsError, HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
-from haltuun.stages.discover.account import plain
-from haltuun.stages.tags import MANAGED, managed_tags
-from haltuun.stages.verify.account import get_inline
-from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME
-from haltuun.stages.verify.parse_account import digest, parse_own, parse_own_profile, trust_of
-from haltuun.stages.verify.plan import ASSOCIATE, EGRESS, POLICY, PROFILE
+from haltuun.stages.tags import managed_tags
+from haltuun.stages.verify.plan import ASSOCIATE, EGRESS
+from haltuun.stages.verify.roles import ROLE_KINDS
 
 # IAM and EC2 take some seconds until they agree on what was just created ("eventual consistency").
 SETTLE_S = 90.0
@@ -34,170 +28,6 @@ def settled(question: Callable[[], bool], *, deadline_s: float = SETTLE_S, every
             return False
         time.sleep(every_s)
     return True
-
-
-# -- iam.role.policy -------------------------------------------------------------------------------
-
-
-def look_policy(run: Run, change: Change) -> Json | Unknown:
-    def ask() -> Json:
-        try:
-            found = run.aws.call(
-                "iam", "GetRolePolicy", run.aws.home_region, RoleName=change.target, PolicyName=POLICY_NAME
-            )
-        except NotFound:
-            return {"policy": None}
-        return {"policy": plain(found["PolicyDocument"])}
-
-    return run.aws.ask(ask)
-
-
-def apply_policy(run: Run, change: Change) -> Json:
-    home, policy = run.aws.home_region, change.after["policy"]
-    if policy is None:
-        with contextlib.suppress(NotFound):
-            run.aws.call("iam", "DeleteRolePolicy", home, RoleName=change.target, PolicyName=POLICY_NAME)
-        return None
-    try:
-        run.aws.call(
-            "iam",
-            "PutRolePolicy",
-            home,
-            RoleName=change.target,
-            PolicyName=POLICY_NAME,
-            PolicyDocument=json.dumps(policy),
-        )
-    except AwsError as error:
-        if error.code != "LimitExceeded":
-            raise
-        raise _too_large(change.target) from error
-    if change.detail and change.detail.get("role_arn"):
-        settled(lambda: _may_report(run, change.detail["role_arn"]))
-    return None
-
-
-def _too_large(role_name: str) -> HaltuunError:
-    # IAM quotas, "Role policies": all inline policies of one role together, without white space.
-    return HaltuunError(
-        f"the role's inline policies would be longer than the 10,240 characters that IAM takes, so"
-        f" {POLICY_NAME} does not fit beside them.",
-        subject=role_name,
-        remedy="Turn one of its inline policies into a managed policy and attach that, then retry.",
-        code="POLICY_TOO_LARGE",
-        unchanged=True,
-    )
-
-
-def _may_report(run: Run, role_arn: str) -> bool:
-    """The simulator sees the new policy. Where it may not be asked there is nothing to wait for; a denial
-    beyond the policy is the gate's to tell.
-    """
-    rows = run.aws.ask(
-        lambda: run.aws.pages(
-            "iam",
-            "SimulatePrincipalPolicy",
-            "EvaluationResults",
-            run.aws.home_region,
-            PolicySourceArn=role_arn,
-            ActionNames=["ssm:UpdateInstanceInformation"],
-            ResourceArns=["*"],
-        )
-    )
-    return isinstance(rows, Unknown) or any(row["EvalDecision"] != "implicitDeny" for row in rows)
-
-
-# -- iam.instance_profile --------------------------------------------------------------------------
-
-
-def look_profile(run: Run, change: Change) -> Json | Unknown:
-    role = run.aws.ask(lambda: _role(run))
-    profile = run.aws.ask(lambda: _profile(run))
-    if isinstance(role, Unknown) or isinstance(profile, Unknown):
-        return role if isinstance(role, Unknown) else profile
-    inline = get_inline(run.aws, OWN_ROLE)
-    if isinstance(inline, Unknown):
-        return inline
-    return {
-        "role": parse_own(role),
-        "profile": parse_own_profile(profile),
-        "policy": digest(inline),
-        "trust": trust_of(role),
-    }
-
-
-def _role(run: Run) -> Json:
-    try:
-        return plain(run.aws.call("iam", "GetRole", run.aws.home_region, RoleName=OWN_ROLE)["Role"])
-    except NotFound:
-        return None
-
-
-def _profile(run: Run) -> Json:
-    named = {"InstanceProfileName": OWN_ROLE}
-    try:
-        return plain(
-            run.aws.call("iam", "GetInstanceProfile", run.aws.home_region, **named)["InstanceProfile"]
-        )
-    except NotFound:
-        return None
-
-
-def apply_profile(run: Run, change: Change) -> Json:
-    wants = change.after
-    _apply_removal(run, wants)
-    if wants["role"] == "ours" and change.before["role"] == "absent":
-        _create_role(run, change.detail or {})
-    if wants["profile"] == "ours":
-        _create_profile(run)
-    return {"role": OWN_ROLE}
-
-
-def _create_role(run: Run, detail: dict[str, Json]) -> None:
-    home = run.aws.home_region
-    if _role(run) is None:
-        run.aws.call(
-            "iam",
-            "CreateRole",
-            home,
-            RoleName=OWN_ROLE,
-            AssumeRolePolicyDocument=json.dumps(detail["trust"]),
-            Description="Made by Haltuun: EC2 hosts report to Systems Manager and ship logs",
-            Tags=managed_tags(),
-        )
-    run.aws.call(
-        "iam",
-        "PutRolePolicy",
-        home,
-        RoleName=OWN_ROLE,
-        PolicyName=POLICY_NAME,
-        PolicyDocument=json.dumps(detail["policy"]),
-    )
-
-
-def _create_profile(run: Run) -> None:
-    home, named = run.aws.home_region, {"InstanceProfileName": OWN_ROLE}
-    profile = _profile(run)
-    if profile is None:
-        run.aws.call("iam", "CreateInstanceProfile", home, Tags=managed_tags(), **named)
-    if not (profile or {}).get("Roles"):
-        run.aws.call("iam", "AddRoleToInstanceProfile", home, RoleName=OWN_ROLE, **named)
-
-
-def _apply_removal(run: Run, wants: dict[str, str]) -> None:
-    """Undo: only what is ours, and only while no instance uses it (IAM refuses otherwise)."""
-    home, named = run.aws.home_region, {"InstanceProfileName": OWN_ROLE}
-    profile = _profile(run) if wants["profile"] in ("absent", "empty") else None
-    if profile is not None and tags_of(profile).get(MANAGED) == "true":
-        for role in profile.get("Roles") or ():
-            run.aws.call("iam", "RemoveRoleFromInstanceProfile", home, RoleName=role["RoleName"], **named)
-        if wants["profile"] == "absent":
-            run.aws.call("iam", "DeleteInstanceProfile", home, **named)
-    role_there = _role(run) if wants["role"] == "absent" else None
-    if role_there is not None and tags_of(role_there).get(MANAGED) == "true":
-        # A run that was killed in between may have removed it.
-        with contextlib.suppress(NotFound):
-            run.aws.call("iam", "DeleteRolePolicy", home, RoleName=OWN_ROLE, PolicyName=POLICY_NAME)
-        run.aws.call("iam", "DeleteRole", home, RoleName=OWN_ROLE)
 
 
 # -- ec2.instance_profile.associate ----------------------------------------------------------------
@@ -339,8 +169,7 @@ def _permission(target: str) -> dict[str, Any]:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(name=POLICY, look=look_policy, apply=apply_policy),
-        Kind(name=PROFILE, look=look_profile, apply=apply_profile),
+        *ROLE_KINDS,
         Kind(name=ASSOCIATE, look=look_association, apply=apply_association),
         Kind(name=EGRESS, look=look_egress, apply=apply_egress),
     )

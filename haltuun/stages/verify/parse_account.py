@@ -37,7 +37,6 @@ def parse_account(view: View, raw: Json) -> VerifyAccount:
         own_role=parse_own(raw["own_role"]),
         own_profile=parse_own_profile(raw["own_profile"]),
         own_inline=raw["own_inline"],
-        own_trust=trust_of(raw["own_role"]),
         interfaces={region: parse_interfaces(rows) for region, rows in raw["members"].items()},
     )
 

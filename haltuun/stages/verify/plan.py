@@ -24,8 +24,10 @@ from haltuun.stages.verify.faults import Fault, faults_of
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME, is_own_policy, own_policy, own_trust
 from haltuun.stages.verify.parse_account import digest, discovered, users_of, verified
 
+ROLE = "iam.role"
 POLICY = "iam.role.policy"
-PROFILE = "iam.instance_profile"
+PROFILE = "iam.instance_profile.create"
+PROFILE_ROLE = "iam.instance_profile.role"
 ASSOCIATE = "ec2.instance_profile.associate"
 EGRESS = "ec2.security_group.egress"
 GLOBAL = "global"  # IAM has no region
@@ -73,17 +75,39 @@ def plan_roles(
     going: Mapping[str, VerifyFacts],
     faults: Mapping[str, list[Fault]],
 ) -> Iterable[Change]:
-    bare = [i for i in going if any(fault.mend == "profile" for fault in faults[i])]
-    policies = list(plan_policies(view, account, going, bare))
-    yield from policies
-    yield from plan_profiles(view, account, bare, policies)
+    """What is missing of our own role and profile, part by part; what roles lack; who gets the profile.
+
+    Each is one call of AWS: what a killed run has made are whole changes, and the next run plans the rest.
+    """
+    own = (account.own_role, account.own_profile, account.own_inline)
+    known = not any(isinstance(part, Unknown) for part in own)
+    bare = [i for i in going if known and any(fault.mend == "profile" for fault in faults[i])]
+    role = [role_change(view, bare)] if bare and account.own_role == "absent" else []
+    policies = list(plan_policies(view, account, going, bare, _ids(role)))
+    profile = [profile_change(view, bare)] if bare and account.own_profile == "absent" else []
+    inside = []
+    if bare and account.own_profile != "ours":
+        inside.append(profile_role_change(view, bare, _ids([*role, *profile])))
+    yield from (*role, *policies, *profile, *inside)
+    needs = _ids([*role, *(one for one in policies if one.target == OWN_ROLE), *profile, *inside])
+    for instance_id in bare:
+        yield associate_change(view.hosts[instance_id], needs)
+
+
+def _ids(changes: Iterable[Change]) -> tuple[str, ...]:
+    return tuple(change.id for change in changes)
 
 
 def plan_policies(
-    view: View, account: VerifyAccount, going: Mapping[str, VerifyFacts], bare: list[str]
+    view: View,
+    account: VerifyAccount,
+    going: Mapping[str, VerifyFacts],
+    bare: list[str],
+    own_role: tuple[str, ...],
 ) -> Iterable[Change]:
-    """One change a role, however many hosts have it. `bare` hosts are about to get our own role."""
-    needy: dict[str, list[str]] = {OWN_ROLE: list(bare)} if bare and account.own_role == "ours" else {}
+    """One change a role, however many hosts have it. `bare` hosts are about to get our own role, which the
+    change `own_role` makes if it is not there."""
+    needy: dict[str, list[str]] = {OWN_ROLE: list(bare)} if bare else {}
     for instance_id, facts in going.items():
         lacks = is_false(facts.ssm_allowed) or is_false(facts.logs_allowed)
         if lacks and facts.credentials == "instance role" and isinstance(facts.role_name, str):
@@ -95,7 +119,7 @@ def plan_policies(
             continue
         if role.inline_policy is not None and not is_own_policy(role.inline_policy):
             continue
-        yield policy_change(view, account, role, hosts, wanted)
+        yield policy_change(view, account, role, hosts, wanted, own_role if name == OWN_ROLE else ())
 
 
 def own_role_of(account: VerifyAccount, name: str) -> RoleFacts | None:
@@ -106,7 +130,12 @@ def own_role_of(account: VerifyAccount, name: str) -> RoleFacts | None:
 
 
 def policy_change(
-    view: View, account: VerifyAccount, role: RoleFacts, hosts: list[str], wanted: Json
+    view: View,
+    account: VerifyAccount,
+    role: RoleFacts,
+    hosts: list[str],
+    wanted: Json,
+    depends_on: tuple[str, ...],
 ) -> Change:
     needing = set(hosts)
     others = [who(view, i) for i in users_of(account, view.hosts, role.role_name) if i not in needing]
@@ -129,31 +158,33 @@ def policy_change(
             *(f"{principal} may assume the role" for principal in role.other_services),
             "instances of other regions, and other services that use the role: not looked for",
         ),
+        depends_on=depends_on,
         detail={"role_arn": role.arn},
     )
 
 
-def plan_profiles(
-    view: View, account: VerifyAccount, bare: list[str], policies: list[Change]
-) -> Iterable[Change]:
-    own = (account.own_role, account.own_profile, account.own_inline, account.own_trust)
-    if not bare or any(isinstance(part, Unknown) for part in own):
-        return
-    create = tuple(change.id for change in policies if change.target == OWN_ROLE)
-    if (account.own_role, account.own_profile) != ("ours", "ours"):
-        change = profile_change(view, account, bare)
-        create = (*create, change.id)
-        yield change
-    for instance_id in bare:
-        yield associate_change(view.hosts[instance_id], create)
+def role_change(view: View, hosts: list[str]) -> Change:
+    trust = own_trust(view.partition)
+    before = {"role": "absent", "trust": None}
+    return Change(
+        stage=StageName.verify,
+        kind=ROLE,
+        region=GLOBAL,
+        target=OWN_ROLE,
+        hosts=tuple(sorted(hosts)),
+        before=before,
+        after={"role": "ours", "trust": digest(trust)},
+        reach=Reach.account,
+        summary=f"Create the role {OWN_ROLE}, for hosts that have no instance profile.",
+        permissions=("iam:CreateRole", "iam:TagRole", "iam:GetRole"),
+        undo=Undo(kind=ROLE, after=before),
+        concerns=_unseen_users(view),
+        detail={"trust": trust},
+    )
 
 
-def profile_change(view: View, account: VerifyAccount, hosts: list[str]) -> Change:
-    policy, trust = own_policy(view.partition, view.account_id), own_trust(view.partition)
-    there = {"policy": digest(account.own_inline), "trust": account.own_trust}
-    before = {"role": account.own_role, "profile": account.own_profile, **there}
-    # A role that is there already keeps its policies here: its inline policy is a change of its own.
-    made = {"policy": digest(policy), "trust": digest(trust)} if account.own_role == "absent" else there
+def profile_change(view: View, hosts: list[str]) -> Change:
+    before = {"profile": "absent"}
     return Change(
         stage=StageName.verify,
         kind=PROFILE,
@@ -161,23 +192,39 @@ def profile_change(view: View, account: VerifyAccount, hosts: list[str]) -> Chan
         target=OWN_ROLE,
         hosts=tuple(sorted(hosts)),
         before=before,
-        after={"role": "ours", "profile": "ours", **made},
+        after={"profile": "ours"},
         reach=Reach.account,
-        summary=f"Create the role and instance profile {OWN_ROLE} for hosts that have none.",
-        permissions=(
-            "iam:CreateRole",
-            "iam:TagRole",
-            "iam:PutRolePolicy",
-            "iam:CreateInstanceProfile",
-            "iam:TagInstanceProfile",
-            "iam:AddRoleToInstanceProfile",
-            "iam:PassRole",
-            "iam:GetRole",
-            "iam:GetInstanceProfile",
-        ),
+        summary=f"Create the instance profile {OWN_ROLE}, for hosts that have none.",
+        permissions=("iam:CreateInstanceProfile", "iam:TagInstanceProfile", "iam:GetInstanceProfile"),
         undo=Undo(kind=PROFILE, after=before),
-        detail={"trust": trust, "policy": policy},
+        concerns=_unseen_users(view),
     )
+
+
+def profile_role_change(view: View, hosts: list[str], depends_on: tuple[str, ...]) -> Change:
+    before = {"role": None}
+    return Change(
+        stage=StageName.verify,
+        kind=PROFILE_ROLE,
+        region=GLOBAL,
+        target=OWN_ROLE,
+        hosts=tuple(sorted(hosts)),
+        before=before,
+        after={"role": OWN_ROLE},
+        reach=Reach.account,
+        summary=f"Add the role {OWN_ROLE} to the instance profile {OWN_ROLE}.",
+        permissions=("iam:AddRoleToInstanceProfile", "iam:PassRole", "iam:GetInstanceProfile"),
+        undo=Undo(kind=PROFILE_ROLE, after=before),
+        concerns=_unseen_users(view),
+        depends_on=depends_on,
+    )
+
+
+def _unseen_users(view: View) -> tuple[str, ...]:
+    """Whom an undo does not see: it keeps what an instance uses, and looks for those of the regions."""
+    regions = ", ".join(view.account.regions or ())
+    others = f"instances of regions other than {regions}, and " if regions else ""
+    return (f"{others}launch templates that come to use it: not looked for before it is taken back",)
 
 
 def associate_change(host: Host, depends_on: tuple[str, ...]) -> Change:

@@ -16,7 +16,7 @@ from haltuun.engine import Takeover
 from haltuun.model import Finding, StageName, Verdict
 from haltuun.stages.discover import STAGE as DISCOVER
 from haltuun.stages.verify import STAGE as VERIFY
-from haltuun.stages.verify.needs import own_policy
+from haltuun.stages.verify.needs import OWN_ROLE, own_policy
 from lab.scenario import Scenario, load_scenario
 from tests.stages.account_kit import take_back
 from tests.stages.account_state import account_state, differences
@@ -62,14 +62,18 @@ def test_the_demo_is_brought_up_to_repair_and_a_second_run_changes_nothing(make:
     assert kinds(takeover) == [
         "ec2.instance_profile.associate",
         "ec2.security_group.egress",
-        "iam.instance_profile",
+        "iam.instance_profile.create",
+        "iam.instance_profile.role",
+        "iam.role",
+        "iam.role.policy",
         "iam.role.policy",
     ]
-    by_kind = {change.kind: change for change in takeover.plan.changes}
-    policy, associate = by_kind["iam.role.policy"], by_kind["ec2.instance_profile.associate"]
+    own = [change for change in takeover.plan.changes if change.target == OWN_ROLE]
+    (policy,) = [c for c in takeover.plan.changes if c.kind == "iam.role.policy" and c not in own]
+    (associate,) = [c for c in takeover.plan.changes if c.kind == "ec2.instance_profile.associate"]
     assert any("files-01" in label for label in policy.concerns)
     assert world.ids["files-01"] not in policy.hosts
-    assert associate.depends_on == (by_kind["iam.instance_profile"].id,)
+    assert set(associate.depends_on) == {change.id for change in own}
     assert [change.reach.value for change in takeover.plan.changes].count("host") == 1
     assert {"SAME_BOX", "IMPORTED_IMAGE", "EOL"} <= codes(takeover, world, "db-01")
     assert "MANAGED_ELSEWHERE" in codes(takeover, world, "asg-web-1")
