@@ -119,10 +119,12 @@ class Draft:
         concerns: Sequence[str] = (),
         detail: Json = None,
         monthly_cost: Cost | Unknown | None = None,
+        made_anew: bool = False,
     ) -> tuple[str, ...] | None:
         """The ids that what builds on this depends on: none when it stands, None when it cannot stand.
 
-        `needs` are the answers of earlier calls.
+        `needs` are the answers of earlier calls. `made_anew`: no call changes one that is there; taking it
+        away and making it are two changes, so that an undo has it again whatever came in between.
         """
         if isinstance(seen, Unknown):
             why = seen.unknown.rstrip(".")
@@ -163,6 +165,22 @@ class Draft:
             detail=detail,
             monthly_cost=monthly_cost,
         )
+        if made_anew and seen.state == "ours":
+            gone = change.model_copy(
+                update={
+                    "after": None,
+                    "summary": f"Take '{target}' away, as it was set otherwise ({region}).",
+                    "monthly_cost": None,
+                }
+            )
+            self.changes.append(gone)
+            change = change.model_copy(
+                update={
+                    "before": None,
+                    "undo": Undo(kind=kind, after=None),
+                    "depends_on": tuple(sorted({*change.depends_on, gone.id})),
+                }
+            )
         self.changes.append(change)
         return (change.id,)
 

@@ -103,6 +103,15 @@ def _set_otherwise(made: World, stage: Any) -> None:
         windows = ssm.describe_maintenance_windows()["WindowIdentities"]
         window_id = next(window["WindowId"] for window in windows if window["Name"] == WINDOW)
         ssm.update_maintenance_window(WindowId=window_id, Duration=2)
+        (target,) = ssm.describe_maintenance_window_targets(WindowId=window_id)["Targets"]
+        other = [{"Key": "tag:haltuun:armed", "Values": ["no"]}]
+        ssm.update_maintenance_window_target(
+            WindowId=window_id, WindowTargetId=target["WindowTargetId"], Targets=other
+        )
+        (task,) = ssm.describe_maintenance_window_tasks(WindowId=window_id)["Tasks"]
+        ssm.update_maintenance_window_task(
+            WindowId=window_id, WindowTaskId=task["WindowTaskId"], MaxErrors="2"
+        )
         rows = ssm.list_associations()["Associations"]
         scan = next(row for row in rows if row.get("AssociationName") == SCAN)
         # What UpdateAssociation is not told it takes away.

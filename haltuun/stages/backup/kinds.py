@@ -139,6 +139,8 @@ def apply_vault(run: Run, change: Change) -> Json:
 
 def keeps_vault(run: Run, change: Change) -> str | Unknown:
     """A vault with recovery points in it is not deleted; AWS refuses that, too."""
+    if change.after is not None:
+        return ""
     points = run.aws.ask(
         lambda: run.aws.pages(
             "backup",
@@ -297,7 +299,8 @@ def apply_selection(run: Run, change: Change) -> Json:
     if isinstance(seen, Unknown):
         raise AwsError(seen.unknown, subject=change.target, remedy="Plan again.", code="UNSEEN")
     if seen.state == "ours":
-        # There is no UpdateBackupSelection: a changed one is deleted and made anew.
+        # There is no UpdateBackupSelection. Earlier versions took one away and made it anew in one change,
+        # and its undo does so, too.
         run.aws.call(
             "backup",
             "DeleteBackupSelection",

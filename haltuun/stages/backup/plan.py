@@ -162,6 +162,7 @@ def _plan_region(
             summary=f"Let that plan take instances and volumes tagged {BACKUP}={TAG_VALUE} ({region}).",
             permissions=("backup:CreateBackupSelection", "backup:DeleteBackupSelection", "iam:PassRole"),
             needs=[daily, role],
+            made_anew=True,
         )
     for host in hosts:
         row = rows[host.instance_id]

@@ -249,17 +249,17 @@ def get_window_target(run: Run, region: str, name: str = TARGET) -> Own | Unknow
 
 
 def apply_window_target(run: Run, change: Change) -> Json:
+    """One that is there is changed and not made anew: the task names it by its id."""
     window_id, entry = _in_window(run, change.region, "DescribeMaintenanceWindowTargets", "Targets", TARGET)
-    if entry is not None:
-        run.aws.call(
-            "ssm",
-            "DeregisterTargetFromMaintenanceWindow",
-            change.region,
-            WindowId=window_id,
-            WindowTargetId=entry["WindowTargetId"],
-        )
+    there = {"WindowId": window_id, "WindowTargetId": entry["WindowTargetId"]} if entry is not None else {}
     if change.after is None:
+        if there:
+            run.aws.call("ssm", "DeregisterTargetFromMaintenanceWindow", change.region, **there)
         return None
+    targets = [{"Key": key, "Values": values} for key, values in change.after["targets"]]
+    if there:
+        run.aws.call("ssm", "UpdateMaintenanceWindowTarget", change.region, Targets=targets, **there)
+        return {"window_target_id": there["WindowTargetId"]}
     made = run.aws.call(
         "ssm",
         "RegisterTargetWithMaintenanceWindow",
@@ -267,7 +267,7 @@ def apply_window_target(run: Run, change: Change) -> Json:
         WindowId=window_id,
         ResourceType="INSTANCE",
         Name=TARGET,
-        Targets=[{"Key": key, "Values": values} for key, values in change.after["targets"]],
+        Targets=targets,
         ClientToken=_token(run, change),
     )
     return {"window_target_id": made["WindowTargetId"]}
@@ -278,15 +278,7 @@ def get_window_task(run: Run, region: str, name: str = TASK) -> Own | Unknown:
         window_id, entry = _in_window(run, region, "DescribeMaintenanceWindowTasks", "Tasks", name)
         if entry is None:
             return ABSENT
-        # The list gives no parameters of a Run Command task (API reference, MaintenanceWindowTask).
-        task = run.aws.call(
-            "ssm",
-            "GetMaintenanceWindowTask",
-            region,
-            WindowId=window_id,
-            WindowTaskId=entry["WindowTaskId"],
-        )
-        command = (task.get("TaskInvocationParameters") or {}).get("RunCommand") or {}
+        command = _command_of(run, region, window_id, entry)
         value = {
             "document": entry.get("TaskArn"),
             "parameters": {name: list(values) for name, values in (command.get("Parameters") or {}).items()},
@@ -298,38 +290,48 @@ def get_window_task(run: Run, region: str, name: str = TASK) -> Own | Unknown:
     return get_own(run, question)
 
 
+def _command_of(run: Run, region: str, window_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the task runs: the list gives no parameters of it (API reference, MaintenanceWindowTask)."""
+    task = run.aws.call(
+        "ssm", "GetMaintenanceWindowTask", region, WindowId=window_id, WindowTaskId=entry["WindowTaskId"]
+    )
+    return dict((task.get("TaskInvocationParameters") or {}).get("RunCommand") or {})
+
+
 def apply_window_task(run: Run, change: Change) -> Json:
-    window_id, entry = _in_window(run, change.region, "DescribeMaintenanceWindowTasks", "Tasks", TASK)
-    if entry is not None:
-        run.aws.call(
-            "ssm",
-            "DeregisterTaskFromMaintenanceWindow",
-            change.region,
-            WindowId=window_id,
-            WindowTaskId=entry["WindowTaskId"],
-        )
+    region = change.region
+    window_id, entry = _in_window(run, region, "DescribeMaintenanceWindowTasks", "Tasks", TASK)
+    there = {"WindowId": window_id, "WindowTaskId": entry["WindowTaskId"]} if entry is not None else {}
     if change.after is None:
+        if there:
+            run.aws.call("ssm", "DeregisterTaskFromMaintenanceWindow", region, **there)
         return None
-    target = get_window_target(run, change.region)
+    target = get_window_target(run, region)
     if isinstance(target, Unknown) or target.state != "ours":
         raise AwsError("the window has no target.", subject=WINDOW, remedy="Plan again.", code="PLAN_STALE")
+    # An update takes away what it does not name.
+    command = _command_of(run, region, window_id, entry) if entry is not None else {"TimeoutSeconds": 600}
+    body = {
+        "TaskArn": change.after["document"],
+        "Targets": [{"Key": "WindowTargetIds", "Values": [target.id]}],
+        "TaskInvocationParameters": {"RunCommand": {**command, "Parameters": change.after["parameters"]}},
+        "MaxConcurrency": change.after["max_concurrency"],
+        "MaxErrors": change.after["max_errors"],
+    }
+    if there:
+        run.aws.call("ssm", "UpdateMaintenanceWindowTask", region, **there, **body)
+        return {"window_task_id": there["WindowTaskId"]}
     # Without ServiceRoleArn Systems Manager uses its service-linked role, and makes it if need be.
     made = run.aws.call(
         "ssm",
         "RegisterTaskWithMaintenanceWindow",
-        change.region,
+        region,
         WindowId=window_id,
         Name=TASK,
         TaskType="RUN_COMMAND",
-        TaskArn=change.after["document"],
-        Targets=[{"Key": "WindowTargetIds", "Values": [target.id]}],
-        TaskInvocationParameters={
-            "RunCommand": {"Parameters": change.after["parameters"], "TimeoutSeconds": 600}
-        },
-        MaxConcurrency=change.after["max_concurrency"],
-        MaxErrors=change.after["max_errors"],
         Priority=1,
         ClientToken=_token(run, change),
+        **body,
     )
     return {"window_task_id": made["WindowTaskId"]}
 

@@ -166,7 +166,7 @@ def _plan_window(draft: Draft, region: str, facts: PatchRegion, ids: Sequence[st
         target=TARGET,
         hosts=ids,
         summary=f"Let the window take instances tagged {ARMED}=yes, those with a recovery point ({region}).",
-        permissions=("ssm:RegisterTargetWithMaintenanceWindow", "ssm:DeregisterTargetFromMaintenanceWindow"),
+        permissions=("ssm:RegisterTargetWithMaintenanceWindow", "ssm:UpdateMaintenanceWindowTarget"),
         needs=[window],
     )
     if target is None:
@@ -183,7 +183,7 @@ def _plan_window(draft: Draft, region: str, facts: PatchRegion, ids: Sequence[st
         # The service-linked role is made with the first task that names no role.
         permissions=(
             "ssm:RegisterTaskWithMaintenanceWindow",
-            "ssm:DeregisterTaskFromMaintenanceWindow",
+            "ssm:UpdateMaintenanceWindowTask",
             "iam:CreateServiceLinkedRole",
         ),
         needs=[window, target],

@@ -35,6 +35,22 @@ WINDOW_FIELDS = {
     "StartDate": "start_date",
     "EndDate": "end_date",
 }
+TARGET_FIELDS = {
+    "Targets": "targets",
+    "OwnerInformation": "owner_information",
+    "Name": "name",
+    "Description": "description",
+}
+TASK_FIELDS = {
+    "Targets": "targets",
+    "TaskArn": "task_arn",
+    "TaskInvocationParameters": "task_invocation_parameters",
+    "Priority": "priority",
+    "MaxConcurrency": "max_concurrency",
+    "MaxErrors": "max_errors",
+    "Name": "name",
+    "Description": "description",
+}
 TAGGED_TYPES = ("ManagedInstance", "PatchBaseline", "Association", "OpsItem", "OpsMetadata")
 
 
@@ -79,6 +95,13 @@ def _describe(window: FakeMaintenanceWindow) -> dict[str, Any]:
     return row | {"CreatedDate": stamp, "ModifiedDate": getattr(window, "modified", stamp)}
 
 
+def _set(thing: object, fields: dict[str, str], request: dict[str, Any]) -> None:
+    """What the request does not name stays."""
+    for theirs, ours in fields.items():
+        if theirs in request:
+            setattr(thing, ours, request[theirs])
+
+
 class SsmWindows(SimpleSystemManagerResponse):
     def get_maintenance_window(self) -> ActionResult:
         return answer(**_describe(_window(state_of(self), str(request_of(self).get("WindowId")))))
@@ -102,9 +125,7 @@ class SsmWindows(SimpleSystemManagerResponse):
     def update_maintenance_window(self) -> ActionResult:
         state, request = state_of(self), request_of(self)
         window = _window(state, str(request.get("WindowId")))
-        for theirs, ours in WINDOW_FIELDS.items():
-            if theirs in request:
-                setattr(window, ours, request[theirs])
+        _set(window, WINDOW_FIELDS, request)
         for theirs, ours in (
             ("Enabled", "enabled"),
             ("AllowUnassociatedTargets", "allow_unassociated_targets"),
@@ -154,6 +175,26 @@ class SsmWindows(SimpleSystemManagerResponse):
         state, request = state_of(self), request_of(self)
         _window(state, str(request.get("WindowId")))
         return paged("WindowExecutions", [], request, default=50, low=10, high=100)
+
+    def update_maintenance_window_target(self) -> ActionResult:
+        state, request = state_of(self), request_of(self)
+        window_id, target_id = str(request.get("WindowId")), str(request.get("WindowTargetId"))
+        target = _window(state, window_id).targets.get(target_id)
+        if target is None:
+            raise CloudError(
+                "DoesNotExistException", f"Maintenance window target {target_id} does not exist."
+            )
+        _set(target, TARGET_FIELDS, request)
+        return answer(WindowId=window_id, WindowTargetId=target_id)
+
+    def update_maintenance_window_task(self) -> ActionResult:
+        state, request = state_of(self), request_of(self)
+        window_id, task_id = str(request.get("WindowId")), str(request.get("WindowTaskId"))
+        task = _window(state, window_id).tasks.get(task_id)
+        if task is None:
+            raise CloudError("DoesNotExistException", f"Maintenance window task {task_id} does not exist.")
+        _set(task, TASK_FIELDS, request)
+        return answer(WindowId=window_id, WindowTaskId=task_id)
 
     def deregister_target_from_maintenance_window(self) -> ActionResult:
         state, request = state_of(self), request_of(self)

@@ -19,8 +19,9 @@ from haltuun.stages.backup.names import PLAN, ROLE, SELECTION, VAULT
 from haltuun.stages.discover.facts import Listener
 from lab.cloud.extensions import backup_state as lab_backup
 from lab.cloud.extensions.backup_state import backup_state
-from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, take_back, ubuntu, world
 from tests.stages.account_state import differences
+from tests.stages.test_kill_walk import killed_in
 
 pytestmark = pytest.mark.slow
 
@@ -321,6 +322,34 @@ def test_what_a_person_added_to_the_plan_is_kept(account: World) -> None:
     account.undo(takeover, STAGE)
     assert rules()["daily"]["Lifecycle"] == {"DeleteAfterDays": 35}
     assert set(rules()) == {"daily", "yearly"}
+
+
+def test_a_selection_that_was_set_otherwise_comes_back_though_the_run_was_killed_between(
+    account: World,
+) -> None:
+    """There is no call that changes one: it is taken away and made."""
+    account.take(STAGE)
+    backup = account.client("backup")
+    (listed,) = backup.list_backup_plans()["BackupPlansList"]
+    in_plan = {"BackupPlanId": listed["BackupPlanId"]}
+
+    def selections() -> list[dict[str, Any]]:
+        rows = backup.list_backup_selections(**in_plan)["BackupSelectionsList"]
+        ids = [row["SelectionId"] for row in rows]
+        return [backup.get_backup_selection(**in_plan, SelectionId=i)["BackupSelection"] for i in ids]
+
+    (ours,) = selections()
+    (row,) = backup.list_backup_selections(**in_plan)["BackupSelectionsList"]
+    backup.delete_backup_selection(**in_plan, SelectionId=row["SelectionId"])
+    backup.create_backup_selection(**in_plan, BackupSelection={**ours, "Resources": ours["Resources"][:1]})
+    (theirs,) = selections()
+    before = len(account.ledger.runs(ACCOUNT))
+    killed = [killed_in(account.start(STAGE), account.go, "after") for _ in range(2)]
+    assert killed == ["backup:DeleteBackupSelection", "backup:CreateBackupSelection"]
+    assert selections() == [ours]
+    for made in reversed(account.ledger.runs(ACCOUNT)[before:]):
+        take_back(account.config(), account.ledger, made.run, [STAGE])
+    assert selections() == [theirs]
 
 
 def test_a_plan_with_rules_of_others_is_not_deleted(account: World) -> None:

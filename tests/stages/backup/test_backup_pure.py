@@ -25,8 +25,11 @@ HOST = Host(account="111122223333", region="eu-central-1", instance_id="i-0abc12
 
 def test_a_vault_whose_points_could_not_be_read_is_unknown_and_not_kept() -> None:
     aws: Any = SimpleNamespace(ask=lambda question: Unknown(unknown="THROTTLED"))
-    why = keeps_vault(SimpleNamespace(aws=aws), None)  # type: ignore[arg-type]
+    run, back = SimpleNamespace(aws=aws), SimpleNamespace(after=None)
+    why = keeps_vault(run, back)  # type: ignore[arg-type]
     assert isinstance(why, Unknown) and "THROTTLED" in why.unknown
+    again = SimpleNamespace(after={"vault": "haltuun"})
+    assert keeps_vault(run, again) == "", "one that is made again holds none"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)

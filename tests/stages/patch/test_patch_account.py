@@ -160,6 +160,22 @@ def test_a_reboot_that_a_person_set_is_seen_and_named(account: World) -> None:
     assert task.task_invocation_parameters == {"RunCommand": {"Parameters": theirs}}
 
 
+def test_a_target_that_a_person_set_otherwise_stays_the_one_that_the_task_names(account: World) -> None:
+    account.take(STAGE)
+    windows = ssm_state(ACCOUNT, REGION).backend.windows.values()
+    window = next(w for w in windows if w.name == WINDOW)
+    (target,), (task,) = window.targets.values(), window.tasks.values()
+    ours, theirs = target.targets, [{"Key": "tag:haltuun:armed", "Values": ["no"]}]
+    target.targets = theirs
+    takeover = account.start(STAGE)
+    account.go(takeover)
+    assert target.targets == ours
+    assert list(window.targets.values()) == [target]
+    assert task.targets == [{"Key": "WindowTargetIds", "Values": [target.window_target_id]}]
+    account.undo(takeover, STAGE)
+    assert target.targets == theirs
+
+
 def test_rules_that_a_person_set_in_our_baseline_stay(account: World) -> None:
     account.take(STAGE)
     ssm = account.client("ssm")
