@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.client
+import botocore.exceptions
 import pytest
 from moto import mock_aws
 
@@ -24,6 +26,7 @@ from haltuun.model import Change, Host, Json, Reach, StageName, Undo, Unknown
 from haltuun.stages import polling
 from haltuun.stages.base import View
 from haltuun.stages.verify import STAGE as VERIFY
+from haltuun.stages.verify import roles
 from haltuun.stages.verify.facts import VerifyAccount, VerifyFacts
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME, own_policy, own_trust
 from haltuun.stages.verify.parse_account import digest, role_of
@@ -290,6 +293,54 @@ def walk(go: Any) -> list[str]:
             return killed
         killed.append(at)
     raise AssertionError(f"it comes to no end: {killed}")
+
+
+def test_iam_that_does_not_see_yet_what_was_made_is_asked_again(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it refuses because botocore sent it again, after an answer that was lost, is done."""
+    first = account.state()
+    send = botocore.client.BaseClient._make_api_call
+    late = dict.fromkeys(("PutRolePolicy", "AddRoleToInstanceProfile"), "NoSuchEntity")
+    late |= dict.fromkeys(("DeleteInstanceProfile", "DeleteRole"), "DeleteConflict")
+    sent_again = dict.fromkeys(("CreateRole", "CreateInstanceProfile"), "EntityAlreadyExists")
+
+    def answer(self: Any, operation: str, parameters: Any) -> Any:
+        if operation in sent_again:
+            send(self, operation, parameters)
+        code = sent_again.pop(operation, "") or late.pop(operation, "")
+        if code:
+            raise botocore.exceptions.ClientError({"Error": {"Code": code, "Message": "so"}}, operation)
+        return send(self, operation, parameters)
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", answer)
+    account.take_over()
+    assert account.state().keys() - first.keys() == {
+        f"iam:roles/{OWN_ROLE}",
+        f"iam:roles/{OWN_ROLE}/attached",
+        f"iam:roles/{OWN_ROLE}/{POLICY_NAME}",
+        f"iam:profiles/{OWN_ROLE}",
+        f"ec2:associations/{account.host.instance_id}",
+    }
+    assert account.undo_all() is None
+    assert differences(first, account.state()) == []
+    assert not late and not sent_again
+
+
+def test_a_role_to_which_somebody_attached_a_policy_stays_and_it_is_said_why(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "SETTLES_S", 0.1)
+    account.take_over()
+    iam = account.client("iam")
+    arn = iam.create_policy(PolicyName="theirs", PolicyDocument=json.dumps(SOMEBODYS))["Policy"]["Arn"]
+    iam.attach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
+    *gone, role = _steps(account.undo(account.runs()[0]))
+    assert {step.status for step in gone} == {"done"}
+    assert (role.status, "must detach all policies" in role.message) == ("failed", True)
+    iam.detach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
+    assert account.undo_all() is None
+    assert not any(OWN_ROLE in name for name in account.state())
 
 
 # -- what an instance uses -----------------------------------------------------------------------
