@@ -99,6 +99,11 @@ class AwsError(HaltuunError):
 
     code = "AWS"
 
+    @property
+    def there_already(self) -> bool:
+        """Perhaps by this very call: botocore sends one again whose answer was lost."""
+        return self.code.endswith(("AlreadyExists", "AlreadyExistsException"))
+
 
 class NoCredentials(AwsError):
     """No AWS credentials, or they are refused."""

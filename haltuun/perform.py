@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from haltuun.errors import HaltuunError, LeaseLost
+from haltuun.errors import AwsError, HaltuunError, LeaseLost
 from haltuun.ledger import Lease
 from haltuun.model import Change, StageName, Unknown, canonical
 from haltuun.run import Run
@@ -140,10 +140,12 @@ class Performer:
             if isinstance(error, LeaseLost):
                 self.run.journal(change, "failed", str(error))
                 raise
-            if not error.answered and self.resolve(change) == "confirmed":
-                return Outcome(change, "done")
-            if not error.answered:
-                return Outcome(change, "failed", str(error), error)
+            if not error.answered or (isinstance(error, AwsError) and error.there_already):
+                found = self.resolve(change)
+                if found == "confirmed":
+                    return Outcome(change, "done")
+                if not error.answered or found == "unknown":
+                    return Outcome(change, "failed", str(error), error)
             status = "not_taken" if error.code == "NOT_TAKEN" else "failed"
             self.run.journal(change, status, str(error))
             return Outcome(change, status, str(error), error)

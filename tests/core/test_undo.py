@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from haltuun.config import AccountConfig, Config
 from haltuun.effects import effects, left
-from haltuun.errors import CommandTimeout, ConfigError, HaltuunError, LeaseHeld, PlanStale
+from haltuun.errors import AwsError, CommandTimeout, ConfigError, HaltuunError, LeaseHeld, PlanStale
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
 from haltuun.stages.base import Kind
@@ -358,10 +358,21 @@ def test_killed_in_the_middle_the_next_one_goes_on(ledger: Ledger) -> None:
     assert set(world.switch.values()) == {"off"}
 
 
-def test_an_answer_that_never_came_is_looked_for(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommandTimeout("no answer.", subject=NAMES[0]),
+        AwsError("it is there.", subject=NAMES[0], code="EntityAlreadyExists"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_an_answer_that_never_came_is_looked_for_and_so_is_what_is_said_to_be_there(
+    ledger: Ledger, error: HaltuunError
+) -> None:
+    """botocore sends a call again whose answer was lost, and the second is refused."""
     world = World(NAMES[:1])
     of = taken_over(world, ledger)
-    world.broken[NAMES[0]] = CommandTimeout("no answer.", subject=NAMES[0])
+    world.broken[NAMES[0]] = error
     world.after_failure[NAMES[0]] = "off"
     outcome, steps = undo(world, ledger, of)
     assert (outcome, steps[NAMES[0]]) == ("Undone", "done")

@@ -50,15 +50,6 @@ def _settled(call: Callable[[], object], unsettled: str) -> None:
         raise error
 
 
-def _made(call: Callable[[], object], is_there: Callable[[], bool]) -> None:
-    """Make the call. One that botocore sent again, as its answer was lost, is refused though it is done."""
-    try:
-        call()
-    except AwsError as error:
-        if error.code not in ("EntityAlreadyExists", "LimitExceeded") or not is_there():
-            raise
-
-
 # -- iam.role.policy -------------------------------------------------------------------------------
 
 
@@ -162,7 +153,7 @@ def create_role(run: Run, trust: Json) -> None:
         "Description": "Made by Haltuun: EC2 hosts report to Systems Manager and ship logs",
         "Tags": managed_tags(),
     }
-    _made(lambda: _iam(run, "CreateRole", **body), lambda: parse_own(_role(run)) == "ours")
+    _iam(run, "CreateRole", **body)
 
 
 def delete_role(run: Run) -> None:
@@ -195,8 +186,7 @@ def apply_profile(run: Run, change: Change) -> Json:
 
 
 def create_profile(run: Run) -> None:
-    create = {**PROFILE_NAME, "Tags": managed_tags()}
-    _made(lambda: _iam(run, "CreateInstanceProfile", **create), lambda: parse_own(_profile(run)) == "ours")
+    _iam(run, "CreateInstanceProfile", Tags=managed_tags(), **PROFILE_NAME)
 
 
 def delete_profile(run: Run) -> None:
@@ -231,10 +221,12 @@ def apply_profile_role(run: Run, change: Change) -> Json:
 
 def add_role(run: Run) -> None:
     both = {**PROFILE_NAME, "RoleName": OWN_ROLE}
-    _made(
-        lambda: _settled(lambda: _iam(run, "AddRoleToInstanceProfile", **both), "NoSuchEntity"),
-        lambda: _role_in(_profile(run)) == OWN_ROLE,
-    )
+    try:
+        _settled(lambda: _iam(run, "AddRoleToInstanceProfile", **both), "NoSuchEntity")
+    except AwsError as error:
+        # One role is all that it holds: ours, where botocore sent the call again as its answer was lost.
+        if error.code != "LimitExceeded" or _role_in(_profile(run)) != OWN_ROLE:
+            raise
 
 
 def remove_role(run: Run) -> None:
@@ -281,11 +273,14 @@ def apply_whole(run: Run, change: Change) -> Json:
             delete_policy(run, OWN_ROLE)
         delete_role(run)
     elif change.before["role"] == "absent":
-        create_role(run, detail["trust"])
+        if _role(run) is None:
+            create_role(run, detail["trust"])
         put_policy(run, OWN_ROLE, detail["policy"])
     if wants["profile"] == "ours":
-        create_profile(run)
-        add_role(run)
+        if profile is None:
+            create_profile(run)
+        if not _role_in(profile):
+            add_role(run)
     return None
 
 
