@@ -681,7 +681,8 @@ def _unpacked(packed: bytes) -> Json | Unknown:
 
 def _columns(row: Row, checks: Sequence[Check]) -> Row:
     """What the checks ask for: whole rows of ten thousand hosts are hundreds of megabytes."""
-    return {check.column: row[check.column] for check in checks if check.column in row}
+    asked = {name for check in checks for name in (check.column, check.because)}
+    return {name: row[name] for name in asked if name in row}
 
 
 def _thing(change: Change) -> tuple[str, ...]:

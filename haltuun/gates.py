@@ -36,7 +36,7 @@ class Check(Frozen):
     """One demand on one column. `code`, `message` and `remedy` are what a failing host is told.
 
     `in_set`: value is one of `values` · `between`: low <= value <= high (either may be None) ·
-    `match`: text matches `pattern` from its beginning (re.match).
+    `match`: text matches `pattern` from its beginning (re.match) · `because`: the column that says why.
     """
 
     column: str
@@ -48,7 +48,14 @@ class Check(Frozen):
     low: float | None = None
     high: float | None = None
     pattern: str = ""
+    because: str = ""
     in_doubt: Doubt | None = None
+
+    def told(self, row: Row) -> str:
+        """`message`, with what was seen of the host in it."""
+        why = row.get(self.because) if self.because else ""
+        message = self.message.replace("{value}", str(row.get(self.column)))
+        return f"{message.removesuffix('.')}: {why}." if why and isinstance(why, str) else message
 
     def demand(self) -> str:
         """The check as people read it in the run history."""
@@ -119,11 +126,10 @@ def _verdicts(
             continue
         failed, doubt = why_held.get(host), why_unknown.get(host)
         if failed is not None:
-            row = rows[host]
             verdicts[host] = HostVerdict(
                 verdict=Verdict.held,
                 code=failed.code,
-                message=failed.message.replace("{value}", str(row.get(failed.column))),
+                message=failed.told(rows[host]),
                 remedy=failed.remedy,
             )
         elif doubt is not None and doubt.check.in_doubt is not None and not doubt.raised:

@@ -6,7 +6,9 @@ that a run is not about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from haltuun.aws import chunks
@@ -16,22 +18,114 @@ from haltuun.run import Run
 
 # SendCommand takes 50 ids (botocore 1.44).
 BATCH = 50
-FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
 # How long a host's agent may take to fetch the command.
 DELIVERY_S = 120
+_FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
+# What the agent puts between the two streams of a listed invocation's output.
+_ERRORS = "----------ERROR-------"
+_EXIT = "failed to run commands: "
 
 Parameters = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
 
 
-def send(
-    run: Run, region: str, ids: Sequence[str], document: str, parameters: Parameters, comment: str
-) -> dict[str, str | Unknown]:
-    """Instance id → the command that it was sent, or why it was sent none.
+@dataclass
+class Sent:
+    """A document that was sent to hosts of one region.
 
-    `parameters` are made for the ids of each command. SendCommand refuses all its targets for one that
+    How it ended is asked of whole commands: one ListCommands for up to fifty of them, and the hosts of a
+    command only where it did not end well on all.
+    """
+
+    region: str
+    commands: dict[str, str] = field(default_factory=dict)  # instance id → command
+    refused: dict[str, Unknown] = field(default_factory=dict)  # instance id → why it was sent none
+    begun: datetime | None = None  # by AWS's clock
+    endings: dict[str, str] = field(default_factory=dict)  # instance id → "", or why it did not end well
+    _unread: str = ""  # why the commands could not be looked at the last time
+    _completed: dict[str, int] = field(default_factory=dict)  # command → on how many hosts it had ended then
+
+    def look(self, run: Run) -> Mapping[str, str]:
+        """`endings`, with what has ended by now."""
+        self.endings.update({i: why.unknown for i, why in self.refused.items()})
+        going = {command for i, command in self.commands.items() if i not in self.endings}
+        if not going or self.begun is None:
+            return self.endings
+        after = {"key": "InvokedAfter", "value": f"{self.begun.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+        rows = run.aws.ask(
+            lambda: run.aws.pages(
+                "ssm", "ListCommands", "Commands", self.region, Filters=[after], MaxResults=BATCH
+            )
+        )
+        self._unread = rows.unknown if isinstance(rows, Unknown) else ""
+        for row in () if isinstance(rows, Unknown) else rows:
+            if row["CommandId"] in going and (_is_over(row) or self._has_settled(row)):
+                self._take_in(run, row)
+        return self.endings
+
+    def _has_settled(self, command: Mapping[str, Any]) -> bool:
+        """It goes on somewhere, and where it has ended is not known yet: a host that hangs holds up none of
+        the others for long."""
+        completed, before = int(command.get("CompletedCount") or 0), self._completed.get(command["CommandId"])
+        self._completed[command["CommandId"]] = completed
+        known = sum(i in self.endings for i, sent in self.commands.items() if sent == command["CommandId"])
+        return completed == before and completed > known
+
+    def why_open(self, instance_id: str) -> str:
+        """What is to be said of one that has not ended."""
+        return self._unread or "it has not ended"
+
+    def _take_in(self, run: Run, command: Mapping[str, Any]) -> None:
+        hosts = [i for i, sent in self.commands.items() if sent == command["CommandId"]]
+        if command["Status"] == "Success":
+            self.endings.update(dict.fromkeys(hosts, ""))
+            return
+        rows = run.aws.ask(
+            lambda: run.aws.pages(
+                "ssm",
+                "ListCommandInvocations",
+                "CommandInvocations",
+                self.region,
+                CommandId=command["CommandId"],
+                Details=True,
+            )
+        )
+        if isinstance(rows, Unknown):
+            self._unread = rows.unknown
+            return
+        over = [row for row in rows if row["InstanceId"] in hosts and row.get("Status") in _FINAL]
+        self.endings.update({row["InstanceId"]: _why(row) for row in over})
+
+
+def _is_over(command: Mapping[str, Any]) -> bool:
+    """On all its hosts."""
+    count = int(command.get("TargetCount") or 0)
+    return command.get("Status") in _FINAL or 0 < count <= int(command.get("CompletedCount") or 0)
+
+
+def _why(invocation: Mapping[str, Any]) -> str:
+    """The first line that its first failed step said, else the status; "" where it ended well."""
+    if invocation.get("Status") == "Success":
+        return ""
+    plugins = invocation.get("CommandPlugins") or ()
+    said = (_error(str(p.get("Output") or "")) for p in plugins if p.get("Status") != "Success")
+    return next(filter(None, said), "") or str(invocation.get("StatusDetails") or invocation.get("Status"))
+
+
+def _error(output: str) -> str:
+    """Of what a step printed the line to tell: the first of its errors, else the last."""
+    told, mark, errors = output.partition(_ERRORS)
+    lines = [line.strip() for line in (errors if mark else told).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_EXIT)]
+    return (lines[0] if mark else lines[-1])[:300] if lines else ""
+
+
+def send(
+    run: Run, region: str, ids: Iterable[str], document: str, parameters: Parameters, comment: str
+) -> Sent:
+    """`parameters` are made for the ids of each command. SendCommand refuses all its targets for one that
     is no managed node any more (InvalidInstanceId): the batch is halved until that one stands alone.
     """
-    sent: dict[str, str | Unknown] = {}
+    sent = Sent(region)
     waiting = [list(some) for some in chunks(sorted(ids), BATCH)]
     while waiting:
         some = waiting.pop(0)
@@ -54,25 +148,10 @@ def send(
                 waiting[:0] = [some[:half], some[half:]]
             else:
                 why = Unknown(unknown=f"{error.code}: {error.subject}: {error.message}")
-                sent.update(dict.fromkeys(some, why))
+                sent.refused.update(dict.fromkeys(some, why))
             continue
-        sent.update(dict.fromkeys(some, str(answer["Command"]["CommandId"])))
+        command = answer["Command"]
+        sent.commands.update(dict.fromkeys(some, str(command["CommandId"])))
+        asked = command["RequestedDateTime"]
+        sent.begun = asked if sent.begun is None else min(sent.begun, asked)
     return sent
-
-
-def get_invocation(run: Run, region: str, command: str, instance_id: str) -> dict[str, Any] | Unknown:
-    return run.aws.ask(
-        lambda: run.aws.call("ssm", "GetCommandInvocation", region, CommandId=command, InstanceId=instance_id)
-    )
-
-
-def ending(run: Run, region: str, command: str | Unknown, instance_id: str) -> tuple[bool, str]:
-    """Is it over, and why it did not end well ("" where it did, or while it runs)."""
-    if isinstance(command, Unknown):
-        return True, command.unknown
-    seen = get_invocation(run, region, command, instance_id)
-    # The invocation appears a moment after SendCommand's answer.
-    status = "" if isinstance(seen, Unknown) else str(seen.get("Status"))
-    if isinstance(seen, Unknown) or status not in FINAL:
-        return False, ""
-    return True, "" if status == "Success" else str(seen.get("StatusDetails") or status)

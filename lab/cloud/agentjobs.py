@@ -65,11 +65,11 @@ def payload_of(message: Message) -> str:
         key: values if key in LISTS or not isinstance(values, list) else ",".join(map(str, values))
         for key, values in (message.get("Parameters") or {}).items()
     }
-    content = RUN_SHELL_SCRIPT if name.rsplit("/", 1)[-1] == "AWS-RunShellScript" else NO_STEPS
+    of_aws = RUN_SHELL_SCRIPT if name.rsplit("/", 1)[-1] == "AWS-RunShellScript" else NO_STEPS
     return json.dumps(
         {
             "Parameters": parameters,
-            "DocumentContent": content,
+            "DocumentContent": message.get("Content") or of_aws,
             "CommandId": message["CommandId"],
             "DocumentName": name,
             "OutputS3KeyPrefix": "",

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,17 @@ _MARKER = re.compile(r"^HALTUUN_MARKER='?([^'\n]+)'?$", re.MULTILINE)
 _ECHO = re.compile(r"^echo (.+)$")
 
 
+@dataclass
+class _Configured:
+    """Which configuration a node's CloudWatch agent has, and the marker lines that wait for one."""
+
+    by_node: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
+
+
 def add_crowd(state: SsmState, ids: Iterable[str], **known: Any) -> None:
     """`known` are fields of state.Node."""
-    state.responder = partial(_respond, state, {})
+    state.responder = partial(_respond, state, _Configured())
     with state.changed:
         for node_id in ids:
             state.put_node(node_id, simulated=True, **known)
@@ -44,26 +53,27 @@ def give_profile(state: SsmState, ids: Iterable[str], profile: str) -> None:
 
 
 def _respond(
-    state: SsmState, configured: dict[str, str], message: Mapping[str, Any], node_id: str
-) -> dict[str, Any]:
+    state: SsmState, configured: _Configured, message: Mapping[str, Any], node_id: str
+) -> dict[str, Any] | None:
     document, parameters = message["DocumentName"], message["Parameters"]
-    output = ""
+    report = {"CommandId": message["CommandId"], "Status": "Success", "ResponseCode": 0, "StandardOutput": ""}
     if document == "AWS-RunPatchBaseline":
         _scan(state, node_id, parameters["Operation"][0])
-    elif document == "AmazonCloudWatch-ManageAgent":
-        configured[node_id] = parameters["optionalConfigurationLocation"][0]
+    elif message["Content"]:  # the document that logs makes
+        configured.by_node[node_id] = parameters["configuration"][0]
+        for line, waiting in configured.waiting.pop(node_id, ()):
+            _ship(state, node_id, configured.by_node[node_id], line)
+            state.reply(node_id, waiting)
     elif document == "AWS-RunShellScript":
         text = "\n".join(parameters["commands"])
         echo, marker = _ECHO.match(text), _MARKER.search(text)
-        output = echo[1] if echo else ""
-        if marker and node_id in configured:
-            _ship(state, node_id, configured[node_id], f"{marker[1]} {node_id}")
-    return {
-        "CommandId": message["CommandId"],
-        "Status": "Success",
-        "ResponseCode": 0,
-        "StandardOutput": output,
-    }
+        report["StandardOutput"] = echo[1] if echo else ""
+        if marker and node_id not in configured.by_node:
+            configured.waiting.setdefault(node_id, []).append((f"{marker[1]} {node_id}", report))
+            return None
+        if marker:
+            _ship(state, node_id, configured.by_node[node_id], f"{marker[1]} {node_id}")
+    return report
 
 
 def _scan(state: SsmState, node_id: str, operation: str) -> None:

@@ -5,6 +5,7 @@ It hangs on moto's ssm backend, one for each account and region, so that moto's 
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections import deque
@@ -84,6 +85,7 @@ class Invocation:
     parameters: dict[str, list[str]]
     timeout_s: int
     created: datetime
+    content: dict[str, Any] | None = None  # of a document that the account made itself
     status: str = "Pending"
     detail: str = "Pending"
     response_code: int = -1
@@ -97,6 +99,7 @@ class Invocation:
             "CommandId": self.id,
             "DocumentName": self.document,
             "Parameters": self.parameters,
+            "Content": self.content,
         }
 
     def finish(self, status: str, detail: str | None = None, response_code: int = -1) -> None:
@@ -173,7 +176,8 @@ def rolled_up(statuses: Iterable[str]) -> str:
     return "Success"
 
 
-Responder = Callable[[dict[str, Any], str], dict[str, Any]]
+# What a simulated node says to a message; None: it replies later, by SsmState.reply.
+Responder = Callable[[dict[str, Any], str], dict[str, Any] | None]
 
 
 class SsmState:
@@ -270,7 +274,9 @@ class SsmState:
             node = self.nodes.get(invocation.node_id)
             if node is not None and node.simulated and self.responder is not None:
                 self._take(invocation)
-                self.reply(invocation.node_id, self.responder(invocation.message(), invocation.node_id))
+                report = self.responder(invocation.message(), invocation.node_id)
+                if report is not None:
+                    self.reply(invocation.node_id, report)
                 return
             self.queues.setdefault(invocation.node_id, deque()).append(invocation)
             self.changed.notify_all()
@@ -348,7 +354,9 @@ class SsmState:
     def invocation(
         self, document: str, node: str, parameters: dict[str, list[str]], **more: Any
     ) -> Invocation:
+        made = self.backend._documents.get(document)
         return Invocation(
+            content=json.loads(made.get_default_version().content) if made else None,
             id=more.pop("id", str(uuid.uuid4())),
             node_id=node,
             document=document,

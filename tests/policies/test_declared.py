@@ -11,8 +11,9 @@ from deployments.iam.policies import declared, files
 from haltuun.aws import READS
 from haltuun.stages.backup.names import POLICIES, ROLE, VAULT
 from haltuun.stages.logs.agent_config import Wanted
+from haltuun.stages.logs.document import document_name
 from haltuun.stages.logs.names import GROUP_PREFIX, PARAMETER_PREFIX, SESSIONS_DOCUMENT
-from haltuun.stages.logs.plan import INSTALL_VALUE, configure_value
+from haltuun.stages.logs.plan import shipping_value
 from haltuun.stages.patch.kinds import TASK_VALUE
 from haltuun.stages.patch.parse import GROUP_KEYS
 from haltuun.stages.patch.plan import SCAN_VALUE
@@ -90,6 +91,8 @@ def test_no_write_is_allowed_on_everything_without_a_condition() -> None:
         ("ReadOwnLogs", f"arn:aws:logs:eu-central-1:111122223333:log-group:{GROUP_PREFIX}acme/marker"),
         ("Preferences", f"arn:aws:ssm:eu-central-1:111122223333:parameter/{PARAMETER_PREFIX}1f2e"),
         ("Preferences", f"arn:aws:ssm:eu-central-1:111122223333:document/{SESSIONS_DOCUMENT}"),
+        ("Preferences", f"arn:aws:ssm:eu-central-1:111122223333:document/{document_name()}"),
+        ("LookAtPreferences", f"arn:aws:ssm:eu-central-1:111122223333:document/{document_name()}"),
     ],
 )
 def test_the_names_that_the_code_uses_are_covered(sid: str, arn: str) -> None:
@@ -106,10 +109,10 @@ def _resources(sid: str) -> list[str]:
 
 @pytest.mark.parametrize("sid", ["RunCommands", "Associate", "AssociatedThings"])
 def test_the_documents_that_the_code_associates_are_covered(sid: str) -> None:
-    configure = configure_value(Wanted(mode="replace", files=(), text="{}", hash="1f2e"))
-    for value in (SCAN_VALUE, INSTALL_VALUE, configure, TASK_VALUE):
+    shipping = shipping_value(Wanted(mode="replace", files=(), text="{}", hash="1f2e"))
+    for value, account in ((SCAN_VALUE, ""), (shipping, "111122223333"), (TASK_VALUE, "")):
         assert isinstance(value, dict)
-        arn = f"arn:aws:ssm:eu-central-1::document/{value['document']}"
+        arn = f"arn:aws:ssm:eu-central-1:{account}:document/{value['document']}"
         assert any(fnmatchcase(arn, pattern) for pattern in _resources(sid)), arn
 
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from haltuun.errors import CommandTimeout
 from haltuun.model import Host, StageName
 from haltuun.perform import Performer
 from haltuun.runcommand import RunCommandTransport
-from haltuun.stages import associations
 from haltuun.stages.backup import STAGE as BACKUP
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
@@ -124,15 +123,6 @@ def _set_otherwise(made: World, stage: Any) -> None:
         )
 
 
-def run_logs_later(folder: Path) -> Iterator[Recording]:
-    """A second run whose proof has run out, long after State Manager served the host."""
-    with account(folder, managed_policies=True) as made, pytest.MonkeyPatch.context() as patch:
-        now = made.take(LOGS).run.now()
-        patch.setattr(associations, "BEFORE", -timedelta(seconds=1))
-        made.ledger.withdraw_proofs(ACCOUNT, "test", StageName.logs, list(made.facts), "gone", now)
-        yield recording(made.take(LOGS))
-
-
 def run_verify(folder: Path) -> Iterator[Recording]:
     """Discover and verify: hosts with faults of roles and network, a compromised one, an ECS member."""
     demo = load_scenario("demo")
@@ -200,7 +190,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Recordi
         "patch": run_stage(made / "patch", PATCH),
         "backup": run_stage(made / "backup", BACKUP),
         "logs": run_stage(made / "logs", LOGS),
-        "later": run_logs_later(made / "later"),
         "verify": run_verify(made / "verify"),
         "commands": run_commands(made / "commands"),
         "deregister": run_deregister(made / "deregister"),

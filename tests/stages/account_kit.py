@@ -10,9 +10,11 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ from lab.cloud.state import ssm_state
 from tests.stages.account_state import account_state
 from tests.stages.fakehost import metadata_service
 
+# The package exports the function of that name.
+logs_prove = import_module("haltuun.stages.logs.prove")
+SCRIPTS_AT_ONCE = 40
 ACCOUNT, REGION, LABEL = "123456789012", "eu-central-1", "acme"  # the first is moto's
 
 
@@ -44,10 +49,15 @@ class Node:
     root: Path
     metadata: str
     missing: int = 2
-    ends: dict[str, str] = field(default_factory=dict)  # document → status other than Success
-    ran: list[str] = field(default_factory=list)
-    configs: list[str] = field(default_factory=list)
+    ends: dict[str, str] = field(default_factory=dict)  # document or step → status other than Success
+    ran: list[str] = field(default_factory=list)  # documents, and the steps of those that the account made
     ships: bool = True
+
+    @property
+    def configs(self) -> list[str]:
+        """What the CloudWatch agent's control was called with, in order."""
+        called = self.root / "configs"
+        return called.read_text().split() if called.is_file() else []
 
 
 @dataclass
@@ -198,6 +208,7 @@ def world(
     monkeypatch.setattr(backup_state, "RUNNING_AFTER_S", 0.1)
     monkeypatch.setattr(backup_state, "COMPLETED_AFTER_S", 0.3)
     monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(logs_prove, "CONFIGURE_S", 5)
     apply_extensions()
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with mock_aws(), ExitStack() as servers:
@@ -210,7 +221,16 @@ def world(
             metadata = servers.enter_context(metadata_service(instance_id, account=ACCOUNT, region=REGION))
             made.nodes[instance_id] = Node(instance_id, root, metadata)
         state = ssm_state(ACCOUNT, REGION)
-        state.responder = lambda message, node_id: _respond(made, message, node_id)
+        scripts = servers.enter_context(ThreadPoolExecutor(SCRIPTS_AT_ONCE))
+
+        def respond(message: dict[str, Any], node_id: str) -> dict[str, Any] | None:
+            """A script may wait for what State Manager brings, so it is replied to when it ends."""
+            if message["DocumentName"] != "AWS-RunShellScript":
+                return _respond(made, message, node_id)
+            scripts.submit(lambda: state.reply(node_id, _respond(made, message, node_id)))
+            return None
+
+        state.responder = respond
         for instance_id in ids:
             state.put_node(instance_id, simulated=True, platform_name="Ubuntu", agent_version="3.3.1142.0")
         with _ticking(state):
@@ -257,8 +277,8 @@ def _respond(made: World, message: dict[str, Any], node_id: str) -> dict[str, An
     parameters = message["Parameters"]
     if document == "AWS-RunPatchBaseline":
         _scan(node, parameters)
-    elif document == "AmazonCloudWatch-ManageAgent":
-        node.configs.append(parameters["optionalConfigurationLocation"][0])
+    elif message["Content"]:
+        reply |= _run_steps(node, message["Content"], parameters)
     elif document == "AWS-RunShellScript":
         done = run_script("sh", "\n".join(parameters["commands"]), node)
         _ship(made, node)
@@ -269,6 +289,42 @@ def _respond(made: World, message: dict[str, Any], node_id: str) -> dict[str, An
         }
         reply["Status"] = "Success" if done.returncode == 0 else "Failed"
     return reply
+
+
+CONTROL = "opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl"
+_CONTROL = """#!/bin/sh
+for word; do configuration=$last last=$word; done
+[ "$last" = -s ] && echo "${configuration#ssm:}" >>"$HALTUUN_ROOT/configs"
+"""
+
+
+def _run_steps(node: Node, content: Mapping[str, Any], parameters: Mapping[str, list[str]]) -> dict[str, Any]:
+    """A document of schema 2.2, whose steps run whether those before them failed or not."""
+    worst: dict[str, Any] = {}
+    for step in content["mainSteps"]:
+        action, inputs = step["action"], step["inputs"]
+        node.ran.append(action)
+        status = node.ends.get(action, "Success")
+        if status != "Success":
+            worst = worst or {
+                "Status": status,
+                "ResponseCode": 1,
+                "StandardError": f"{action} was told to fail",
+            }
+        elif action == "aws:configurePackage":
+            control = node.root / CONTROL
+            control.parent.mkdir(parents=True, exist_ok=True)
+            control.write_text(_CONTROL)
+            control.chmod(0o755)
+        else:
+            text = "\n".join(inputs["runCommand"])
+            for name, (value,) in parameters.items():
+                text = text.replace(f"{{{{ {name} }}}}", value)
+            done = run_script("sh", text, node)
+            if done.returncode:
+                failed = {"Status": "Failed", "ResponseCode": done.returncode, "StandardError": done.stderr}
+                worst = worst or failed
+    return worst
 
 
 def run_script(shell: str, script: str, node: Node) -> subprocess.CompletedProcess[str]:

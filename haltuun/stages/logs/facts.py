@@ -18,8 +18,8 @@ class LogsRegion(Frozen):
 
     groups: dict[str, int | None] | Unknown = _NOT_ASKED  # ours → retention in days, None: for ever
     parameters: dict[str, Own | Unknown] = Field(default_factory=dict)
-    install: Own | Unknown = _NOT_ASKED
-    configure: dict[str, Own | Unknown] = Field(default_factory=dict)
+    document: Own | Unknown = _NOT_ASKED
+    associations: dict[str, Own | Unknown] = Field(default_factory=dict)
     sessions: Own | Unknown = _NOT_ASKED
     sessions_logged: bool | Unknown = _NOT_ASKED
 

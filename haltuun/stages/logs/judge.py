@@ -37,16 +37,18 @@ CHECKS = (
         op="in_set",
         values=(True,),
         code="LOGS_NOT_CONFIGURED",
-        message="The CloudWatch agent has not been given the configuration for what runs on this host.",
-        remedy="See how the association haltuun-logs-install ended on it (State Manager), then retry.",
+        message="The CloudWatch agent does not have the configuration for what runs on this host.",
+        remedy="Mend what it names (way to S3, free space, a locked or broken package manager), then retry.",
+        because="marker_note",
     ),
     Check(
         column="marker_found",
         op="in_set",
         values=(True,),
         code="MARKER_MISSING",
-        message="A line written on the host did not arrive in its log group.",
+        message="No line of the host was found in its log group.",
         remedy="Read amazon-cloudwatch-agent.log on the host: its role and its way to 'logs' come first.",
+        because="marker_note",
     ),
 )
 

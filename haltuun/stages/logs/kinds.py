@@ -6,19 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-from haltuun.errors import HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
-from haltuun.stages.associations import ASSOCIATION, await_success
+from haltuun.stages.associations import ASSOCIATION
 from haltuun.stages.base import Kind
 from haltuun.stages.logs.agent_config import short
-from haltuun.stages.logs.names import INSTALL, SESSIONS_DOCUMENT, parameter_name
+from haltuun.stages.logs.document import content, digest
+from haltuun.stages.logs.names import SESSIONS_DOCUMENT, parameter_name
 from haltuun.stages.own import MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours
 from haltuun.stages.tags import MANAGED, TAG, apply_tag, look_tag, managed_tags
-
-# State Manager reaches a new target within ten minutes; the package is 100 MB.
-INSTALL_S = 900.0
-
 
 # -- log groups and their retention ----------------------------------------------------------------
 
@@ -183,20 +179,37 @@ def apply_sessions(run: Run, change: Change) -> Json:
     return None
 
 
-# -- the host's tag, once the agent is installed -----------------------------------------------------
+# -- the document that the association runs ------------------------------------------------------------
 
 
-def apply_configure(run: Run, change: Change) -> Json:
-    """Give the host its configuration's tag, but only when the agent is installed on it."""
-    reason = await_success(run, change.region, {change.target: INSTALL}, INSTALL_S)[change.target]
-    if reason:
-        raise HaltuunError(
-            f"the CloudWatch agent was not installed by {INSTALL}: {reason}.",
-            subject=change.target,
-            remedy="Read the association's output on the host (State Manager), then retry.",
-            code="LOGS_AGENT_NOT_INSTALLED",
-        )
-    return apply_tag(run, change)
+def get_document(run: Run, region: str, name: str) -> Own | Unknown:
+    """Its name is its content's hash: with another content somebody has changed it, and it is not run."""
+
+    def question() -> Own:
+        answer = run.aws.call("ssm", "GetDocument", region, Name=name, DocumentFormat="JSON")
+        seen = digest(answer["Content"])
+        if not name.endswith(f"-{short(seen)}"):
+            return Own(state="foreign", id=name)
+        return Own(state="ours", id=name, value={"sha256": seen})
+
+    return get_own(run, question)
+
+
+def apply_document(run: Run, change: Change) -> Json:
+    if change.after is None:
+        run.aws.call("ssm", "DeleteDocument", change.region, Name=change.target)
+        return None
+    run.aws.call(
+        "ssm",
+        "CreateDocument",
+        change.region,
+        Name=change.target,
+        Content=content(),
+        DocumentType="Command",
+        DocumentFormat="JSON",
+        Tags=managed_tags(),
+    )
+    return None
 
 
 GROUP = Kind(name="logs.group", look=look_group, apply=apply_group)
@@ -207,6 +220,14 @@ PARAMETER = Kind(
     apply=apply_parameter,
 )
 SESSIONS = Kind(name="ssm.session_preferences", look=look_sessions, apply=apply_sessions)
-CONFIGURE = Kind(name="logs.configure", look=look_tag, apply=apply_configure)
+DOCUMENT = Kind(
+    name="ssm.document",
+    look=lambda run, change: as_value(get_document(run, change.region, change.target)),
+    apply=apply_document,
+)
+# The host's tag, at which its association runs.
+CONFIGURE = Kind(name="logs.configure", look=look_tag, apply=apply_tag)
 
-KINDS = {kind.name: kind for kind in (GROUP, RETENTION, PARAMETER, SESSIONS, CONFIGURE, ASSOCIATION, TAG)}
+KINDS = {
+    kind.name: kind for kind in (GROUP, RETENTION, PARAMETER, SESSIONS, DOCUMENT, CONFIGURE, ASSOCIATION, TAG)
+}

@@ -8,13 +8,12 @@ from typing import Literal
 GROUP_PREFIX = "/haltuun/"
 # AWS's own policy for the agent allows parameters of this beginning, and so does ours.
 PARAMETER_PREFIX = "AmazonCloudWatch-haltuun-"
-INSTALL = "haltuun-logs-install"
-CONFIGURE_PREFIX = "haltuun-logs-"
+ASSOCIATION_PREFIX = "haltuun-logs-"
+DOCUMENT_PREFIX = "haltuun-ship-logs-"
 SESSIONS_DOCUMENT = "SSM-SessionManagerRunShell"
 MARKER_KIND = "marker"
 SESSIONS_KIND = "sessions"
 MARKER_FILE = "/var/log/haltuun/marker.log"
-INSTALLING = "installing"
 # A host that already had a configured agent keeps its configuration: ours is added to it.
 ADDED = "-add"
 

@@ -24,37 +24,19 @@ from haltuun.stages.associations import association_value
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.logs.agent_config import Wanted
+from haltuun.stages.logs.document import ACTIONS, content, digest, document_name
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts, LogsRegion
 from haltuun.stages.logs.judge import NOTHING_REMEDY, NOTHING_SAID, NOTHING_TO_SHIP
-from haltuun.stages.logs.kinds import CONFIGURE, GROUP, PARAMETER, RETENTION, SESSIONS, sha256
-from haltuun.stages.logs.names import (
-    ADDED,
-    CONFIGURE_PREFIX,
-    INSTALL,
-    INSTALLING,
-    SESSIONS_DOCUMENT,
-    SESSIONS_KIND,
-    group_name,
-)
+from haltuun.stages.logs.kinds import CONFIGURE, DOCUMENT, GROUP, PARAMETER, RETENTION, SESSIONS, sha256
+from haltuun.stages.logs.names import ASSOCIATION_PREFIX, SESSIONS_DOCUMENT, SESSIONS_KIND, group_name
 from haltuun.stages.own import ABSENT, Draft, Own
 from haltuun.stages.tags import LOGS, tag_change
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
 from haltuun.stages.verify.plan import ASSOCIATE, POLICY
 
-INSTALL_VALUE = association_value(
-    "AWS-ConfigureAWSPackage",
-    ("tag-key", [LOGS]),
-    {"action": ["Install"], "name": ["AmazonCloudWatchAgent"]},
-)
-
+# How it is brought to a host that State Manager does not serve in time, and watched there.
+_SENT = ("ssm:SendCommand", "ssm:ListCommands", "ssm:ListCommandInvocations")
 # What taking the tag off does not undo.
-# How the agent's installation is watched on the host, and sent to it once more.
-_WATCHED = (
-    "ssm:DescribeAssociationExecutionTargets",
-    "ssm:DescribeAssociationExecutions",
-    "ssm:DescribeInstanceAssociationsStatus",
-    "ssm:SendCommand",
-)
 _STAYS = (
     "The tag goes back; the agent stays installed and keeps the configuration until another is given to it,"
     " or it is stopped by hand (amazon-cloudwatch-agent-ctl -a stop)."
@@ -63,18 +45,12 @@ _STAYS = (
 Ids = tuple[str, ...]
 
 
-def configure_value(wanted: Wanted) -> object:
-    """The association that gives its configuration to the hosts that carry its tag."""
+def shipping_value(wanted: Wanted) -> object:
+    """The association that installs and configures the agent on the hosts that carry its tag."""
     return association_value(
-        "AmazonCloudWatch-ManageAgent",
+        document_name(),
         (f"tag:{LOGS}", [wanted.tag]),
-        {
-            "action": ["configure (append)" if wanted.mode == "add" else "configure"],
-            "mode": ["ec2"],
-            "optionalConfigurationSource": ["ssm"],
-            "optionalConfigurationLocation": [wanted.parameter],
-            "optionalRestart": ["yes"],
-        },
+        {"configuration": [wanted.parameter], "action": [ACTIONS[wanted.mode]]},
     )
 
 
@@ -172,28 +148,29 @@ def _plan_region(
         theirs = [host.instance_id for host, config in wanted.items() if kind in config.kinds]
         groups[kind] = _plan_group(view, draft, region, facts, kind, theirs)
     _plan_sessions(view, draft, region, facts, ids)
-    install = draft.want(
-        facts.install,
-        INSTALL_VALUE,
-        kind=ASSOCIATION_KIND,
+    document = draft.want(
+        facts.document,
+        {"sha256": digest(content())},
+        kind=DOCUMENT.name,
         region=region,
-        target=INSTALL,
+        target=document_name(),
         hosts=ids,
-        summary=f"Install the CloudWatch agent on instances with the tag {LOGS} ({region}).",
-        permissions=ASSOCIATION_PERMISSIONS,
+        summary=f"Create the document {document_name()}, which installs and configures the CloudWatch agent"
+        f" ({region}).",
+        permissions=("ssm:CreateDocument", "ssm:AddTagsToResource"),
     )
     by_tag: dict[str, list[Host]] = {}
     for host, config in wanted.items():
         by_tag.setdefault(config.tag, []).append(host)
     for tag in sorted(by_tag):
         hosts, config = by_tag[tag], wanted[by_tag[tag][0]]
-        ready = _plan_configuration(draft, region, facts, config, hosts, groups)
-        if install is None or ready is None:
+        ready = _plan_configuration(draft, region, facts, config, hosts, groups, document)
+        if ready is None:
             continue
         for host in hosts:
             days = view.config.policy.log_retention_days
             cost = shipped_logs(region, [file.service for file in config.files], days)
-            _plan_tags(draft, host, config, tags[host], install, ready, cost)
+            _plan_tag(draft, host, config, tags[host], ready, cost)
 
 
 def _plan_group(
@@ -302,8 +279,11 @@ def _plan_configuration(
     config: Wanted,
     hosts: Sequence[Host],
     groups: Mapping[str, Ids | None],
+    document: Ids | None,
 ) -> Ids | None:
     """The parameter and the association of one configuration; what its hosts' tags depend on."""
+    if document is None:
+        return None
     ids = [host.instance_id for host in hosts]
     unseen = Unknown(unknown=f"{region} was not asked")
     needs: list[Ids] = []
@@ -334,15 +314,16 @@ def _plan_configuration(
     if parameter is None:
         return None
     return draft.want(
-        facts.configure.get(config.tag, unseen),
-        configure_value(config),
+        facts.associations.get(config.tag, unseen),
+        shipping_value(config),
         kind=ASSOCIATION_KIND,
         region=region,
-        target=CONFIGURE_PREFIX + config.tag,
+        target=ASSOCIATION_PREFIX + config.tag,
         hosts=ids,
-        summary=f"Configure the agent with it on instances tagged {LOGS}={config.tag} ({region}).",
+        summary="Install the CloudWatch agent and configure it so on instances tagged"
+        f" {LOGS}={config.tag} ({region}).",
         permissions=ASSOCIATION_PERMISSIONS,
-        needs=[*needs, parameter],
+        needs=[*needs, document, parameter],
     )
 
 
@@ -350,48 +331,24 @@ def _present(seen: Own | Unknown) -> bool:
     return isinstance(seen, Own) and seen.state == "ours"
 
 
-def _plan_tags(
-    draft: Draft,
-    host: Host,
-    config: Wanted,
-    tag: str | None,
-    install: Ids,
-    ready: Ids,
-    cost: Cost | Unknown,
+def _plan_tag(
+    draft: Draft, host: Host, config: Wanted, tag: str | None, ready: Ids, cost: Cost | Unknown
 ) -> None:
-    """First the tag's key, at which the agent is installed; its value when that is done.
-
-    Both at once would let State Manager configure an agent that is not there yet: it keeps no order
-    between two associations of one target.
-    """
     if tag == config.tag:
         return
-    before, needs = tag, tuple(sorted({*install, *ready}))
-    if tag is None:
-        before = INSTALLING + (ADDED if config.mode == "add" else "")
-        first = tag_change(
-            StageName.logs,
-            host,
-            LOGS,
-            None,
-            before,
-            f"Tag {host.label} {LOGS}={before}: the CloudWatch agent is installed.",
-            depends_on=needs,
-        )
-        draft.changes.append(first)
-        needs = (first.id,)
     draft.changes.append(
         tag_change(
             StageName.logs,
             host,
             LOGS,
-            before,
+            tag,
             config.tag,
-            f"Tag {host.label} {LOGS}={config.tag} once it is: {len(config.files)} log files are shipped.",
+            f"Tag {host.label} {LOGS}={config.tag}: the CloudWatch agent is installed there and ships"
+            f" {len(config.files)} log files.",
             kind=CONFIGURE.name,
             no_undo=_STAYS,
-            depends_on=needs,
-            permissions=_WATCHED,
+            depends_on=tuple(sorted(ready)),
+            permissions=_SENT,
             monthly_cost=cost,
         )
     )

@@ -10,8 +10,9 @@ from haltuun.run import Run
 from haltuun.stages.associations import get_association, get_associations
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.logs.agent_config import Wanted, wanted_config
-from haltuun.stages.logs.kinds import get_groups, get_parameter, get_sessions
-from haltuun.stages.logs.names import CONFIGURE_PREFIX, INSTALL, group_name
+from haltuun.stages.logs.document import document_name
+from haltuun.stages.logs.kinds import get_document, get_groups, get_parameter, get_sessions
+from haltuun.stages.logs.names import ASSOCIATION_PREFIX, group_name
 from haltuun.stages.tags import LOGS, InstanceTags, get_instance_tags
 
 
@@ -38,9 +39,9 @@ def _probe_region(run: Run, region: str, wanted: Sequence[Wanted]) -> Mapping[st
         "parameters": {
             name: get_parameter(run, region, name) for name in sorted({w.parameter for w in wanted})
         },
-        "install": get_association(run, region, INSTALL, listed),
-        "configure": {
-            tag: get_association(run, region, CONFIGURE_PREFIX + tag, listed)
+        "document": get_document(run, region, document_name()),
+        "associations": {
+            tag: get_association(run, region, ASSOCIATION_PREFIX + tag, listed)
             for tag in sorted({w.tag for w in wanted})
         },
         "sessions": sessions,

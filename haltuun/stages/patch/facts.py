@@ -41,7 +41,7 @@ class PatchFacts(Facts):
     scanned: bool | Unknown = _NOT_ASKED
     scan_at: datetime | Unknown | None = _NOT_ASKED
     scan_age_h: float | Unknown | None = _NOT_ASKED
-    scan_note: str = ""  # why no scan came, as far as the association tells
+    scan_note: str = ""  # why no scan came, as far as the command tells
     baseline_id: str | Unknown | None = _NOT_ASKED
     missing: int | Unknown | None = _NOT_ASKED
     failed: int | Unknown | None = _NOT_ASKED

@@ -53,6 +53,7 @@ CHECKS = (
         code="SCAN_MISSING",
         message="No patch scan of this host has come in.",
         remedy="See how the association haltuun-scan ended on it (State Manager), then retry.",
+        because="scan_note",
     ),
     Check(
         column="scan_age_h",
@@ -61,6 +62,7 @@ CHECKS = (
         code="SCAN_OLD",
         message="The last patch scan is {value} hours old; it must be younger than a day.",
         remedy="See how the association haltuun-scan ended on it (State Manager), then retry.",
+        because="scan_note",
     ),
 )
 

@@ -21,7 +21,6 @@ from .patching import run_patch_baseline
 from .session import Session
 
 DEFAULT_TIMEOUT_S = 3600
-CW_CTL = "/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl"
 PACKAGES = {"AmazonCloudWatchAgent": "amazon-cloudwatch-agent"}
 
 
@@ -135,38 +134,58 @@ def _configure_package(_command_id: str, parameters: Parameters, session: Sessio
     return Result("Success", 0, f"Initiating {name} install\n{done.output}Successfully installed {name}\n")
 
 
-def _manage_cloudwatch(_command_id: str, parameters: Parameters, _session: Session) -> Result:
-    action = first(parameters, "action", "configure")
-    program = str(at(CW_CTL))
-    if not os.path.exists(program):
-        return Result("Failed", 1, "", f"{CW_CTL}: not found\nfailed to run commands: exit status 127")
-    if action in ("start", "stop", "status"):
-        return run_program([program, "-a", action, "-m", "ec2"])
-    source = first(parameters, "optionalConfigurationSource", "ssm")
-    location = first(parameters, "optionalConfigurationLocation")
-    config = f"{source}:{location}" if source == "ssm" else source
-    argv = [program, "-a", "fetch-config", "-m", first(parameters, "mode", "ec2"), "-c", config]
-    if first(parameters, "optionalRestart", "yes") == "yes":
-        argv.append("-s")
-    return run_program(argv)
-
-
 DOCUMENTS: dict[str, Document] = {
     "AWS-RunShellScript": _run_shell_script,
     "AWS-GatherSoftwareInventory": _gather,
     "AWS-RunPatchBaseline": _patch,
     "AWS-RunPatchBaselineAssociation": _patch,
     "AWS-ConfigureAWSPackage": _configure_package,
-    "AmazonCloudWatch-ManageAgent": _manage_cloudwatch,
 }
+
+
+# What a step of a document of schema 2.2 may ask for.
+ACTIONS: dict[str, Document] = {
+    "aws:runShellScript": _run_shell_script,
+    "aws:configurePackage": _configure_package,
+}
+
+
+def _with_values(value: Any, parameters: Parameters) -> Any:
+    """The inputs of a step with the command's parameters in them."""
+    if isinstance(value, list):
+        return [_with_values(one, parameters) for one in value]
+    for name in parameters:
+        value = str(value).replace(f"{{{{ {name} }}}}", first(parameters, name))
+    return value
+
+
+def _run_steps(command: Command, session: Session) -> Result:
+    """One after the other; one that failed keeps none of the later ones from running, as with the real agent
+    where a step says nothing of it (onFailure).
+    """
+    results = []
+    for step in command.steps:
+        action = ACTIONS.get(str(step.get("action")))
+        if action is None:
+            results.append(Result("Failed", 1, "", f"Plugin with name {step.get('action')} is not supported"))
+            continue
+        given = {key: _with_values(value, command.parameters) for key, value in step["inputs"].items()}
+        renamed = {"runCommand": "commands", "timeoutSeconds": "executionTimeout"}
+        inputs = {renamed.get(key, key): value for key, value in given.items()}
+        results.append(action(command.id, inputs, session))
+    worst = next((result for result in results if result.status != "Success"), Result("Success", 0))
+    output, error = ("".join(parts) for parts in zip(*((r.output, r.error) for r in results), strict=True))
+    return Result(worst.status, worst.response_code, output, error)
 
 
 def run_document(command: Command, session: Session) -> Result:
     """Run what the command names; any failure is a result."""
     document = DOCUMENTS.get(command.document)
-    if document is None:
-        return Result("Failed", 1, "", f"Document {command.document} is not supported by this agent")
     try:
-        return document(command.id, command.parameters, session)
+        if document is not None:
+            return document(command.id, command.parameters, session)
+        if command.steps:
+            return _run_steps(command, session)
+        return Result("Failed", 1, "", f"Document {command.document} is not supported by this agent")
     except (ServiceError, RequestError, ImdsError, OSError) as error:
         return Result("Failed", 1, "", str(error))

@@ -27,6 +27,7 @@ class Command:
     message_id: str
     document: str
     parameters: dict[str, Any]
+    steps: tuple[dict[str, Any], ...] = ()  # of schema 2.2, in order
 
 
 def command_in(message_id: str, payload: str) -> Command:
@@ -35,9 +36,10 @@ def command_in(message_id: str, payload: str) -> Command:
         found = json.loads(payload)
         name, parameters = str(found["DocumentName"]), found.get("Parameters") or {}
         command_id = str(found["CommandId"])
+        steps = tuple((found.get("DocumentContent") or {}).get("mainSteps") or ())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NotAMessage(f"{message_id} carries no command: {error}") from error
-    return Command(command_id, message_id, name.rpartition("/")[2], parameters)
+    return Command(command_id, message_id, name.rpartition("/")[2], parameters, steps)
 
 
 def reply_payload(report: dict[str, Any]) -> dict[str, Any]:

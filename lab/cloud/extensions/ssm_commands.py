@@ -20,7 +20,6 @@ AWS_DOCUMENTS = {
     "AWS-RunPatchBaseline": "PatchLinux",
     "AWS-RunPatchBaselineAssociation": "PatchLinux",
     "AWS-ConfigureAWSPackage": "configurePackage",
-    "AmazonCloudWatch-ManageAgent": "ControlCloudWatchAgentLinux",
     "AWS-GatherSoftwareInventory": "aws:softwareInventory",
     "AWS-UpdateSSMAgent": "aws:updateSsmAgent",
 }
@@ -148,6 +147,12 @@ def describe_invocation(command: Command, invocation: Invocation) -> dict[str, A
     }
 
 
+def _both_streams(invocation: Invocation) -> str:
+    """As the agent puts them together (amazon-ssm-agent, TruncateOutput)."""
+    errors = f"\n----------ERROR-------\n{invocation.stderr}" if invocation.stderr else ""
+    return invocation.stdout + errors
+
+
 def _listed_invocation(command: Command, invocation: Invocation, details: bool) -> dict[str, Any]:
     full = describe_invocation(command, invocation)
     row = {
@@ -170,7 +175,7 @@ def _listed_invocation(command: Command, invocation: Invocation, details: bool) 
                 "ResponseCode": invocation.response_code,
                 "ResponseStartDateTime": invocation.started,
                 "ResponseFinishDateTime": invocation.ended,
-                "Output": (invocation.stdout + invocation.stderr)[:LISTED_OUTPUT_LIMIT],
+                "Output": _both_streams(invocation)[:LISTED_OUTPUT_LIMIT],
             }
         ]
     return row

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from haltuun.model import StageName, Unknown
-from haltuun.stages import associations
 from haltuun.stages.commands import send
 from haltuun.stages.discover.facts import LogFile
 from haltuun.stages.logs import STAGE
 from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
+from haltuun.stages.polling import poll
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
 from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, ubuntu, world
 from tests.stages.account_state import differences
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 # The package exports the function of that name; its deadline is the module's.
 PROVE = import_module("haltuun.stages.logs.prove")
+STEPS = ["aws:configurePackage", "aws:runShellScript"]
 NGINX = (LogFile(path="/var/log/nginx/access.log", service="nginx"),)
 
 
@@ -48,8 +49,8 @@ def test_a_line_written_on_each_host_arrives(account: World) -> None:
     assert found == {i: f"haltuun {takeover.run.id} {i}" for i in account.facts}
     for instance_id, node in account.nodes.items():
         assert takeover.run.valid_proof(StageName.logs, "marker", instance_id)
-        order = [node.ran.index(name) for name in ("AWS-ConfigureAWSPackage", "AmazonCloudWatch-ManageAgent")]
-        assert order == sorted(order)
+        assert [step for step in node.ran if step.startswith("aws:")] == STEPS
+        assert (node.root / "var/log/haltuun/configuration").read_text().split() == node.configs
 
 
 def test_a_second_run_plans_mutates_and_writes_nothing(account: World) -> None:
@@ -100,13 +101,19 @@ def test_a_predecessors_session_preferences_stay(account: World) -> None:
 
 
 def test_an_agent_that_cannot_be_installed_holds_its_host_alone(account: World, monkeypatch: Any) -> None:
+    monkeypatch.setattr(PROVE, "PATIENCE_S", 0.5)
     first, second = account.facts
-    account.nodes[first].ends["AWS-ConfigureAWSPackage"] = "Failed"
+    account.nodes[first].ends.update(dict.fromkeys(STEPS, "Failed"))
     takeover = account.take(STAGE)
-    assert statuses(takeover) == {first: ("held", "LOGS_AGENT_NOT_INSTALLED"), second: ("passed", "")}
-    assert account.tags(first)["haltuun:logs"] == "installing"
+    assert statuses(takeover) == {first: ("held", "LOGS_NOT_CONFIGURED"), second: ("passed", "")}
+    message = takeover.progress[StageName.logs].statuses[first].message
+    assert "aws:configurePackage was told to fail" in message, message
+    # Once by State Manager, and once more because that failed; its neighbour once.
+    assert [account.nodes[i].ran.count("aws:configurePackage") for i in (first, second)] == [2, 1]
     account.nodes[first].ends.clear()
-    assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
+    again = account.take(STAGE)
+    assert set(statuses(again).values()) == {("passed", "")}
+    assert again.plan is not None and again.plan.changes == ()
 
 
 def test_a_line_that_does_not_arrive_is_no_proof(account: World, monkeypatch: Any) -> None:
@@ -128,7 +135,7 @@ def test_the_script_writes_nothing_on_another_box(account: World, monkeypatch: A
     takeover = account.take(STAGE)
     assert statuses(takeover) == {first: ("held", "MARKER_MISSING")}
     assert "WRONG_BOX" in takeover.run.facts[StageName.logs][first].marker_note  # type: ignore[attr-defined]
-    assert not (account.nodes[first].root / "var/log/haltuun").exists()
+    assert not (account.nodes[first].root / "var/log/haltuun/marker.log").exists()
 
 
 def test_an_agent_that_was_there_keeps_its_configuration(tmp_path: Any, monkeypatch: Any) -> None:
@@ -140,7 +147,7 @@ def test_an_agent_that_was_there_keeps_its_configuration(tmp_path: Any, monkeypa
         listed = account.client("ssm").list_associations()["Associations"]
         ours = next(a for a in listed if a["AssociationName"].endswith("-add"))
         described = account.client("ssm").describe_association(AssociationId=ours["AssociationId"])
-        assert described["AssociationDescription"]["Parameters"]["action"] == ["configure (append)"]
+        assert described["AssociationDescription"]["Parameters"]["action"] == ["append-config"]
         assert set(statuses(takeover).values()) == {("passed", "")}
         again = account.start(STAGE, mode="plan")
         assert again.plan is not None and again.plan.changes == ()
@@ -154,29 +161,17 @@ def test_a_proof_is_asked_for_again_after_a_week(account: World) -> None:
         assert proof.valid_until - proof.observed_at == timedelta(days=7)
 
 
-def test_what_an_earlier_run_installed_is_asked_of_the_host_and_not_done_again(
-    account: World, monkeypatch: Any
-) -> None:
+def test_what_an_earlier_run_installed_is_not_installed_again(account: World, monkeypatch: Any) -> None:
+    """A proof that has run out asks for a line, not for another installation, however long that takes."""
     first = account.take(STAGE)
-    monkeypatch.setattr(associations, "BEFORE", -timedelta(seconds=1))  # as if that were long ago
+    monkeypatch.setattr(PROVE, "PATIENCE_S", 0.0)
     account.ledger.withdraw_proofs(
         ACCOUNT, "test", StageName.logs, list(account.facts), "gone", first.run.now()
     )
     again = account.take(STAGE)
     assert set(statuses(again).values()) == {("passed", "")}
-    asked = [call.operation for call in again.run.aws.calls]
-    assert asked.count("DescribeInstanceAssociationsStatus") == len(account.facts)
-    assert not {"DescribeInstanceAssociationsStatus"} & {c.operation for c in first.run.aws.calls}
     for node in account.nodes.values():
-        assert node.ran.count("AmazonCloudWatch-ManageAgent") == 1
-
-
-def test_a_failed_agent_is_tried_again_on_its_own_host_alone(account: World) -> None:
-    first, second = account.facts
-    account.nodes[first].ends["AWS-ConfigureAWSPackage"] = "Failed"
-    account.take(STAGE)
-    assert account.nodes[first].ran.count("AWS-ConfigureAWSPackage") == 2
-    assert account.nodes[second].ran.count("AWS-ConfigureAWSPackage") == 1
+        assert [step for step in node.ran if step.startswith("aws:")] == STEPS
 
 
 def test_a_line_of_another_configuration_is_no_proof(account: World) -> None:
@@ -191,12 +186,47 @@ def test_a_line_of_another_configuration_is_no_proof(account: World) -> None:
 
 
 def test_one_host_that_is_gone_costs_no_other_its_command(account: World) -> None:
+    first = next(iter(account.facts))
     takeover = account.start(STAGE)
-    ids = [*account.facts, "i-0000000000000dead"]
-    sent = send(takeover.run, REGION, ids, "AWS-RunShellScript", lambda some: {"commands": ["true"]}, "test")
-    assert [isinstance(sent[i], str) for i in ids] == [True, True, False]
-    assert "InvalidInstanceId" in sent[ids[2]].unknown  # type: ignore[union-attr]
+    gone = "i-0000000000000dead"
+    lines = {"commands": ["echo first >&2; echo second >&2; exit 3"]}
+    sent = send(takeover.run, REGION, [first, gone], "AWS-RunShellScript", lambda some: lines, "test")
+    assert set(sent.commands) == {first}
+    assert "InvalidInstanceId" in sent.refused[gone].unknown
+    endings = poll(lambda: sent.look(takeover.run), lambda seen: len(seen) == 2, 20)
+    assert endings[first] == "first", "what it said first of its error"
+    assert "InvalidInstanceId" in endings[gone]
     takeover.end("Done")
+
+
+def test_a_host_that_hangs_holds_up_no_others_ending(account: World) -> None:
+    first, second = account.facts
+    takeover = account.start(STAGE)
+    hangs = account.nodes[second].root / "go-on"
+    lines = [f'[ "$HALTUUN_ROOT" = {account.nodes[second].root} ] || exit 7', f"until [ -e {hangs} ]"]
+    lines.append("do sleep 0.1; done")
+    ids = [first, second]
+    sent = send(takeover.run, REGION, ids, "AWS-RunShellScript", lambda some: {"commands": lines}, "test")
+    assert len(set(sent.commands.values())) == 1
+    endings = poll(lambda: dict(sent.look(takeover.run)), bool, 20)
+    assert endings == {first: "Failed"}
+    hangs.touch()
+    assert poll(lambda: sent.look(takeover.run), lambda seen: len(seen) == 2, 20)[second] == ""
+    takeover.end("Done")
+
+
+def test_a_document_that_somebody_changed_is_not_run(account: World) -> None:
+    takeover = account.start(STAGE)
+    assert takeover.plan is not None
+    (wanted,) = [c for c in takeover.plan.changes if c.kind == "ssm.document"]
+    takeover.end("Done")
+    theirs = {"schemaVersion": "2.2", "mainSteps": []}
+    ssm = account.client("ssm")
+    ssm.create_document(Name=wanted.target, Content=json.dumps(theirs), DocumentType="Command")
+    again = account.start(STAGE, mode="plan")
+    assert again.plan is not None
+    assert {b.code for b in again.plan.barred["logs"]} == {"NAME_TAKEN"}
+    assert not [c for c in again.plan.changes if c.target.startswith("i-")]
 
 
 def test_a_parameter_of_our_name_with_other_content_is_ours_by_its_tag_only(account: World) -> None:

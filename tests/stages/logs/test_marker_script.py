@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from haltuun.stages.logs.prove import marker_script
+from haltuun.stages.logs.document import content, digest, document, document_name
+from haltuun.stages.logs.prove import CONFIGURE_S, marker_script
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host, metadata_service
 
 ID, OTHER = "i-0abc1234def567890", "i-0ffffffffffffffff"
 ACCOUNT, REGION = "111122223333", "eu-central-1"
-SCRIPT = marker_script(ACCOUNT, REGION, [OTHER, ID], "haltuun 20261123T180000-abcdef")
+MINE, THEIRS = "AmazonCloudWatch-haltuun-11112222", "AmazonCloudWatch-haltuun-33334444"
+SCRIPT = marker_script(ACCOUNT, REGION, {OTHER: THEIRS, ID: MINE}, "haltuun 20261123T180000-abcdef")
+NOTED = "var/log/haltuun/configuration"
+CONTROL = """echo "$@" >>"$HALTUUN_ROOT/called"
+exit "$(cat "$HALTUUN_ROOT/ends" 2>/dev/null || echo 0)"
+"""
 
 
 @pytest.fixture
@@ -19,6 +26,7 @@ def host(tmp_path: Path) -> FakeHost:
     made = fake_host(tmp_path)
     made.tool("curl")
     made.tool("mkdir")
+    made.write({NOTED: f"{MINE}\n"})
     return made
 
 
@@ -53,11 +61,69 @@ def test_it_leaves_another_box_alone(host: FakeHost, instance_id: str, account: 
     assert written(host) is None
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_it_writes_nothing_before_the_agent_has_the_hosts_own_configuration(
+    host: FakeHost, shell: str
+) -> None:
+    host.write({NOTED: f"{THEIRS}\n"})
+    host.tool("sleep", 'echo x >>"$HALTUUN_ROOT/slept"')
+    with metadata_service(ID) as host.metadata:
+        done = host.run(shell, SCRIPT.replace(f"_WAIT_S={CONFIGURE_S}\n", "_WAIT_S=3\n"))
+    assert done.returncode == 6
+    assert done.stderr.startswith(f"NOT_CONFIGURED: the CloudWatch agent was not given {MINE}")
+    assert written(host) is None
+    assert len((host.root / "slept").read_text().split()) == 3
+
+
+def test_it_waits_for_the_configuration(host: FakeHost) -> None:
+    (host.root / NOTED).unlink()
+    host.tool("sleep", f'echo {MINE} >"$HALTUUN_ROOT/{NOTED}"')
+    with metadata_service(ID) as host.metadata:
+        assert host.run("dash", SCRIPT).returncode == 0
+    assert written(host) == f"haltuun 20261123T180000-abcdef {ID}\n"
+
+
+def step(action: str) -> str:
+    """The document's second step as Systems Manager hands it out."""
+    text = "\n".join(document()["mainSteps"][1]["inputs"]["runCommand"])
+    return text.replace("{{ configuration }}", MINE).replace("{{ action }}", action)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_agent_is_given_the_configuration_and_the_host_notes_which(host: FakeHost, shell: str) -> None:
+    control = host.root / "opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl"
+    control.parent.mkdir(parents=True)
+    control.write_text(f"#!/bin/sh\n{CONTROL}")
+    control.chmod(0o755)
+    host.write({NOTED: f"{THEIRS}\n", "ends": "4"})
+    assert host.run(shell, step("append-config")).returncode == 4
+    assert (host.root / NOTED).read_text() == f"{THEIRS}\n", "it still has the one before"
+    (host.root / "ends").unlink()
+    assert host.run(shell, step("append-config")).returncode == 0
+    assert (host.root / NOTED).read_text() == f"{MINE}\n"
+    assert (host.root / "called").read_text() == f"-a append-config -m ec2 -c ssm:{MINE} -s\n" * 2
+
+
+def test_without_an_agent_nothing_is_noted(host: FakeHost) -> None:
+    (host.root / NOTED).unlink()
+    host.tool("sleep", "true")
+    done = host.run("dash", step("fetch-config"))
+    assert (done.returncode, done.stderr.partition(":")[0]) == (3, "NOT_INSTALLED")
+    assert not (host.root / NOTED).exists()
+
+
 def test_without_metadata_it_writes_nothing(host: FakeHost) -> None:
     done = host.run("dash", SCRIPT)
     assert done.returncode == 3
     assert done.stderr.startswith("NO_METADATA")
     assert written(host) is None
+
+
+def test_the_document_can_be_told_from_any_other_version_of_it() -> None:
+    assert document_name() == f"haltuun-ship-logs-{digest(content())[:8]}"
+    same, other = json.loads(content()), json.loads(content()) | {"description": "another"}
+    assert digest(json.dumps(same, indent=2)) == digest(content())
+    assert len({digest(content()), digest(json.dumps(other)), digest("no JSON")}) == 3
 
 
 def test_run_command_would_not_take_parts_of_it_for_its_own_parameters() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from haltuun.model import StageName, Unknown, Verdict
 from haltuun.stages.associations import send_once
-from haltuun.stages.commands import ending
 from haltuun.stages.patch import STAGE
 from haltuun.stages.patch.kinds import PARAMETERS, TASK, WINDOW
 from haltuun.stages.polling import poll
@@ -195,8 +194,7 @@ def test_a_scan_by_hand_runs_on_no_neighbour(account: World) -> None:
     before = {i: len(node.ran) for i, node in account.nodes.items()}
     takeover = account.start(STAGE)
     sent = send_once(takeover.run, REGION, "haltuun-scan", [first])
-    ended = poll(lambda: ending(takeover.run, REGION, sent[first], first), lambda seen: seen[0], 20)
-    assert ended == (True, "")
+    assert poll(lambda: sent.look(takeover.run), bool, 20) == {first: ""}
     takeover.end("Done")
     assert {i: len(node.ran) - before[i] for i, node in account.nodes.items()} == {first: 1, second: 0}
 
