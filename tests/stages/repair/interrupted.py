@@ -59,11 +59,10 @@ def _cut(hosts: Hosts, name: str, run_lives: bool, before: str = ":", after: str
 
 
 def _kill_script(hosts: Hosts, name: str, run_lives: bool) -> None:
-    """With its runner, which would tell of it."""
+    """With its runner, which would tell of it; that may not have said yet that it has begun."""
     script = """
-        for started in /var/lib/haltuun/jobs/*/.run/started; do
-            of=$(readlink "$started" | cut -d: -f1)
-            if pgrep -s "$of" >/dev/null; then session=$of; fi  # it may have told its end already
+        for pid in $(pgrep -f '^[^ ]*sh .*/jobs/.*/[.]run/(lay[.]|script)'); do
+            session=$(sed 's/.*) //' "/proc/$pid/stat" | cut -d' ' -f4)
         done
         pkill -KILL -s "$session"
     """
