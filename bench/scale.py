@@ -34,7 +34,9 @@ MOST_MB = 1024
 STEEPEST = 1.1
 MOST_READS = 12  # of AWS that fifty hosts more may cost, where nothing is changed
 LOOKED_IN = (StageName.discover, StageName.verify, StageName.repair)  # the stages that look at each host
-ENDED = {"COMPLETED", "FAILED"}  # held hosts are red
+HELD = "FAILED"
+ENDED = {"COMPLETED", HELD}
+MOST_HELD = 0.25  # of all hosts, at one stage's gate: with more, what comes after it is not measured
 RECORDED_WITHIN_S = 300.0  # the server takes what it was told in turns, for a while after the run
 PAGE = 200  # of Prefect's API
 OWNERS = ("Prefect", "GX", "Haltuun", "AWS calls", "other")
@@ -55,6 +57,7 @@ class Sample:
     task_runs: Counter[str] = field(default_factory=Counter)  # by the type of their state
     looked: dict[str, Counter[str]] = field(default_factory=dict)  # stage → host → task runs that looked
     judged: dict[str, Counter[str]] = field(default_factory=dict)  # stage → host → task runs with its verdict
+    held: dict[str, int] = field(default_factory=dict)  # stage → hosts that its gate holds
 
 
 def broken(sample: Sample, before: Sample | None = None) -> list[str]:
@@ -78,6 +81,11 @@ def broken(sample: Sample, before: Sample | None = None) -> list[str]:
                     f"{of} {stage.value} has {hosts.total():,} task runs in which a host was {what},"
                     f" of {len(hosts):,} hosts."
                 )
+    told += [
+        f"{of} {stage} holds {held:,}: what comes after it was measured for the others alone."
+        for stage, held in sample.held.items()
+        if held > MOST_HELD * sample.hosts
+    ]
     if sample.peak_mb >= MOST_MB:
         told.append(f"{of} the worker took {sample.peak_mb:.0f} MB; {MOST_MB} are promised.")
     return told + ([] if before is None else _outgrown(sample, before))
@@ -116,6 +124,12 @@ def _sample(folder: Path, url: str, pid: int, hosts: int) -> Sample:
             task_runs=Counter(row["state_type"] for row in rows),
             looked=_by_stage(rows, "look {stage} "),
             judged=_by_stage(rows, "{stage} "),
+            held={
+                stage: hosts.total()
+                for stage, hosts in _by_stage(
+                    [row for row in rows if row["state_type"] == HELD], "{stage} "
+                ).items()
+            },
             server_s=_cpu_s(pid) - before_s,
             reads=reads(seen_calls(endpoint_url) - before).total(),
             **told,

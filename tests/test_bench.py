@@ -38,6 +38,7 @@ def test_a_run_that_keeps_them_is_not_complained_of() -> None:
         ({"looked": {**KEPT.looked, "repair": Counter([*HOSTS, "i-0"])}}, "repair has 3 task runs"),
         ({"looked": {**KEPT.looked, "repair": Counter(["i-0", "i-0"])}}, "of 1 hosts"),
         ({"judged": {}}, "judged"),
+        ({"held": {"discover": 0, "repair": 1}}, "repair holds 1"),
         ({"peak_mb": 1024.0}, "took 1024 MB"),
     ],
 )
