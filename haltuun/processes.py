@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from functools import cache
 from pathlib import Path
 
 UNREAD = "0"  # a start time that could not be read
 
 
+@cache
 def machine() -> str:
-    """Where a pid means something: host name, boot and pid namespace (containers share the first two)."""
+    """Where a pid means something: host name, boot and pid namespace (containers share the first two).
+
+    One name as long as the process lives: it has to know its own again where it has run out of files.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
