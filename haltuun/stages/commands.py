@@ -14,6 +14,7 @@ from typing import Any
 from haltuun.aws import chunks
 from haltuun.errors import AwsError, NoCredentials
 from haltuun.model import Unknown
+from haltuun.redaction import redact
 from haltuun.run import Run
 
 # SendCommand takes 50 ids (botocore 1.44).
@@ -116,7 +117,7 @@ def _error(output: str) -> str:
     told, mark, errors = output.partition(_ERRORS)
     lines = [line.strip() for line in (errors if mark else told).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(_EXIT)]
-    return (lines[0] if mark else lines[-1])[:300] if lines else ""
+    return redact(lines[0] if mark else lines[-1])[:300] if lines else ""
 
 
 def send(

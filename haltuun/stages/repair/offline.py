@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from haltuun.model import Unknown
+from haltuun.redaction import redact
 from haltuun.stages.repair import layout as at
 from haltuun.stages.repair.agentlog import begins, read_log
 from haltuun.stages.repair.bundle import Bundle
@@ -20,13 +21,6 @@ from haltuun.stages.repair.facts import Agent, AgentConfig, IdentityConfig, LogL
 from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.parse import parse_config
 from haltuun.stages.repair.plaintext import decode
-
-# As host.sh's redact does on the host.
-_PROXY = re.compile(r"([Pp][Rr][Oo][Xx][Yy][=:]\s*)([A-Za-z0-9]*://)?.*@")
-_URL = re.compile(r"://.*@")
-_PASSWORD = re.compile(r"(?<![^=/:])[^=/:]*:[^/].*@")
-_KEY_ID = re.compile(r"(A[KS]IA)[0-9A-Z]{12,}")
-_WORD = re.compile(r'(?<![^\s"])[^\s"]*@')
 
 
 def read_agent(bundle: Bundle) -> Agent:
@@ -42,22 +36,6 @@ def read_agent(bundle: Bundle) -> Agent:
         credentials=_credentials(bundle),
         log=log,
     )
-
-
-def redact(text: str) -> str:
-    """What is looked at ends in an @, so that no line, however long, is searched twice."""
-    return "\n".join(map(_redact_line, text.split("\n")))
-
-
-def _redact_line(line: str) -> str:
-    head, at, tail = line.rpartition("@")
-    if at:
-        line = _WORD.sub(_redact_word, _PROXY.sub(r"\1\2***@", head + at) + tail)
-    return _KEY_ID.sub(r"\1***", line)
-
-
-def _redact_word(word: re.Match[str]) -> str:
-    return _PASSWORD.sub("***@", _URL.sub("://***@", word.group()))
 
 
 def _missing(bundle: Bundle, name: str) -> Unknown:

@@ -189,12 +189,12 @@ def test_one_host_that_is_gone_costs_no_other_its_command(account: World) -> Non
     first = next(iter(account.facts))
     takeover = account.start(STAGE)
     gone = "i-0000000000000dead"
-    lines = {"commands": ["echo first >&2; echo second >&2; exit 3"]}
+    lines = {"commands": ["echo https://me:secret@proxy refuses >&2; echo second >&2; exit 3"]}
     sent = send(takeover.run, REGION, [first, gone], "AWS-RunShellScript", lambda some: lines, "test")
     assert set(sent.commands) == {first}
     assert "InvalidInstanceId" in sent.refused[gone].unknown
     endings = poll(lambda: sent.look(takeover.run), lambda seen: len(seen) == 2, 20)
-    assert endings[first] == "first", "what it said first of its error"
+    assert endings[first] == "https://***@proxy refuses", "what it said first of its error"
     assert "InvalidInstanceId" in endings[gone]
     takeover.end("Done")
 

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 
 from haltuun.errors import ConfigError
 from haltuun.model import Unknown
+from haltuun.redaction import redact
 from haltuun.stages.repair import bundle, logtail, plaintext
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.logtail import LogTail
-from haltuun.stages.repair.offline import read_agent, redact
+from haltuun.stages.repair.offline import read_agent
 
 CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
 HALTUUN = str(Path(sys.executable).with_name("haltuun"))
