@@ -55,7 +55,7 @@ class Check(Frozen):
         """`message`, with what was seen of the host in it."""
         why = row.get(self.because) if self.because else ""
         message = self.message.replace("{value}", str(row.get(self.column)))
-        return f"{message.removesuffix('.')}: {why}." if why and isinstance(why, str) else message
+        return f"{message.removesuffix('.')}: {why.rstrip('.')}." if why and isinstance(why, str) else message
 
     def demand(self) -> str:
         """The check as people read it in the run history."""
@@ -135,7 +135,8 @@ def _verdicts(
         elif doubt is not None and doubt.check.in_doubt is not None and not doubt.raised:
             verdicts[host] = HostVerdict(verdict=Verdict.unknown, **doubt.check.in_doubt.model_dump())
         elif doubt is not None:
-            why = f"the check raised: {doubt.raised}" if doubt.raised else "it could not be observed"
+            seen = rows[host].get(doubt.check.because) if doubt.check.because else ""
+            why = f"the check raised: {doubt.raised}" if doubt.raised else seen or "it could not be observed"
             verdicts[host] = HostVerdict(
                 verdict=Verdict.unknown,
                 code=doubt.check.code,

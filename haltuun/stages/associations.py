@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from haltuun.model import Change, Json, Unknown
+from haltuun.model import Change, Json, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.commands import Sent, send
@@ -109,11 +109,14 @@ def apply_association(run: Run, change: Change) -> Json:
 ASSOCIATION = Kind(name=KIND, look=look_association, apply=apply_association)
 
 
-def send_once(run: Run, region: str, name: str, ids: Sequence[str]) -> Sent:
-    """Do now, on these hosts alone, what our association does."""
+def send_once(run: Run, region: str, name: str, wanted: Json, ids: Sequence[str]) -> Sent:
+    """Do now, on these hosts alone, what our association does, as long as that is what is `wanted` of it:
+    somebody may have changed it.
+    """
     own = get_association(run, region, name)
-    if isinstance(own, Unknown) or own.state != "ours":
-        why = own if isinstance(own, Unknown) else Unknown(unknown=f"there is no association {name} of ours")
+    value = own.value if isinstance(own, Own) and own.state == "ours" else None
+    if value is None or canonical(value) != canonical(wanted):
+        other = "is not ours" if value is None else "was changed, and is not what Haltuun would run"
+        why = own if isinstance(own, Unknown) else Unknown(unknown=f"the association {name} {other}")
         return Sent(region, refused=dict.fromkeys(ids, why))
-    value = own.value
     return send(run, region, ids, value["document"], lambda _: value["parameters"], f"Haltuun: {name}")

@@ -6,9 +6,10 @@ that a run is not about.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from haltuun.aws import chunks
@@ -21,9 +22,14 @@ from haltuun.run import Run
 BATCH = 50
 # How long a host's agent may take to fetch the command.
 DELIVERY_S = 120
+# Whether a command that was invoked in that very second counts as after it is not documented.
+_BEFORE = timedelta(minutes=1)
 _FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
+# StatusDetails of what never ran on the host.
+UNDELIVERED = frozenset({"DeliveryTimedOut", "Undeliverable", "Terminated", "Cancelled"})
 # What the agent puts between the two streams of a listed invocation's output.
 _ERRORS = "----------ERROR-------"
+_CODED = re.compile(r"[A-Z][A-Z_]+: ")
 _EXIT = "failed to run commands: "
 
 Parameters = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
@@ -51,7 +57,8 @@ class Sent:
         going = {command for i, command in self.commands.items() if i not in self.endings}
         if not going or self.begun is None:
             return self.endings
-        after = {"key": "InvokedAfter", "value": f"{self.begun.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+        since = self.begun.astimezone(UTC) - _BEFORE
+        after = {"key": "InvokedAfter", "value": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
         rows = run.aws.ask(
             lambda: run.aws.pages(
                 "ssm", "ListCommands", "Commands", self.region, Filters=[after], MaxResults=BATCH
@@ -71,8 +78,23 @@ class Sent:
         known = sum(i in self.endings for i, sent in self.commands.items() if sent == command["CommandId"])
         return completed == before and completed > known
 
-    def why_open(self, instance_id: str) -> str:
-        """What is to be said of one that has not ended."""
+    def cancel(self, run: Run, ids: Iterable[str]) -> None:
+        """Nobody waits for it on these hosts any more."""
+        for command in sorted({self.commands[i] for i in ids if i in self.commands}):
+            some = [i for i in ids if self.commands.get(i) == command]
+            run.aws.ask(
+                lambda command=command, some=some: run.aws.call(  # type: ignore[misc]
+                    "ssm", "CancelCommand", self.region, CommandId=command, InstanceIds=some
+                )
+            )
+
+    @property
+    def unread(self) -> str:
+        """Why it could not be looked at the last time; "" where it could."""
+        return self._unread
+
+    def why_open(self) -> str:
+        """What is to be said of a host where it has not ended."""
         return self._unread or "it has not ended"
 
     def _take_in(self, run: Run, command: Mapping[str, Any]) -> None:
@@ -104,20 +126,32 @@ def _is_over(command: Mapping[str, Any]) -> bool:
 
 
 def _why(invocation: Mapping[str, Any]) -> str:
-    """The first line that its first failed step said, else the status; "" where it ended well."""
-    if invocation.get("Status") == "Success":
+    """What its first failed step said, else the status; "" where its last step, which decides, ended well."""
+    plugins = sorted(invocation.get("CommandPlugins") or (), key=_begun)
+    if invocation.get("Status") == "Success" or (plugins and plugins[-1].get("Status") == "Success"):
         return ""
-    plugins = invocation.get("CommandPlugins") or ()
     said = (_error(str(p.get("Output") or "")) for p in plugins if p.get("Status") != "Success")
     return next(filter(None, said), "") or str(invocation.get("StatusDetails") or invocation.get("Status"))
 
 
+def _begun(plugin: Mapping[str, Any]) -> float:
+    at = plugin.get("ResponseStartDateTime")
+    return at.timestamp() if isinstance(at, datetime) else 0.0
+
+
 def _error(output: str) -> str:
-    """Of what a step printed the line to tell: the first of its errors, else the last."""
-    told, mark, errors = output.partition(_ERRORS)
-    lines = [line.strip() for line in (errors if mark else told).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(_EXIT)]
-    return redact(lines[0] if mark else lines[-1])[:300] if lines else ""
+    """Of what a step printed the line to tell: one with a code of ours, else the last of its errors, else the
+    last of all.
+    """
+    told, _, errors = output.partition(_ERRORS)
+    lines = [
+        line.strip()
+        for line in (*told.splitlines(), *errors.splitlines())
+        if line.strip() and not line.strip().startswith(_EXIT)
+    ]
+    coded = [line for line in lines if _CODED.match(line)]
+    line = "".join(char for char in (coded or lines or [""])[-1] if char.isprintable())
+    return redact(line)[:300]
 
 
 def send(
@@ -139,6 +173,7 @@ def send(
                 InstanceIds=some,
                 Comment=comment,
                 TimeoutSeconds=DELIVERY_S,
+                MaxErrors="100%",  # one host that fails must not keep the others from being served
                 Parameters={name: list(values) for name, values in parameters(some).items()},
             )
         except NoCredentials:

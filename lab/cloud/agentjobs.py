@@ -114,6 +114,17 @@ def report_of(job_id: str, payload: dict[str, Any]) -> Report:
         "StandardOutput": "".join(str(p.get("standardOutput") or "") for p in plugins),
         "StandardError": "".join(str(p.get("standardError") or "") for p in plugins)
         or str(payload.get("documentTraceOutput") or ""),
+        "Plugins": [
+            {
+                "Name": name,
+                "Status": str(plugin.get("status")),
+                "ResponseCode": int(plugin.get("code") or 0),
+                "StandardOutput": str(plugin.get("standardOutput") or ""),
+                "StandardError": str(plugin.get("standardError") or ""),
+            }
+            for name, plugin in (payload.get("runtimeStatus") or {}).items()
+            if plugin
+        ],
     }
 
 

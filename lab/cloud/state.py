@@ -91,6 +91,7 @@ class Invocation:
     response_code: int = -1
     stdout: str = ""
     stderr: str = ""
+    plugins: list[dict[str, Any]] = field(default_factory=list)  # where a document has several steps
     started: datetime | None = None
     ended: datetime | None = None
 
@@ -342,6 +343,7 @@ class SsmState:
                 return False
             invocation.stdout = str(reply.get("StandardOutput", "") or "")
             invocation.stderr = str(reply.get("StandardError", "") or "")
+            invocation.plugins = reply.get("Plugins") or []
             status = str(reply.get("Status", "Failed"))
             code = int(reply.get("ResponseCode", -1) or 0)
             if status in FINAL:

@@ -213,6 +213,7 @@ def report(status: str, code: int = 0) -> dict[str, Any]:
         "StandardError": "err",
         "StartedAt": "2026-01-01T00:00:00Z",
         "EndedAt": "2026-01-01T00:00:01Z",
+        "Steps": [],
     }
 
 
@@ -227,6 +228,15 @@ def test_a_reply_comes_back_as_the_accounts_report() -> None:
         "ResponseCode": 3,
         "StandardOutput": "out\n",
         "StandardError": "err",
+        "Plugins": [
+            {
+                "Name": "aws:runShellScript",
+                "Status": "Failed",
+                "ResponseCode": 3,
+                "StandardOutput": "out\n",
+                "StandardError": "err",
+            }
+        ],
     }
     thanks = agentjobs.thanks_for(reply)
     assert (thanks.type, thanks.content()["acknowledgedMessageId"]) == ("agent_job_reply_ack", str(reply.id))

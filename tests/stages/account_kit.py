@@ -298,33 +298,35 @@ for word; do configuration=$last last=$word; done
 """
 
 
+def put_control(node: Node) -> None:
+    """The CloudWatch agent is there."""
+    control = node.root / CONTROL
+    control.parent.mkdir(parents=True, exist_ok=True)
+    control.write_text(_CONTROL)
+    control.chmod(0o755)
+
+
 def _run_steps(node: Node, content: Mapping[str, Any], parameters: Mapping[str, list[str]]) -> dict[str, Any]:
     """A document of schema 2.2, whose steps run whether those before them failed or not."""
-    worst: dict[str, Any] = {}
+    plugins = []
     for step in content["mainSteps"]:
-        action, inputs = step["action"], step["inputs"]
+        action = step["action"]
         node.ran.append(action)
-        status = node.ends.get(action, "Success")
+        status, code, errors = node.ends.get(action, "Success"), 0, ""
         if status != "Success":
-            worst = worst or {
-                "Status": status,
-                "ResponseCode": 1,
-                "StandardError": f"{action} was told to fail",
-            }
+            code, errors = 1, f"{action} was told to fail"
         elif action == "aws:configurePackage":
-            control = node.root / CONTROL
-            control.parent.mkdir(parents=True, exist_ok=True)
-            control.write_text(_CONTROL)
-            control.chmod(0o755)
+            put_control(node)
         else:
-            text = "\n".join(inputs["runCommand"])
+            text = "\n".join(step["inputs"]["runCommand"])
             for name, (value,) in parameters.items():
                 text = text.replace(f"{{{{ {name} }}}}", value)
             done = run_script("sh", text, node)
-            if done.returncode:
-                failed = {"Status": "Failed", "ResponseCode": done.returncode, "StandardError": done.stderr}
-                worst = worst or failed
-    return worst
+            status, code, errors = "Failed" if done.returncode else "Success", done.returncode, done.stderr
+        ending = {"Status": status, "ResponseCode": code, "StandardOutput": "", "StandardError": errors}
+        plugins.append({"Name": step["name"], **ending})
+    failed = next((plugin for plugin in plugins if plugin["Status"] != "Success"), {})
+    return {"Plugins": plugins, **{key: value for key, value in failed.items() if key != "Name"}}
 
 
 def run_script(shell: str, script: str, node: Node) -> subprocess.CompletedProcess[str]:
@@ -352,7 +354,10 @@ def _ship(made: World, node: Node) -> None:
     if not node.configs or not node.ships:
         return
     ssm, logs = made.client("ssm"), made.client("logs")
-    config = json.loads(ssm.get_parameter(Name=node.configs[-1])["Parameter"]["Value"])
+    try:
+        config = json.loads(ssm.get_parameter(Name=node.configs[-1])["Parameter"]["Value"])
+    except ssm.exceptions.ParameterNotFound:
+        return
     for entry in config["logs"]["logs_collected"]["files"]["collect_list"]:
         path = node.root / entry["file_path"].lstrip("/")
         if not path.is_file():

@@ -20,11 +20,12 @@ _ON_LINUX = {"StringEquals": ["platformType", "Linux"]}
 
 
 def document() -> Json:
-    """Schema 2.2, which agents know from 2.0.822 on. A failed first step does not keep the second from
-    running: the agent may be there already.
+    """Schema 2.2 with preconditions: agents from 2.0.790 on (release notes of amazon-ssm-agent). A failed
+    first step does not keep the second from running: the agent may be there already.
     """
     given = ["configuration='{{ configuration }}'", "action='{{ action }}'"]
-    lines = script("haltuun.stages.logs", "configure.sh").splitlines()
+    parts = (script("haltuun.host", "process.sh", "lock.sh"), script("haltuun.stages.logs", "configure.sh"))
+    lines = "\n".join(parts).splitlines()
     return {
         "schemaVersion": "2.2",
         "description": f"{MADE_BY} Installs the CloudWatch agent and gives it a configuration.",
@@ -51,7 +52,7 @@ def document() -> Json:
                 "action": "aws:runShellScript",
                 "name": "configure",
                 "precondition": _ON_LINUX,
-                "inputs": {"timeoutSeconds": "600", "runCommand": [*given, *lines]},
+                "inputs": {"timeoutSeconds": "900", "runCommand": [*given, *lines]},
             },
         ],
     }

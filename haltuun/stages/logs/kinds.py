@@ -6,15 +6,20 @@ import hashlib
 import json
 from typing import Any
 
+from haltuun.errors import HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
-from haltuun.stages.associations import ASSOCIATION
+from haltuun.stages.associations import ASSOCIATION, get_associations
 from haltuun.stages.base import Kind
 from haltuun.stages.logs.agent_config import short
 from haltuun.stages.logs.document import content, digest
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT, parameter_name
 from haltuun.stages.own import MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours
+from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, TAG, apply_tag, look_tag, managed_tags
+
+ACTIVE_S = 60.0
+
 
 # -- log groups and their retention ----------------------------------------------------------------
 
@@ -185,8 +190,10 @@ def apply_sessions(run: Run, change: Change) -> Json:
 def get_document(run: Run, region: str, name: str) -> Own | Unknown:
     """Its name is its content's hash: with another content somebody has changed it, and it is not run."""
 
-    def question() -> Own:
+    def question() -> Own | Unknown:
         answer = run.aws.call("ssm", "GetDocument", region, Name=name, DocumentFormat="JSON")
+        if answer.get("Status") != "Active":
+            return Unknown(unknown=f"AWS says {answer.get('Status')} of it")
         seen = digest(answer["Content"])
         if not name.endswith(f"-{short(seen)}"):
             return Own(state="foreign", id=name)
@@ -196,7 +203,22 @@ def get_document(run: Run, region: str, name: str) -> Own | Unknown:
 
 
 def apply_document(run: Run, change: Change) -> Json:
+    """AWS needs a moment until what was created may be associated. Deleting it would end associations: those
+    of other runs keep it.
+    """
     if change.after is None:
+        listed = get_associations(run, change.region)
+        if isinstance(listed, Unknown):
+            raise HaltuunError(
+                f"whether an association still runs it could not be read ({listed.unknown}).",
+                subject=change.target,
+                remedy="Allow ssm:ListAssociations, then undo again.",
+                code="UNSEEN",
+                unchanged=True,
+            )
+        using = sorted(str(a.get("AssociationName")) for a in listed if a.get("Name") == change.target)
+        if using:
+            return {"kept": f"It stays: {', '.join(using)} of another run runs it."}
         run.aws.call("ssm", "DeleteDocument", change.region, Name=change.target)
         return None
     run.aws.call(
@@ -207,9 +229,15 @@ def apply_document(run: Run, change: Change) -> Json:
         Content=content(),
         DocumentType="Command",
         DocumentFormat="JSON",
+        TargetType="/AWS::EC2::Instance",
         Tags=managed_tags(),
     )
+    poll(lambda: get_document(run, change.region, change.target), _is_seen, ACTIVE_S)
     return None
+
+
+def _is_seen(document: Own | Unknown) -> bool:
+    return isinstance(document, Own) and document.state != "absent"
 
 
 GROUP = Kind(name="logs.group", look=look_group, apply=apply_group)

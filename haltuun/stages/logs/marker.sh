@@ -19,9 +19,9 @@ if [ -z "$wanted" ] || [ "$place" != "$HALTUUN_PLACE" ]; then
     exit 4
 fi
 waited=0
-until [ "$(cat "$ROOT/var/log/haltuun/configuration" 2>/dev/null)" = "$wanted" ]; do
+until [ "$(cat "$ROOT/var/lib/haltuun/logs/configuration" 2>/dev/null)" = "$wanted" ]; do
     if [ "$waited" -ge "$HALTUUN_WAIT_S" ]; then
-        echo "NOT_CONFIGURED: the CloudWatch agent was not given $wanted in $HALTUUN_WAIT_S s" >&2
+        echo "NOT_CONFIGURED: the CloudWatch agent does not have $wanted" >&2
         exit 6
     fi
     sleep 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,12 +14,14 @@ from haltuun.model import Host, Proof, StageName, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.associations import send_once
 from haltuun.stages.base import Proven, View
-from haltuun.stages.commands import BATCH, Sent, send
+from haltuun.stages.commands import BATCH, UNDELIVERED, Sent, send
 from haltuun.stages.discover.lines import script
 from haltuun.stages.logs.agent_config import Wanted
+from haltuun.stages.logs.document import document_name
 from haltuun.stages.logs.facts import LogsFacts
-from haltuun.stages.logs.kinds import CONFIGURE
+from haltuun.stages.logs.kinds import CONFIGURE, get_document
 from haltuun.stages.logs.names import ASSOCIATION_PREFIX, MARKER_KIND, group_name
+from haltuun.stages.logs.plan import shipping_value
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import ids_by_region
 
@@ -31,6 +33,10 @@ PATIENCE_S = 60.0
 ARRIVES_S = 300.0
 VALID = timedelta(days=7)
 PROOF = "marker"
+# How long a host is asked that nobody is about to configure.
+GLANCE_S = 2
+_TAGGED = (StageName.logs, CONFIGURE.name, "confirmed")
+_LACKS = "NOT_CONFIGURED"  # as marker.sh says it
 # Changes after which a line has to arrive anew: of roles and network, of the agents, of what is shipped.
 _MOVES = (StageName.verify, StageName.repair, StageName.logs)
 
@@ -76,18 +82,18 @@ def _prove_region(run: Run, region: str, wanted: Mapping[str, Wanted]) -> dict[s
         return {i: Proven({"marker_found": online}) for i in wanted}
     away = Unknown(unknown="NOT_ONLINE: no marker can be written, the host is not Online")
     proven = {i: Proven({"marker_found": away}) for i in sorted(set(wanted) - online)}
+    if not online:
+        return proven
     watch = _Watch(run, region, {i: wanted[i] for i in sorted(online)}, f"haltuun {run.id}")
-    if online:
+    try:
         watch.begin()
         poll(watch.look, bool, CONFIGURE_S + ARRIVES_S)
+    finally:
+        watch.end()
     for instance_id in sorted(online):
         at = watch.found.get(instance_id)
-        note = "" if at else watch.why(instance_id)
-        fields: dict[str, Any] = {"marker_found": at is not None, "marker_at": at, "marker_note": note}
-        if not at and watch.is_not_configured(instance_id):
-            fields["configured"] = False
         proofs = (_proof(run, instance_id, watch.marker, at, wanted[instance_id]),) if at else ()
-        proven[instance_id] = Proven(fields, proofs)
+        proven[instance_id] = Proven({"marker_at": at, **watch.seen(instance_id)}, proofs)
     return proven
 
 
@@ -113,10 +119,11 @@ def _online(run: Run, region: str, ids: Sequence[str]) -> set[str] | Unknown:
 
 @dataclass
 class _Watch:
-    """The marker lines of a region's hosts, from the command that writes them to the group they arrive in.
+    """The marker lines of a region's hosts, from the commands that write them to the group they arrive in.
 
-    On each host the command waits for the configuration that is to ship the line. Where State Manager has
-    not brought that in time, its document is sent to the host, once.
+    On each host the command waits for the configuration that is to ship the line: State Manager brings it to
+    hosts that this run tagged. To those of them that have nothing in time, and to others that say that they
+    have not got it, the document is sent, once.
     """
 
     run: Run
@@ -124,22 +131,17 @@ class _Watch:
     wanted: Mapping[str, Wanted]
     marker: str
     found: dict[str, datetime] = field(default_factory=dict)  # instance id → when its line was first seen
-    _lines: Sent = field(default_factory=lambda: Sent(""))
+    _lines: list[Sent] = field(default_factory=list)
     _documents: list[Sent] = field(default_factory=list)
     _written: dict[str, float] = field(default_factory=dict)
+    _unread: str = ""  # why the group could not be read the last time
     _begun_s: float = 0.0
 
     def begin(self) -> None:
-        """Send the command that writes the lines."""
-
-        def parameters(some: Sequence[str]) -> dict[str, list[str]]:
-            configurations = {i: self.wanted[i].parameter for i in some}
-            text = marker_script(self.run.account.id, self.region, configurations, self.marker)
-            return {"commands": text.splitlines(), "executionTimeout": [str(CONFIGURE_S + 120)]}
-
-        comment = "Haltuun: a marker line for the log group"
         self._begun_s = time.monotonic()
-        self._lines = send(self.run, self.region, self.wanted, "AWS-RunShellScript", parameters, comment)
+        tagged = {i for i in self.wanted if _TAGGED in self.run.did(i)}
+        self._write(sorted(tagged), CONFIGURE_S)
+        self._write(sorted(set(self.wanted) - tagged), GLANCE_S)
 
     def look(self) -> bool:
         """Take in what has come; True when nothing more is to be waited for."""
@@ -147,14 +149,51 @@ class _Watch:
         if len(self.found) == len(self.wanted):
             return True
         now_s = time.monotonic()
-        for instance_id, why in self._lines.look(self.run).items():
-            if not why:
-                self._written.setdefault(instance_id, now_s)
-        if not self._documents and now_s - self._begun_s >= PATIENCE_S:
-            self._send_documents(i for i in self.wanted if self._is_open(i) and self._may_be_sent(i))
+        for sent in self._lines:
+            for instance_id, why in sent.look(self.run).items():
+                if not why:
+                    self._written.setdefault(instance_id, now_s)
+        self._send_documents([i for i in self.wanted if self._lacks_configuration(i, now_s)])
         for sent in self._documents:
             sent.look(self.run)
         return not any(self._is_awaited(i, now_s) for i in self.wanted)
+
+    def end(self) -> None:
+        """A script that nobody waits for would hold one of the few commands that an agent runs at a time."""
+        for sent in self._lines:
+            sent.cancel(self.run, [i for i in self.wanted if i not in self.found and i not in sent.endings])
+
+    def seen(self, instance_id: str) -> dict[str, Any]:
+        """The host's columns. What could not be read or sent is unknown: it says nothing of the host."""
+        if instance_id in self.found:
+            return {"marker_found": True, "marker_note": ""}
+        if instance_id in self._written:
+            if self._unread:
+                why = f"its log group could not be read ({self._unread})"
+                return {"marker_found": Unknown(unknown=why), "marker_note": why}
+            note = "it was written on the host, and did not arrive"
+            return {"marker_found": False, "marker_note": note}
+        sent, ending = self._line_of(instance_id), self._line_of(instance_id).endings.get(instance_id)
+        failed = self._why_not_configured(instance_id)
+        if failed or (ending or "").startswith(_LACKS):
+            refused = self._why_not_sent(instance_id)
+            note = failed or f"{ending}{f' ({refused})' if refused else ''}"
+            return {"configured": False, "marker_found": False, "marker_note": note}
+        note = f"the command that writes it: {ending or sent.why_open()}"
+        unknown = instance_id in sent.refused or ending in UNDELIVERED or (ending is None and sent.unread)
+        return {"marker_found": Unknown(unknown=note) if unknown else False, "marker_note": note}
+
+    def _write(self, ids: Sequence[str], wait_s: int) -> None:
+        """Send the command that writes the lines, as soon as the host has its configuration."""
+
+        def parameters(some: Sequence[str]) -> dict[str, list[str]]:
+            configurations = {i: self.wanted[i].parameter for i in some}
+            text = marker_script(self.run.account.id, self.region, configurations, self.marker, wait_s)
+            return {"commands": text.splitlines(), "executionTimeout": [str(wait_s + 120)]}
+
+        if ids:
+            comment = "Haltuun: a marker line for the log group"
+            self._lines.append(send(self.run, self.region, ids, "AWS-RunShellScript", parameters, comment))
 
     def _look_for_lines(self) -> None:
         events = self.run.aws.ask(
@@ -168,66 +207,77 @@ class _Watch:
                 startTime=int((self.run.now() - timedelta(days=1)).timestamp() * 1000),
             )
         )
+        self._unread = events.unknown if isinstance(events, Unknown) else ""
         for event in () if isinstance(events, Unknown) else events:
             stream, message = str(event.get("logStreamName")), str(event.get("message"))
             if stream in self.wanted and message.split() == [*self.marker.split(), stream]:
                 self.found.setdefault(stream, self.run.now())
 
-    def _send_documents(self, ids: Iterable[str]) -> None:
+    def _line_of(self, instance_id: str) -> Sent:
+        """The last command that was to write the host's line."""
+        return next(s for s in reversed(self._lines) if instance_id in s.commands or instance_id in s.refused)
+
+    def _lacks_configuration(self, instance_id: str, now_s: float) -> bool:
+        """By the host's own word, or because State Manager has had its time; and nothing was sent yet."""
+        if instance_id in self.found or any(
+            instance_id in one.commands or instance_id in one.refused for one in self._documents
+        ):
+            return False
+        ending = self._line_of(instance_id).endings.get(instance_id)
+        if ending is not None:
+            return ending.startswith(_LACKS)
+        return _TAGGED in self.run.did(instance_id) and now_s - self._begun_s >= PATIENCE_S
+
+    def _send_documents(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
         by_tag: dict[str, list[str]] = {}
         for instance_id in ids:
             by_tag.setdefault(self.wanted[instance_id].tag, []).append(instance_id)
+        document = get_document(self.run, self.region, document_name())
+        if isinstance(document, Unknown) or document.state != "ours":
+            unread = f" ({document.unknown})" if isinstance(document, Unknown) else ""
+            why = Unknown(unknown=f"the document is not as Haltuun made it{unread}")
+            self._documents.append(Sent(self.region, refused=dict.fromkeys(ids, why)))
+            return
         for tag, some in sorted(by_tag.items()):
-            self._documents.append(send_once(self.run, self.region, ASSOCIATION_PREFIX + tag, some))
-
-    def _may_be_sent(self, instance_id: str) -> bool:
-        """Not to what has shipped a line with this configuration: a slow agent is not installed anew."""
-        if (StageName.logs, CONFIGURE.name, "confirmed") in self.run.did(instance_id):
-            return True
-        proofs = self.run.ledger.proofs(self.run.account.id, instance_id)
-        return not any(p.kind == PROOF and p.evidence.endswith(_by(self.wanted[instance_id])) for p in proofs)
-
-    def _is_open(self, instance_id: str) -> bool:
-        return instance_id not in self.found and instance_id not in self._lines.endings
+            value = shipping_value(self.wanted[some[0]])
+            sent = send_once(self.run, self.region, ASSOCIATION_PREFIX + tag, value, some)
+            self._documents.append(sent)
+            # Who said that it has nothing waits no more.
+            self._write([i for i in sorted(sent.commands) if i in self._line_of(i).endings], CONFIGURE_S)
 
     def _is_awaited(self, instance_id: str, now_s: float) -> bool:
         if instance_id in self.found:
             return False
-        if self.was_written(instance_id):
+        if instance_id in self._written:
             return now_s - self._written[instance_id] < ARRIVES_S
-        return self._is_open(instance_id) and not self._why_not_configured(instance_id)
-
-    def was_written(self, instance_id: str) -> bool:
-        return instance_id in self._written
+        return instance_id not in self._line_of(instance_id).endings and not self._why_not_configured(
+            instance_id
+        )
 
     def _why_not_configured(self, instance_id: str) -> str:
-        return next((why for s in self._documents if (why := s.endings.get(instance_id, ""))), "")
+        """What failed on the host; where the document never came to it State Manager may come."""
+        endings = (s.endings.get(instance_id, "") for s in self._documents if instance_id in s.commands)
+        return next((why for why in endings if why and why not in UNDELIVERED), "")
 
-    def is_not_configured(self, instance_id: str) -> bool:
-        waited = self._lines.endings.get(instance_id, "").startswith("NOT_CONFIGURED")
-        return waited or bool(self._why_not_configured(instance_id))
-
-    def why(self, instance_id: str) -> str:
-        """Why no line of the host has arrived."""
-        if self.was_written(instance_id):
-            return "it was written on the host, and did not arrive"
-        why = self._why_not_configured(instance_id)
-        if why:
-            return why
-        why = self._lines.endings.get(instance_id, "") or self._lines.why_open(instance_id)
-        return f"the command that writes it: {why}"
+    def _why_not_sent(self, instance_id: str) -> str:
+        refused = (s.refused[instance_id] for s in self._documents if instance_id in s.refused)
+        return next((f"the document could not be sent: {why.unknown}" for why in refused), "")
 
 
-def marker_script(account: str, region: str, configurations: Mapping[str, str], marker: str) -> str:
+def marker_script(
+    account: str, region: str, configurations: Mapping[str, str], marker: str, wait_s: int
+) -> str:
     """The script for Run Command: it finds out by itself which of the hosts it runs on.
 
-    `configurations` is instance id → the parameter that its agent is to have.
+    `configurations` is instance id → the parameter that its agent is to have, within `wait_s`.
     """
     given = {
         "HALTUUN_IDS": " ".join(f"{i}={name}" for i, name in configurations.items()),
         "HALTUUN_PLACE": f"{account} {region}",
         "HALTUUN_MARKER": marker,
-        "HALTUUN_WAIT_S": str(CONFIGURE_S),
+        "HALTUUN_WAIT_S": str(wait_s),
     }
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in given.items())
     return head + script("haltuun.stages.discover", "common.sh") + script("haltuun.stages.logs", "marker.sh")

@@ -12,6 +12,7 @@ from haltuun.stages.associations import send_once
 from haltuun.stages.base import Proven, View
 from haltuun.stages.patch.facts import SCAN_MAX_AGE_H
 from haltuun.stages.patch.parse import state_columns
+from haltuun.stages.patch.plan import SCAN_VALUE
 from haltuun.stages.patch.probe import SCAN, get_patch_states
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import SCAN as SCAN_TAG
@@ -49,7 +50,7 @@ def _wait_for_scans(
     failed: dict[str, str] = {}
     if not waiting:
         return columns, failed
-    sent = send_once(run, region, SCAN, waiting)
+    sent = send_once(run, region, SCAN, SCAN_VALUE, waiting)
 
     def late() -> list[str]:
         return [i for i in waiting if not _fresh(columns[i]) and i not in failed]
@@ -57,13 +58,15 @@ def _wait_for_scans(
     def look() -> bool:
         """The states only of hosts whose scan is over: asking for all each time costs a call for fifty."""
         endings = sent.look(run)
-        columns.update(_columns(run, region, [i for i in late() if i in endings]))
+        over = late() if sent.unread else [i for i in late() if i in endings]
+        columns.update(_columns(run, region, over))
         failed.update({i: why for i in late() if (why := endings.get(i))})
         return not late()
 
     if not poll(look, bool, DEADLINE_S):
         columns.update(_columns(run, region, late()))
-        failed.update({i: sent.why_open(i) for i in late()})
+        ended_well = "the scan ended well, and no new state of the host came"
+        failed.update({i: ended_well if i in sent.endings else sent.why_open() for i in late()})
     return columns, failed
 
 

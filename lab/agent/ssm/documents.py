@@ -32,6 +32,7 @@ class Result:
     response_code: int
     output: str = ""
     error: str = ""
+    steps: tuple[tuple[str, Result], ...] = ()  # by name, of a document that has several
 
 
 # A list of strings, or the one string of a parameter that is no list.
@@ -163,19 +164,19 @@ def _run_steps(command: Command, session: Session) -> Result:
     """One after the other; one that failed keeps none of the later ones from running, as with the real agent
     where a step says nothing of it (onFailure).
     """
-    results = []
+    steps: list[tuple[str, Result]] = []
     for step in command.steps:
-        action = ACTIONS.get(str(step.get("action")))
+        name, action = str(step.get("name")), ACTIONS.get(str(step.get("action")))
         if action is None:
-            results.append(Result("Failed", 1, "", f"Plugin with name {step.get('action')} is not supported"))
+            refused = f"Plugin with name {step.get('action')} is not supported"
+            steps.append((name, Result("Failed", 1, "", refused)))
             continue
         given = {key: _with_values(value, command.parameters) for key, value in step["inputs"].items()}
         renamed = {"runCommand": "commands", "timeoutSeconds": "executionTimeout"}
         inputs = {renamed.get(key, key): value for key, value in given.items()}
-        results.append(action(command.id, inputs, session))
-    worst = next((result for result in results if result.status != "Success"), Result("Success", 0))
-    output, error = ("".join(parts) for parts in zip(*((r.output, r.error) for r in results), strict=True))
-    return Result(worst.status, worst.response_code, output, error)
+        steps.append((name, action(command.id, inputs, session)))
+    worst = next((result for _, result in steps if result.status != "Success"), Result("Success", 0))
+    return Result(worst.status, worst.response_code, steps=tuple(steps))
 
 
 def run_document(command: Command, session: Session) -> Result:

@@ -70,12 +70,10 @@ class Executor:
         report = {
             "MessageId": command.message_id,
             "DocumentName": command.document,
-            "Status": result.status,
-            "ResponseCode": result.response_code,
-            "StandardOutput": result.output[:OUTPUT_LIMIT],
-            "StandardError": result.error[:ERROR_LIMIT],
+            **_ending(result),
             "StartedAt": started,
             "EndedAt": _now(),
+            "Steps": [(name, _ending(step)) for name, step in result.steps],
         }
         for attempt in range(1, attempts + 1):
             try:
@@ -85,6 +83,15 @@ class Executor:
             except (ServiceError, RequestError, ImdsError):
                 if attempt == attempts or pause(self._stop, REPLY_RETRY_S, at_least_s=1.0):
                     return
+
+
+def _ending(result: Result) -> Report:
+    return {
+        "Status": result.status,
+        "ResponseCode": result.response_code,
+        "StandardOutput": result.output[:OUTPUT_LIMIT],
+        "StandardError": result.error[:ERROR_LIMIT],
+    }
 
 
 def _now() -> str:

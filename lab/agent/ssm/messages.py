@@ -15,7 +15,7 @@ from .machine import os_release
 from .version import VERSION
 
 AGENT_NAME = "amazon-ssm-agent"
-# The one plugin of a document's reply; the documents that the stand-in runs have one step each.
+# The one plugin of the reply of a document of AWS's; of others each step is one.
 PLUGINS = {"AWS-RunShellScript": "aws:runShellScript"}
 
 
@@ -46,20 +46,7 @@ def reply_payload(report: dict[str, Any]) -> dict[str, Any]:
     """SendReplyPayload; a command that has only begun has no plugin's status yet."""
     status = report["Status"]
     name, version = os_release()
-    plugin = PLUGINS.get(report["DocumentName"], "aws:runDocument")
-    runtime = {
-        "status": status,
-        "code": report["ResponseCode"],
-        "name": plugin,
-        "output": report["StandardOutput"] + report["StandardError"],
-        "startDateTime": report["StartedAt"],
-        "endDateTime": report["EndedAt"],
-        "outputS3BucketName": "",
-        "outputS3KeyPrefix": "",
-        "stepName": "",
-        "standardOutput": report["StandardOutput"],
-        "standardError": report["StandardError"],
-    }
+    steps = report["Steps"] or [(PLUGINS.get(report["DocumentName"], "aws:runDocument"), report)]
     agent = {"lang": "en-US", "name": AGENT_NAME, "os": name, "osver": version, "ver": VERSION}
     running = status == "InProgress"
     return {
@@ -71,5 +58,22 @@ def reply_payload(report: dict[str, Any]) -> dict[str, Any]:
         },
         "documentStatus": status,
         "documentTraceOutput": "",
-        "runtimeStatus": None if running else {plugin: runtime},
+        "runtimeStatus": None if running else {step: _runtime(step, how, report) for step, how in steps},
+    }
+
+
+def _runtime(name: str, how: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """PluginRuntimeStatus of one step."""
+    return {
+        "status": how["Status"],
+        "code": how["ResponseCode"],
+        "name": name,
+        "output": how["StandardOutput"] + how["StandardError"],
+        "startDateTime": report["StartedAt"],
+        "endDateTime": report["EndedAt"],
+        "outputS3BucketName": "",
+        "outputS3KeyPrefix": "",
+        "stepName": "",
+        "standardOutput": how["StandardOutput"],
+        "standardError": how["StandardError"],
     }

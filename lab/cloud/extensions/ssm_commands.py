@@ -147,10 +147,10 @@ def describe_invocation(command: Command, invocation: Invocation) -> dict[str, A
     }
 
 
-def _both_streams(invocation: Invocation) -> str:
+def _both_streams(stdout: str, stderr: str) -> str:
     """As the agent puts them together (amazon-ssm-agent, TruncateOutput)."""
-    errors = f"\n----------ERROR-------\n{invocation.stderr}" if invocation.stderr else ""
-    return invocation.stdout + errors
+    errors = f"\n----------ERROR-------\n{stderr}" if stderr else ""
+    return (stdout + errors)[:LISTED_OUTPUT_LIMIT]
 
 
 def _listed_invocation(command: Command, invocation: Invocation, details: bool) -> dict[str, Any]:
@@ -167,16 +167,24 @@ def _listed_invocation(command: Command, invocation: Invocation, details: bool) 
         "CommandPlugins": [],
     }
     if details:
+        whole = {
+            "Name": full["PluginName"],
+            "Status": invocation.status,
+            "ResponseCode": invocation.response_code,
+            "StandardOutput": invocation.stdout,
+            "StandardError": invocation.stderr,
+        }
         row["CommandPlugins"] = [
             {
-                "Name": full["PluginName"],
-                "Status": invocation.status,
-                "StatusDetails": invocation.detail,
-                "ResponseCode": invocation.response_code,
+                "Name": plugin["Name"],
+                "Status": plugin["Status"],
+                "StatusDetails": plugin["Status"],
+                "ResponseCode": plugin["ResponseCode"],
                 "ResponseStartDateTime": invocation.started,
                 "ResponseFinishDateTime": invocation.ended,
-                "Output": _both_streams(invocation)[:LISTED_OUTPUT_LIMIT],
+                "Output": _both_streams(plugin["StandardOutput"], plugin["StandardError"]),
             }
+            for plugin in invocation.plugins or [whole]
         ]
     return row
 

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from moto.logs.responses import LogsResponse
+from moto.ssm.exceptions import AccessDeniedException
 
 from haltuun.model import StageName, Unknown
 from haltuun.stages.commands import send
@@ -18,13 +20,14 @@ from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.polling import poll
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
-from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, put_control, ubuntu, world
 from tests.stages.account_state import differences
 
 pytestmark = pytest.mark.slow
 
 # The package exports the function of that name; its deadline is the module's.
 PROVE = import_module("haltuun.stages.logs.prove")
+NOTED = "var/lib/haltuun/logs/configuration"
 STEPS = ["aws:configurePackage", "aws:runShellScript"]
 NGINX = (LogFile(path="/var/log/nginx/access.log", service="nginx"),)
 
@@ -50,7 +53,7 @@ def test_a_line_written_on_each_host_arrives(account: World) -> None:
     for instance_id, node in account.nodes.items():
         assert takeover.run.valid_proof(StageName.logs, "marker", instance_id)
         assert [step for step in node.ran if step.startswith("aws:")] == STEPS
-        assert (node.root / "var/log/haltuun/configuration").read_text().split() == node.configs
+        assert (node.root / NOTED).read_text().split() == node.configs
 
 
 def test_a_second_run_plans_mutates_and_writes_nothing(account: World) -> None:
@@ -108,8 +111,7 @@ def test_an_agent_that_cannot_be_installed_holds_its_host_alone(account: World, 
     assert statuses(takeover) == {first: ("held", "LOGS_NOT_CONFIGURED"), second: ("passed", "")}
     message = takeover.progress[StageName.logs].statuses[first].message
     assert "aws:configurePackage was told to fail" in message, message
-    # Once by State Manager, and once more because that failed; its neighbour once.
-    assert [account.nodes[i].ran.count("aws:configurePackage") for i in (first, second)] == [2, 1]
+    assert account.nodes[first].ran.count(STEPS[0]) == 2, "by State Manager, and once more as that failed"
     account.nodes[first].ends.clear()
     again = account.take(STAGE)
     assert set(statuses(again).values()) == {("passed", "")}
@@ -174,6 +176,83 @@ def test_what_an_earlier_run_installed_is_not_installed_again(account: World, mo
         assert [step for step in node.ran if step.startswith("aws:")] == STEPS
 
 
+def test_a_host_that_lost_its_configuration_is_given_it_again_by_its_own_word(account: World) -> None:
+    """A root volume was replaced: the tag is there, the proof has run out, State Manager has had its turn."""
+    first, second = account.facts
+    taken = account.take(STAGE)
+    account.ledger.withdraw_proofs(ACCOUNT, "test", StageName.logs, [first, second], "gone", taken.run.now())
+    (account.nodes[first].root / NOTED).unlink()
+    assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
+    assert [account.nodes[i].ran.count(STEPS[0]) for i in (first, second)] == [2, 1]
+
+
+def test_an_association_that_somebody_changed_is_not_sent_to_a_host(account: World) -> None:
+    first = next(iter(account.facts))
+    taken = account.take(STAGE)
+    account.ledger.withdraw_proofs(ACCOUNT, "test", StageName.logs, [first], "gone", taken.run.now())
+    tag, ssm = account.tags(first)["haltuun:logs"], account.client("ssm")
+    named = [{"key": "AssociationName", "value": f"haltuun-logs-{tag}"}]
+    (ours,) = ssm.list_associations(AssociationFilterList=named)["Associations"]
+    ssm.update_association(
+        AssociationId=ours["AssociationId"],
+        AssociationName=ours["AssociationName"],
+        Name=ours["Name"],
+        Targets=ours["Targets"],
+        Parameters={"configuration": ["AmazonCloudWatch-haltuun-ffff"], "action": ["fetch-config"]},
+    )
+    (account.nodes[first].root / NOTED).unlink()
+    ran = len(account.nodes[first].ran)
+    takeover = account.start(STAGE)
+    account.pass_through(takeover)  # nobody approves that the association is set right
+    note = takeover.run.facts[StageName.logs][first].marker_note  # type: ignore[attr-defined]
+    assert "was changed, and is not what Haltuun would run" in note
+    assert account.nodes[first].ran[ran:] == ["AWS-RunShellScript"]
+    takeover.end("Done")
+
+
+def test_an_agent_that_is_there_is_configured_though_its_package_is_refused(
+    account: World, monkeypatch: Any
+) -> None:
+    """Another installation goes on, or it is a system that the package does not know."""
+    monkeypatch.setattr(PROVE, "PATIENCE_S", 0.0)
+    first = next(iter(account.facts))
+    put_control(account.nodes[first])
+    account.nodes[first].ends[STEPS[0]] = "Failed"
+    assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
+
+
+def test_a_log_group_that_cannot_be_read_says_nothing_of_the_hosts(account: World, monkeypatch: Any) -> None:
+    monkeypatch.setattr(PROVE, "ARRIVES_S", 1.0)
+
+    def refuse(self: LogsResponse) -> None:
+        raise AccessDeniedException("logs:FilterLogEvents is not allowed")
+
+    monkeypatch.setattr(LogsResponse, "filter_log_events", refuse)
+    takeover = account.take(STAGE)
+    assert set(statuses(takeover).values()) == {("unknown", "MARKER_MISSING")}
+    (message,) = {status.message for status in takeover.progress[StageName.logs].statuses.values()}
+    assert "its log group could not be read" in message and "FilterLogEvents" in message
+
+
+def test_a_document_that_another_runs_association_runs_stays_and_is_named(account: World) -> None:
+    first, second = account.facts
+    theirs = account.facts.pop(second)
+    taken = account.start(STAGE)
+    account.go(taken)
+    taken.end(taken.outcome())
+    account.facts[second] = theirs
+    account.take(STAGE)
+    account.facts.pop(second)
+    undoing = account.undo(taken, STAGE)
+    (step,) = [step for step in undoing.steps if step.change.kind == "ssm.document"]
+    assert "of another run runs it" in step.message
+    ssm = account.client("ssm")
+    assert ssm.get_document(Name=step.change.target)["Name"] == step.change.target
+    (left,) = ssm.list_associations()["Associations"]
+    assert left["AssociationName"].endswith(account.tags(second)["haltuun:logs"])
+    assert "haltuun:logs" not in account.tags(first)
+
+
 def test_a_line_of_another_configuration_is_no_proof(account: World) -> None:
     account.take(STAGE)
     second = list(account.facts)[1]
@@ -189,12 +268,12 @@ def test_one_host_that_is_gone_costs_no_other_its_command(account: World) -> Non
     first = next(iter(account.facts))
     takeover = account.start(STAGE)
     gone = "i-0000000000000dead"
-    lines = {"commands": ["echo https://me:secret@proxy refuses >&2; echo second >&2; exit 3"]}
+    lines = {"commands": ["echo first >&2; echo https://me:secret@proxy refuses >&2; exit 3"]}
     sent = send(takeover.run, REGION, [first, gone], "AWS-RunShellScript", lambda some: lines, "test")
     assert set(sent.commands) == {first}
     assert "InvalidInstanceId" in sent.refused[gone].unknown
     endings = poll(lambda: sent.look(takeover.run), lambda seen: len(seen) == 2, 20)
-    assert endings[first] == "https://***@proxy refuses", "what it said first of its error"
+    assert endings[first] == "https://***@proxy refuses", "what it said last"
     assert "InvalidInstanceId" in endings[gone]
     takeover.end("Done")
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from haltuun.stages.logs.document import content, digest, document, document_name
-from haltuun.stages.logs.prove import CONFIGURE_S, marker_script
+from haltuun.stages.logs.prove import marker_script
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host, metadata_service
 
 ID, OTHER = "i-0abc1234def567890", "i-0ffffffffffffffff"
 ACCOUNT, REGION = "111122223333", "eu-central-1"
 MINE, THEIRS = "AmazonCloudWatch-haltuun-11112222", "AmazonCloudWatch-haltuun-33334444"
-SCRIPT = marker_script(ACCOUNT, REGION, {OTHER: THEIRS, ID: MINE}, "haltuun 20261123T180000-abcdef")
-NOTED = "var/log/haltuun/configuration"
+SCRIPT = marker_script(ACCOUNT, REGION, {OTHER: THEIRS, ID: MINE}, "haltuun 20261123T180000-abcdef", 3)
+NOTED = "var/lib/haltuun/logs/configuration"
 CONTROL = """echo "$@" >>"$HALTUUN_ROOT/called"
+echo '2026/11/29 12:00:00 I! fetching'
+[ ! -e "$HALTUUN_ROOT/ends" ] || echo 'no such parameter' >&2
 exit "$(cat "$HALTUUN_ROOT/ends" 2>/dev/null || echo 0)"
 """
 
@@ -68,9 +71,9 @@ def test_it_writes_nothing_before_the_agent_has_the_hosts_own_configuration(
     host.write({NOTED: f"{THEIRS}\n"})
     host.tool("sleep", 'echo x >>"$HALTUUN_ROOT/slept"')
     with metadata_service(ID) as host.metadata:
-        done = host.run(shell, SCRIPT.replace(f"_WAIT_S={CONFIGURE_S}\n", "_WAIT_S=3\n"))
+        done = host.run(shell, SCRIPT)
     assert done.returncode == 6
-    assert done.stderr.startswith(f"NOT_CONFIGURED: the CloudWatch agent was not given {MINE}")
+    assert done.stderr.startswith(f"NOT_CONFIGURED: the CloudWatch agent does not have {MINE}")
     assert written(host) is None
     assert len((host.root / "slept").read_text().split()) == 3
 
@@ -89,24 +92,45 @@ def step(action: str) -> str:
     return text.replace("{{ configuration }}", MINE).replace("{{ action }}", action)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_the_agent_is_given_the_configuration_and_the_host_notes_which(host: FakeHost, shell: str) -> None:
+def put_control(host: FakeHost, script: str) -> None:
     control = host.root / "opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl"
     control.parent.mkdir(parents=True)
-    control.write_text(f"#!/bin/sh\n{CONTROL}")
+    control.write_text(f"#!/bin/sh\n{script}")
     control.chmod(0o755)
+    for name in ("ln", "rm"):
+        host.tool(name)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_agent_is_given_the_configuration_and_the_host_notes_which(host: FakeHost, shell: str) -> None:
+    put_control(host, CONTROL)
     host.write({NOTED: f"{THEIRS}\n", "ends": "4"})
-    assert host.run(shell, step("append-config")).returncode == 4
-    assert (host.root / NOTED).read_text() == f"{THEIRS}\n", "it still has the one before"
+    done = host.run(shell, step("append-config"))
+    assert done.returncode == 4
+    assert done.stderr == "NOT_CONFIGURED: no such parameter\n"
+    assert not (host.root / NOTED).exists(), "nobody knows what it has"
     (host.root / "ends").unlink()
     assert host.run(shell, step("append-config")).returncode == 0
     assert (host.root / NOTED).read_text() == f"{MINE}\n"
-    assert (host.root / "called").read_text() == f"-a append-config -m ec2 -c ssm:{MINE} -s\n" * 2
+    append = f"-a append-config -m ec2 -c ssm:{MINE} -s\n"
+    called = (host.root / "called").read_text()
+    assert called == f"-a remove-config -m ec2 -c ssm:{THEIRS}\n" + append * 2
+
+
+def test_two_at_once_take_turns(host: FakeHost) -> None:
+    """State Manager and Run Command may both bring it."""
+    put_control(host, 'mkdir "$HALTUUN_ROOT/busy" || exit 9\nsleep 0.3\nrm -r "$HALTUUN_ROOT/busy"\n')
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda shell: host.run(shell, step("fetch-config")), SHELLS))
+    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * len(SHELLS)
+    assert [path.name for path in (host.root / NOTED).parent.iterdir()] == ["configuration"], (
+        "nothing is held"
+    )
 
 
 def test_without_an_agent_nothing_is_noted(host: FakeHost) -> None:
-    (host.root / NOTED).unlink()
     host.tool("sleep", "true")
+    (host.root / NOTED).unlink()
     done = host.run("dash", step("fetch-config"))
     assert (done.returncode, done.stderr.partition(":")[0]) == (3, "NOT_INSTALLED")
     assert not (host.root / NOTED).exists()
@@ -128,3 +152,4 @@ def test_the_document_can_be_told_from_any_other_version_of_it() -> None:
 
 def test_run_command_would_not_take_parts_of_it_for_its_own_parameters() -> None:
     assert "{{" not in SCRIPT
+    assert content().count("{{") == 2, "the document's own two"

@@ -11,6 +11,7 @@ from haltuun.model import StageName, Unknown, Verdict
 from haltuun.stages.associations import send_once
 from haltuun.stages.patch import STAGE
 from haltuun.stages.patch.kinds import PARAMETERS, TASK, WINDOW
+from haltuun.stages.patch.plan import SCAN_VALUE
 from haltuun.stages.polling import poll
 from lab.cloud.state import ssm_state
 from tests.stages.account_kit import ACCOUNT, REGION, World, ubuntu, world
@@ -193,7 +194,7 @@ def test_a_scan_by_hand_runs_on_no_neighbour(account: World) -> None:
     first, second = account.facts
     before = {i: len(node.ran) for i, node in account.nodes.items()}
     takeover = account.start(STAGE)
-    sent = send_once(takeover.run, REGION, "haltuun-scan", [first])
+    sent = send_once(takeover.run, REGION, "haltuun-scan", SCAN_VALUE, [first])
     assert poll(lambda: sent.look(takeover.run), bool, 20) == {first: ""}
     takeover.end("Done")
     assert {i: len(node.ran) - before[i] for i, node in account.nodes.items()} == {first: 1, second: 0}
