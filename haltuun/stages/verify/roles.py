@@ -235,7 +235,7 @@ def remove_role(run: Run) -> None:
 
 
 # -- iam.instance_profile: of ledgers only ---------------------------------------------------------
-# Until 2026-11 role, policy and profile were one change of this kind. None is planned any more; it is here
+# Earlier versions made role, policy and profile one change of this kind. None is planned any more; it is here
 # so that runs which an earlier version made can be undone, and such an undo in turn.
 
 WHOLE = "iam.instance_profile"
