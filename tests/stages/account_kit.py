@@ -230,6 +230,8 @@ def world(
             scripts.submit(lambda: state.reply(node_id, _respond(made, message, node_id)))
             return None
 
+        for service in ("ssm", "logs"):  # made here, as boto3 makes none in several threads at once
+            made.client(service)
         state.responder = respond
         for instance_id in ids:
             state.put_node(instance_id, simulated=True, platform_name="Ubuntu", agent_version="3.3.1142.0")
