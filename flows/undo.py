@@ -71,6 +71,7 @@ def take_back(undo: str, account: str) -> None:
     tag_flow_run(account)
     undoing = session(undo)
     if undoing.account_first:
+        heed()
         work.undo_account(undo)
     for wave in undoing.waves():
         heed()

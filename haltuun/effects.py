@@ -17,12 +17,13 @@ def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], Take
 
     Each is the event that confirmed it, as the work of the run that sent it: a killed run's change is its
     own, whoever found it done. An inverse change (`undoes`) is in effect like any other; when it is undone
-    itself, what it took away is there again.
+    itself, what it took away is there again. What is made again builds on all that it was built on before.
     """
     now: dict[str, ChangeEvent] = {}
     taken_back: dict[str, tuple[ChangeEvent, str]] = {}
     made_by: dict[str, str] = {}
     inverses: dict[str, list[str]] = {}  # change id → the changes that took it back
+    needs: dict[str, set[str]] = defaultdict(set)
     for event in events:
         change = event.change
         if event.event == "intended":
@@ -43,7 +44,9 @@ def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], Take
             taken_back[undone.change_id] = (undone, event.run)
         if change.undoes:
             inverses.setdefault(change.undoes, []).append(change.id)
-        now[change.id] = event.model_copy(update={"run": made_by.get(change.id, event.run)})
+        needs[change.id].update(change.depends_on)
+        built = change.model_copy(update={"depends_on": tuple(sorted(needs[change.id]))})
+        now[change.id] = event.model_copy(update={"run": made_by.get(change.id, event.run), "change": built})
     return now, list(taken_back.values())
 
 

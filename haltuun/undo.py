@@ -42,6 +42,9 @@ class Step:
     inverse: Change | None
     status: str = ""
     message: str = ""
+    after: tuple[
+        str, ...
+    ] = ()  # changes whose steps come before: what this one builds on is made again there
 
     @property
     def open(self) -> bool:
@@ -71,8 +74,10 @@ def plan_undo(
 
     What stays is named: see `staying`.
     """
+    events = list(events)
     there = list(effects(events)[0].values())
     stay = staying(there)
+    before = _made_before(events, [one.change for one in there if one.run == of])
     steps = []
     for one in reversed([one for one in there if one.run == of]):
         change = one.change
@@ -82,8 +87,19 @@ def plan_undo(
             others = sorted(
                 {h for o in there if o.run != of and _beside(o.change, change) for h in o.change.hosts}
             )
-            steps.append(Step(change, _inverse(change, kinds, others)))
+            steps.append(Step(change, _inverse(change, kinds, others), after=before.get(change.id, ())))
     return steps
+
+
+def _made_before(events: Iterable[ChangeEvent], changes: Sequence[Change]) -> dict[str, tuple[str, ...]]:
+    """Of inverse changes: which of the others took away what theirs was built on, and so are undone first."""
+    first = {event.change_id: event.change for event in events}
+    by_undone = {change.undoes: change.id for change in changes if change.undoes}
+    return {
+        change.id: tuple(by_undone[need] for need in first[change.undoes].depends_on if need in by_undone)
+        for change in changes
+        if change.undoes in first
+    }
 
 
 def _beside(other: Change, change: Change) -> bool:
@@ -284,6 +300,11 @@ class Undoing:
         staying = [s for s in self.steps if step.change.id in s.change.depends_on and s.status not in SETTLED]
         if staying:
             return replace(step, status="waits", message=f"Still needed: {staying[0].change.summary}")
+        missing = [s for s in self.steps if s.change.id in step.after and s.status not in GONE_BACK]
+        if missing:
+            return replace(
+                step, status="waits", message=f"What it builds on is not there: {missing[0].change.summary}"
+            )
         kept = self._kept(step, inverse)
         if kept is not None:
             return kept

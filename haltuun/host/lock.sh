@@ -10,6 +10,8 @@ take_lock() {
             sleep 1
         elif [ -n "$holder" ]; then
             bury "$holder"
+        else
+            sleep 1 # nobody holds it: no link can be made here (read-only, no inode left)
         fi
     done
 }

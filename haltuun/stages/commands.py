@@ -29,7 +29,7 @@ _FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
 UNDELIVERED = frozenset({"DeliveryTimedOut", "Undeliverable", "Terminated", "Cancelled"})
 # What the agent puts between the two streams of a listed invocation's output.
 _ERRORS = "----------ERROR-------"
-_CODED = re.compile(r"[A-Z][A-Z_]+: ")
+_CODED = re.compile(r"[A-Z]+(_[A-Z]+)+: ")  # of ours; WARNING and ERROR are others'
 _EXIT = "failed to run commands: "
 
 Parameters = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]

@@ -169,7 +169,8 @@ class Draft:
             gone = change.model_copy(
                 update={
                     "after": None,
-                    "summary": f"Take '{target}' away, as it was set otherwise ({region}).",
+                    "summary": f"Take {kind} '{target}' away, as it was set otherwise ({region}); it is made"
+                    " again right after.",
                     "monthly_cost": None,
                 }
             )

@@ -117,6 +117,16 @@ def test_what_a_later_run_changed_further_stays_until_that_run_is_taken_back() -
     assert step.inverse is not None
 
 
+def test_what_is_made_again_builds_on_what_it_was_built_on_before() -> None:
+    """A selection that was set otherwise: run "b" takes it away and makes it again, which is "a"'s change."""
+    plan, gone = change(1), change(3)
+    selection = change(2, plan.id)
+    again = selection.model_copy(update={"depends_on": (gone.id,)})
+    assert again.id == selection.id
+    events = told(*made("a", plan, selection), *made("b", gone, again))
+    assert {s.change.id: s.status for s in plan_undo(events, "a", KINDS)} == {plan.id: "needed"}
+
+
 def test_what_was_built_before_a_run_made_its_part_anew_does_not_keep_that_part() -> None:
     role = change(1)
     restart = change(2, role.id, undo=False)

@@ -284,10 +284,19 @@ def get_selection(run: Run, region: str, name: str) -> Own | Unknown:
 
 
 def _selection(body: Mapping[str, Any]) -> Json:
-    equal = (body.get("Conditions") or {}).get("StringEquals") or ()
+    """What we set; `others` is what somebody set beside, so that it can be given back as it was."""
+    conditions = body.get("Conditions") or {}
+    others = {
+        "Conditions": {key: rows for key, rows in conditions.items() if rows and key != "StringEquals"},
+        **{key: body[key] for key in ("ListOfTags", "NotResources") if body.get(key)},
+    }
+    others = {key: value for key, value in others.items() if value}
     return {
         "resources": sorted(body.get("Resources") or ()),
-        "conditions": [[c["ConditionKey"], c["ConditionValue"]] for c in equal],
+        "conditions": [
+            [c["ConditionKey"], c["ConditionValue"]] for c in conditions.get("StringEquals") or ()
+        ],
+        **({"others": others} if others else {}),
     }
 
 
@@ -310,14 +319,17 @@ def apply_selection(run: Run, change: Change) -> Json:
         )
     if change.after is None:
         return None
+    others = change.after.get("others") or {}
     body = {
         "SelectionName": change.target,
         "IamRoleArn": role_arn(run.aws.partition, run.aws.account_id),
         "Resources": change.after["resources"],
+        **others,
         "Conditions": {
             "StringEquals": [
                 {"ConditionKey": key, "ConditionValue": value} for key, value in change.after["conditions"]
-            ]
+            ],
+            **(others.get("Conditions") or {}),
         },
     }
 

@@ -218,7 +218,13 @@ def apply_document(run: Run, change: Change) -> Json:
             )
         using = sorted(str(a.get("AssociationName")) for a in listed if a.get("Name") == change.target)
         if using:
-            return {"kept": f"It stays: {', '.join(using)} of another run runs it."}
+            raise HaltuunError(
+                f"it stays while an association runs it ({', '.join(using)}).",
+                subject=change.target,
+                remedy="Undo the run that made the association, then this one again.",
+                code="STILL_USED",
+                unchanged=True,
+            )
         run.aws.call("ssm", "DeleteDocument", change.region, Name=change.target)
         return None
     run.aws.call(

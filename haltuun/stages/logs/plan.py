@@ -35,7 +35,7 @@ from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
 from haltuun.stages.verify.plan import ASSOCIATE, POLICY
 
 # How it is brought to a host that State Manager does not serve in time, and watched there.
-_SENT = ("ssm:SendCommand", "ssm:ListCommands", "ssm:ListCommandInvocations")
+_SENT = ("ssm:SendCommand", "ssm:ListCommands", "ssm:ListCommandInvocations", "ssm:CancelCommand")
 # What taking the tag off does not undo.
 _STAYS = (
     "The tag goes back; the agent stays installed and keeps the configuration until another is given to it,"

@@ -311,6 +311,9 @@ def apply_window_task(run: Run, change: Change) -> Json:
         raise AwsError("the window has no target.", subject=WINDOW, remedy="Plan again.", code="PLAN_STALE")
     # An update takes away what it does not name.
     command = _command_of(run, region, window_id, entry) if entry is not None else {"TimeoutSeconds": 600}
+    if entry is not None and entry.get("TaskArn") != change.after["document"]:
+        for of_the_other in ("DocumentVersion", "DocumentHash", "DocumentHashType"):
+            command.pop(of_the_other, None)
     body = {
         "TaskArn": change.after["document"],
         "Targets": [{"Key": "WindowTargetIds", "Values": [target.id]}],

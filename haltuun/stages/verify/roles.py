@@ -303,6 +303,12 @@ def keeps_used(run: Run, change: Change) -> str | Unknown:
 
     # EC2 may still tell of what this run has just taken off.
     seen = poll(users, lambda seen: isinstance(seen, Unknown) or not _just_freed(run, seen), SETTLES_S)
+    if change.kind in (ROLE, POLICY, WHOLE) and not isinstance(seen, Unknown):
+        others = run.aws.ask(lambda: _other_uses(run))
+        if isinstance(others, Unknown):
+            return Unknown(unknown=f"Whether others use the role could not be read ({others.unknown}).")
+        if others:
+            return f"Somebody has put it to use: {', '.join(others)}."
     if isinstance(seen, Unknown):
         return Unknown(unknown=f"Whether an instance has its profile could not be read ({seen.unknown}).")
     left = sorted(seen.keys() - set(change.hosts))
@@ -312,6 +318,24 @@ def keeps_used(run: Run, change: Change) -> str | Unknown:
     named = [f"{known[i].label if i in known else i} ({seen[i]})" for i in left[:NAMED]]
     more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
     return f"In use by {', '.join(named)}{more}: it would break what runs there."
+
+
+def _other_uses(run: Run) -> list[str]:
+    """What somebody has made of our role: other profiles that hold it, policies attached to it."""
+    try:
+        profiles = run.aws.pages(
+            "iam", "ListInstanceProfilesForRole", "InstanceProfiles", run.aws.home_region, RoleName=OWN_ROLE
+        )
+        attached = run.aws.pages(
+            "iam", "ListAttachedRolePolicies", "AttachedPolicies", run.aws.home_region, RoleName=OWN_ROLE
+        )
+    except NotFound:
+        return []
+    names = [str(profile["InstanceProfileName"]) for profile in profiles]
+    return [
+        *(f"the instance profile {name} has it" for name in names if name != OWN_ROLE),
+        *(f"the policy {policy['PolicyName']} is attached to it" for policy in attached),
+    ]
 
 
 def _users(run: Run) -> dict[str, str]:

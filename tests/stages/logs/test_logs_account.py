@@ -20,7 +20,7 @@ from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.polling import poll
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
-from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, put_control, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, put_control, take_back, ubuntu, world
 from tests.stages.account_state import differences
 
 pytestmark = pytest.mark.slow
@@ -241,16 +241,20 @@ def test_a_document_that_another_runs_association_runs_stays_and_is_named(accoun
     account.go(taken)
     taken.end(taken.outcome())
     account.facts[second] = theirs
-    account.take(STAGE)
+    later = account.take(STAGE)
     account.facts.pop(second)
     undoing = account.undo(taken, STAGE)
     (step,) = [step for step in undoing.steps if step.change.kind == "ssm.document"]
-    assert "of another run runs it" in step.message
+    assert (step.status, undoing.outcome()) == ("failed", "PartlyUndone")
+    assert "it stays while an association runs it" in step.message
     ssm = account.client("ssm")
     assert ssm.get_document(Name=step.change.target)["Name"] == step.change.target
     (left,) = ssm.list_associations()["Associations"]
     assert left["AssociationName"].endswith(account.tags(second)["haltuun:logs"])
     assert "haltuun:logs" not in account.tags(first)
+    take_back(account.config(), account.ledger, later.run.id, [STAGE])
+    again = take_back(account.config(), account.ledger, taken.run.id, [STAGE])
+    assert [s.status for s in again.steps if s.change.kind == "ssm.document"] == ["done"]
 
 
 def test_a_line_of_another_configuration_is_no_proof(account: World) -> None:

@@ -98,18 +98,20 @@ class Walker:
         assert stood > NEARLY * len(alone.steps), (stood, len(alone.steps))
         self._is_as(alone, url)
 
-    def ended(self, alone: Alone, step: Step, way: str, *, run_dies: bool) -> None:
-        """The next run comes to where the one left alone came to, and the undo to where all began."""
+    def ended(self, alone: Alone, step: Step, way: str, *, run_dies: bool) -> bool:
+        """The next run comes to where the one left alone came to, and the undo to where all began.
+
+        False where this run had fewer steps than the one before, and was ended at none.
+        """
         first, url = self._begin()
         with self._gated(str(step.number)):
             run = self._start(url)
-            if self._until_it_stands(run):
-                if run_dies:
-                    run.kill()
-                    run.join()
+            stood = self._until_it_stands(run)
+            if stood and run_dies:
+                run.kill()
+                run.join()
+            if stood:
                 WAYS[way](self.hosts, self.name, not run_dies)
-            else:
-                assert step.number > NEARLY * len(alone.steps), f"it never came to {step}"
         # One that lives has gone on from there, or could not see how it ended: the next one does.
         run.join(END_S)
         assert run.exitcode is not None
@@ -118,6 +120,7 @@ class Walker:
         if not self.back:
             _undo(self.hosts, self.name, url)
             _same(self._kept(), first)
+        return stood
 
     def _is_as(self, alone: Alone, url: str) -> None:
         _same(self._left(), alone.left)

@@ -31,6 +31,8 @@ SYSTEMS = {"systemd": "ubuntu-18.04", "upstart": "ubuntu-14.04"}
 AT_ONCE = 4
 # Of each run, by far: with fewer the gate has missed most.
 STEPS = 10
+# The last steps of a run that now and then has one less.
+MISSED = 2
 # A script does not notice that nobody listens, so these stand for all: of them every step is cut off.
 CUT_OFF = (CASES[0], CASES[4])
 
@@ -84,5 +86,9 @@ def test_at_each_step_it_goes_on_from_there(hosts: Hosts, tmp_path: Path) -> Non
 def _walk(walker: Walker, alone: Alone, steps: list[Step]) -> None:
     if walker.case in CUT_OFF:
         walker.disturbed(alone)
-    for n, step in enumerate(steps):
-        walker.ended(alone, step, ENDED[n % 2], run_dies=n % 4 < 2)
+    missed = [
+        step
+        for n, step in enumerate(steps)
+        if not walker.ended(alone, step, ENDED[n % 2], run_dies=n % 4 < 2)
+    ]
+    assert len(missed) <= MISSED, missed

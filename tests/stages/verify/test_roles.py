@@ -26,11 +26,10 @@ from haltuun.model import Change, Host, Json, Reach, StageName, Undo, Unknown
 from haltuun.stages import polling
 from haltuun.stages.base import View
 from haltuun.stages.verify import STAGE as VERIFY
-from haltuun.stages.verify import roles
 from haltuun.stages.verify.facts import VerifyAccount, VerifyFacts
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME, own_policy, own_trust
 from haltuun.stages.verify.parse_account import digest, role_of
-from haltuun.stages.verify.plan import plan
+from haltuun.stages.verify.plan import ASSOCIATE, plan
 from haltuun.stages.verify.roles import WHOLE
 from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import apply_extensions
@@ -327,20 +326,36 @@ def test_iam_that_does_not_see_yet_what_was_made_is_asked_again(
     assert not late and not sent_again
 
 
-def test_a_role_to_which_somebody_attached_a_policy_stays_and_it_is_said_why(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(roles, "SETTLES_S", 0.1)
+def test_a_role_that_somebody_has_put_to_use_keeps_its_policy_and_it_is_said_why(account: Account) -> None:
     account.take_over()
     iam = account.client("iam")
     arn = iam.create_policy(PolicyName="theirs", PolicyDocument=json.dumps(SOMEBODYS))["Policy"]["Arn"]
     iam.attach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
-    *gone, role = _steps(account.undo(account.runs()[0]))
+    iam.create_instance_profile(InstanceProfileName="web")
+    iam.add_role_to_instance_profile(InstanceProfileName="web", RoleName=OWN_ROLE)
+    *gone, policy, role = _steps(account.undo(account.runs()[0]))
     assert {step.status for step in gone} == {"done"}
-    assert (role.status, "must detach all policies" in role.message) == ("failed", True)
+    for step in (policy, role):
+        assert step.status == "kept"
+        assert "the instance profile web has it, the policy theirs is attached to it" in step.message
     iam.detach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
+    iam.remove_role_from_instance_profile(InstanceProfileName="web", RoleName=OWN_ROLE)
     assert account.undo_all() is None
     assert not any(OWN_ROLE in name for name in account.state())
+
+
+def test_an_undo_of_an_undo_gives_no_host_what_somebody_made_meanwhile(account: Account) -> None:
+    account.take_over()
+    undoing = account.undo(account.runs()[0])
+    assert isinstance(undoing, Undoing) and undoing.outcome() == "Undone"
+    iam = account.client("iam")
+    iam.create_role(RoleName="admin", AssumeRolePolicyDocument=json.dumps(own_trust("aws")))
+    iam.create_instance_profile(InstanceProfileName=OWN_ROLE)
+    iam.add_role_to_instance_profile(InstanceProfileName=OWN_ROLE, RoleName="admin")
+    in_turn = account.undo(account.runs("undo")[-1])
+    (host,) = [s for s in _steps(in_turn) if s.change.kind == ASSOCIATE]
+    assert host.status == "waits" and "What it builds on is not there" in host.message
+    assert not any(name.startswith("ec2:associations/") for name in account.state())
 
 
 # -- what an instance uses -----------------------------------------------------------------------
