@@ -341,7 +341,17 @@ def test_a_selection_that_was_set_otherwise_comes_back_though_the_run_was_killed
     (ours,) = selections()
     (row,) = backup.list_backup_selections(**in_plan)["BackupSelectionsList"]
     backup.delete_backup_selection(**in_plan, SelectionId=row["SelectionId"])
-    backup.create_backup_selection(**in_plan, BackupSelection={**ours, "Resources": ours["Resources"][:1]})
+    production = {"ConditionType": "STRINGEQUALS", "ConditionKey": "env", "ConditionValue": "prod"}
+    narrower = {
+        "Resources": ours["Resources"][:1],
+        "ListOfTags": [production],
+        "NotResources": [f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-0123456789abcdef0"],
+        "Conditions": {
+            **ours["Conditions"],
+            "StringLike": [{"ConditionKey": "aws:ResourceTag/team", "ConditionValue": "web*"}],
+        },
+    }
+    backup.create_backup_selection(**in_plan, BackupSelection={**ours, **narrower})
     (theirs,) = selections()
     before = len(account.ledger.runs(ACCOUNT))
     killed = [killed_in(account.start(STAGE), account.go, "after") for _ in range(2)]

@@ -160,6 +160,17 @@ def test_a_reboot_that_a_person_set_is_seen_and_named(account: World) -> None:
     assert task.task_invocation_parameters == {"RunCommand": {"Parameters": theirs}}
 
 
+def test_what_a_person_said_of_another_document_is_not_said_of_ours(account: World) -> None:
+    account.take(STAGE)
+    windows = ssm_state(ACCOUNT, REGION).backend.windows.values()
+    (task,) = next(w for w in windows if w.name == WINDOW).tasks.values()
+    command = {"Parameters": PARAMETERS, "DocumentVersion": "7", "Comment": "theirs", "TimeoutSeconds": 900}
+    task.task_arn, task.task_invocation_parameters = "their-document", {"RunCommand": command}
+    account.take(STAGE)
+    kept = {"Parameters": PARAMETERS, "Comment": "theirs", "TimeoutSeconds": 900}
+    assert (task.task_arn, task.task_invocation_parameters["RunCommand"]) == ("AWS-RunPatchBaseline", kept)
+
+
 def test_a_target_that_a_person_set_otherwise_stays_the_one_that_the_task_names(account: World) -> None:
     account.take(STAGE)
     windows = ssm_state(ACCOUNT, REGION).backend.windows.values()
