@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from haltuun.model import (
     Barred,
@@ -254,13 +254,15 @@ def associate_change(host: Host, depends_on: tuple[str, ...]) -> Change:
 def plan_egress(view: View, going: Mapping[str, VerifyFacts]) -> Iterable[Change]:
     """One change a security group: out on 443 to the groups of the endpoints, no further."""
     wanted: dict[tuple[str, str], dict[str, set[str]]] = {}
+    members = group_members(view)
     for instance_id, facts in going.items():
         targets = {t for endpoint in _closed(facts) for t in endpoint.open_to}
-        group = narrowest_group(view, instance_id)
+        group = narrowest_group(view, instance_id, members)
         if targets and group:
             wanted.setdefault((view.hosts[instance_id].region, group), {})[instance_id] = targets
     for (region, group), hosts in sorted(wanted.items()):
-        yield egress_change(view, region, group, sorted(hosts), sorted(set().union(*hosts.values())))
+        targets = set().union(*hosts.values())
+        yield egress_change(view, region, group, members[group], sorted(hosts), sorted(targets))
 
 
 def _closed(facts: VerifyFacts) -> list[Endpoint]:
@@ -269,24 +271,25 @@ def _closed(facts: VerifyFacts) -> list[Endpoint]:
     return [e for e in endpoints if e.reachable is False and e.obstacle == "group" and e.open_to]
 
 
-def narrowest_group(view: View, instance_id: str) -> str | None:
+def narrowest_group(view: View, instance_id: str, members: Mapping[str, list[str]]) -> str | None:
     """Of the instance's groups the one that the fewest instances have."""
     seen = discovered(view, instance_id)
     groups = seen.security_groups if seen is not None and isinstance(seen.security_groups, tuple) else ()
-    return min(groups, key=lambda group: (len(members_of(view, group)), group), default=None)
+    return min(groups, key=lambda group: (len(members[group]), group), default=None)
 
 
-def members_of(view: View, group: str) -> list[str]:
-    return [
-        instance_id
-        for instance_id in view.hosts
-        if (seen := discovered(view, instance_id)) is not None
-        and isinstance(seen.security_groups, tuple)
-        and group in seen.security_groups
-    ]
+def group_members(view: View) -> dict[str, list[str]]:
+    """Security group → the instances that have it."""
+    members: dict[str, list[str]] = {}
+    for instance_id in view.hosts:
+        seen = discovered(view, instance_id)
+        groups = seen.security_groups if seen is not None else ()
+        for group in dict.fromkeys(groups) if isinstance(groups, tuple) else ():
+            members.setdefault(group, []).append(instance_id)
+    return members
 
 
-def interfaces_of(view: View, region: str, group: str) -> list[str]:
+def interfaces_of(view: View, region: str, group: str, members: Collection[str]) -> list[str]:
     """What else has the group: interfaces of databases, functions, load balancers, or second ones of
     instances.
     """
@@ -295,7 +298,6 @@ def interfaces_of(view: View, region: str, group: str) -> list[str]:
     if not isinstance(rows, tuple):
         why = rows.unknown if isinstance(rows, Unknown) else "not asked"
         return [f"what else has the group could not be read ({why})"]
-    members = set(members_of(view, group))
     return [
         f"{row.interface_id} ({row.owner})"
         for row in rows
@@ -303,9 +305,12 @@ def interfaces_of(view: View, region: str, group: str) -> list[str]:
     ]
 
 
-def egress_change(view: View, region: str, group: str, hosts: list[str], targets: list[str]) -> Change:
-    others = [who(view, i) for i in members_of(view, group) if i not in hosts]
-    others += interfaces_of(view, region, group)
+def egress_change(
+    view: View, region: str, group: str, members: list[str], hosts: list[str], targets: list[str]
+) -> Change:
+    going = set(hosts)
+    others = [who(view, i) for i in members if i not in going]
+    others += interfaces_of(view, region, group, set(members))
     before: Json = {"https_to": []}
     return Change(
         stage=StageName.verify,
