@@ -24,7 +24,9 @@ from typing import Any
 from rich.table import Table
 
 from haltuun.cli import server
-from haltuun.model import StageName
+from haltuun.config import load_config
+from haltuun.ledger import Ledger
+from haltuun.model import StageName, Verdict
 from lab.calls import reads, seen_calls
 from lab.crowd import cloud_of, make_crowd
 
@@ -34,8 +36,7 @@ MOST_MB = 1024
 STEEPEST = 1.1
 MOST_READS = 12  # of AWS that fifty hosts more may cost, where nothing is changed
 LOOKED_IN = (StageName.discover, StageName.verify, StageName.repair)  # the stages that look at each host
-HELD = "FAILED"
-ENDED = {"COMPLETED", HELD}
+ENDED = {"COMPLETED", "FAILED"}  # held hosts are red
 MOST_HELD = 0.25  # of all hosts, at one stage's gate: with more, what comes after it is not measured
 RECORDED_WITHIN_S = 300.0  # the server takes what it was told in turns, for a while after the run
 PAGE = 200  # of Prefect's API
@@ -124,16 +125,28 @@ def _sample(folder: Path, url: str, pid: int, hosts: int) -> Sample:
             task_runs=Counter(row["state_type"] for row in rows),
             looked=_by_stage(rows, "look {stage} "),
             judged=_by_stage(rows, "{stage} "),
-            held={
-                stage: hosts.total()
-                for stage, hosts in _by_stage(
-                    [row for row in rows if row["state_type"] == HELD], "{stage} "
-                ).items()
-            },
+            held=_held(folder),
             server_s=_cpu_s(pid) - before_s,
             reads=reads(seen_calls(endpoint_url) - before).total(),
             **told,
         )
+
+
+def _held(folder: Path) -> dict[str, int]:
+    """By the ledger: a task run of many hosts is red for one of them."""
+    config = load_config(folder / "haltuun.yaml")
+    ledger = Ledger(config.ledger_url)
+    try:
+        found = ledger.status(config.accounts[0].id)
+    finally:
+        ledger.close()
+    held = Counter(
+        stage.value
+        for stages in found.values()
+        for stage, status in stages.items()
+        if status.verdict is Verdict.held
+    )
+    return dict(held)
 
 
 def _task_runs(url: str) -> list[dict[str, Any]]:
