@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,6 +87,7 @@ class BackupState:
     opt_in: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(OPT_IN_TYPES, True))
     management: dict[str, bool] = field(default_factory=lambda: {"DynamoDB": True, "EFS": True})
     tokens: dict[str, str] = field(default_factory=dict)
+    _settling: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def backend(self) -> BackupBackend:
@@ -163,13 +165,14 @@ class BackupState:
         return False
 
     def settle(self) -> None:
-        """Move jobs on: CREATED, RUNNING, COMPLETED or FAILED."""
-        for job in list(self.jobs.values()):
-            age_s = clock.stopwatch() - job.started_s
-            if job.state == "CREATED" and age_s >= RUNNING_AFTER_S:
-                job.state = "RUNNING"
-            if job.state == "RUNNING" and age_s >= COMPLETED_AFTER_S:
-                self._complete(job)
+        """Move jobs on: CREATED, RUNNING, COMPLETED or FAILED; each ends once, whoever asks meanwhile."""
+        with self._settling:
+            for job in list(self.jobs.values()):
+                age_s = clock.stopwatch() - job.started_s
+                if job.state == "CREATED" and age_s >= RUNNING_AFTER_S:
+                    job.state = "RUNNING"
+                if job.state == "RUNNING" and age_s >= COMPLETED_AFTER_S:
+                    self._complete(job)
 
     def _complete(self, job: Job) -> None:
         action = NEEDED_ACTION[job.resource_type]
