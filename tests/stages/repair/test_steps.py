@@ -14,7 +14,7 @@ from tests.stages.repair.host_kit import Hosts, lab_of
 from tests.stages.repair.pairs import Case
 from tests.stages.repair.steps import ENDED, Alone, Step, Walker
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(7200)]
 
 # Each on a host of its own. Together they have every action that a lab's host can need, and so every undo.
 CASES = (
@@ -78,8 +78,10 @@ def test_at_each_step_it_goes_on_from_there(hosts: Hosts, tmp_path: Path) -> Non
             alone = list(pool.map(Walker.alone, walkers))
             assert all(len(run.steps) > STEPS for run in alone), [len(run.steps) for run in alone]
             actions |= {step.action for run in alone for step in run.steps}
-            for _ in pool.map(_walk, walkers, alone, _shared_out(alone)):
-                pass
+            walks = [pool.submit(_walk, *one) for one in zip(walkers, alone, _shared_out(alone), strict=True)]
+            wrong = [error for walk in walks if isinstance(error := walk.exception(), Exception)]
+            if wrong:
+                raise ExceptionGroup("what came of the walks", wrong)
     assert actions >= ACTIONS
 
 
