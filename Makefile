@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
-TEST_TOOLS := chromium fonts-dejavu-core busybox mksh tcsh openssh-server sudo
+TEST_TOOLS := chromium fonts-dejavu-core busybox mksh tcsh openssh-server postgresql sudo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Folders of installed packages that nothing here imports: half of it all.
 UNUSED := tests|testing|sympy|networkx|mpmath|pip|setuptools|mypy|mypyc|apprise
@@ -64,7 +64,7 @@ style: $(VENV)/.installed
 	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 -r $(BIN)/shellcheck
 
 unit: $(VENV)/.installed
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not lab and not server and not slow"
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not lab and not server and not postgres and not slow"
 
 bench: $(VENV)/.installed $(VENV)/.lab-tools
 	@$(BIN)/python -m bench

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.lab.agent_package import WrongPackage, check_package
 
-pytest_plugins = ["tests.prefect_fixtures"]
+pytest_plugins = ["tests.prefect_fixtures", "tests.postgres_fixtures"]
 
 # Each line is one worker's: its files share what is dear to start, a Prefect server and the command line's
 # account. They come before all others, as they take longest.

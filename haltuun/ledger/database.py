@@ -25,6 +25,11 @@ from haltuun.ledger.tables import (
 log = logging.getLogger("haltuun")
 
 AT_ONCE = 200  # rows
+# Lets one client at a time make tables, until the end of its transaction.
+_ALONE = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": "SELECT pg_advisory_xact_lock(hashtext('haltuun'))",
+}
 
 
 class Database:
@@ -42,9 +47,7 @@ class Database:
             self._engine = sa.create_engine(url, pool_pre_ping=True)
             if url.startswith("sqlite:"):
                 sa.event.listen(self._engine, "connect", _sqlite_settings)
-            SCHEMA_TABLE.create(self._engine, checkfirst=True)
-            self.id = self._identity()
-            META.create_all(self._engine)
+            self.id = self._opened()
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise HaltuunError(
                 f"the ledger cannot be opened: {_first_line(error)}.",
@@ -56,9 +59,16 @@ class Database:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _identity(self) -> str:
-        """The id of this ledger for good: fence numbers of two ledgers do not compare."""
+    def _opened(self) -> str:
+        """The id of this ledger for good: fence numbers of two ledgers do not compare.
+
+        Several may open one that is not there yet: the first makes it whole, the others wait for that.
+        """
         with self._engine.begin() as connection:
+            if META.tables.keys() - set(sa.inspect(connection).get_table_names()):
+                alone = _ALONE[connection.dialect.name]
+                connection.execute(sa.text(alone))
+                META.create_all(connection)
             found = connection.execute(sa.select(SCHEMA_TABLE)).first()
             if found is None:
                 made = uuid.uuid4().hex
@@ -149,9 +159,9 @@ def _tighten(path: Path) -> str:
 
 def _sqlite_settings(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # what was intended must survive a power cut
-    cursor.execute("PRAGMA busy_timeout=30000")
     cursor.close()
 
 

@@ -1,11 +1,13 @@
-"""The ledger on SQLite: leases, status as a view, errors in a sentence."""
+"""The ledger on SQLite and PostgreSQL: leases, status as a view, errors in a sentence."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 
 import pytest
 
@@ -17,9 +19,9 @@ ACCOUNT = "111122223333"
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/ledger.db"
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request, tmp_path):
+    return request.getfixturevalue("postgres_url") if request.param == "postgres" else sqlite(tmp_path)
 
 
 @pytest.fixture
@@ -27,6 +29,10 @@ def ledger(url):
     made = Ledger(url)
     yield made
     made.close()
+
+
+def sqlite(folder):
+    return f"sqlite:///{folder}/ledger.db"
 
 
 def test_since_is_when_a_status_became_what_it_is(ledger):
@@ -108,6 +114,19 @@ def test_nobody_else_reads_it(tmp_path):
     assert len(modes) == 4 and modes.pop("state") == "0o700" and set(modes.values()) == {"0o600"}, modes
 
 
+def test_several_that_open_a_new_one_at_once_open_the_same(url):
+    at_once = Barrier(6)
+
+    def opened(_):
+        at_once.wait()
+        made = Ledger(url)
+        made.close()
+        return made.id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(opened, range(6)))) == 1
+
+
 def test_another_versions_ledger_is_refused(url, monkeypatch):
     Ledger(url).close()
     monkeypatch.setattr(database, "SCHEMA", database.SCHEMA + 1)
@@ -159,41 +178,48 @@ def test_more_rows_than_are_written_at_once_are_all_there(ledger):
     assert len(ledger.hosts(ACCOUNT)) == 450, "all or none"
 
 
+@pytest.fixture
+def file_ledger(tmp_path):
+    made = Ledger(sqlite(tmp_path))
+    yield made
+    made.close()
+
+
 def modes(folder):
     return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in folder.iterdir()}
 
 
-def test_a_ledger_that_others_could_read_is_made_private_and_that_is_told_once(url, ledger, tmp_path, caplog):
-    ledger.remember(ACCOUNT, "a", "b")  # its companions -wal and -shm are there
+def test_a_ledger_that_others_could_read_is_made_private_and_that_is_told_once(file_ledger, tmp_path, caplog):
+    file_ledger.remember(ACCOUNT, "a", "b")  # its companions -wal and -shm are there
     assert set(modes(tmp_path)) == {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
     for path in tmp_path.iterdir():
         path.chmod(0o644)
-    Ledger(url).close()
+    Ledger(sqlite(tmp_path)).close()
     assert set(modes(tmp_path).values()) == {"600"}
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 3 and all("mode 0644" in one and "0600" in one for one in said)
-    Ledger(url).close()
+    Ledger(sqlite(tmp_path)).close()
     assert len(caplog.records) == 3
-    assert ledger.recall(ACCOUNT, "a") == "b"
+    assert file_ledger.recall(ACCOUNT, "a") == "b"
 
 
-def test_a_ledger_that_a_group_writes_stays_the_groups(url, ledger, tmp_path, caplog):
-    ledger.remember(ACCOUNT, "a", "b")
+def test_a_ledger_that_a_group_writes_stays_the_groups(file_ledger, tmp_path, caplog):
+    file_ledger.remember(ACCOUNT, "a", "b")
     for path in tmp_path.iterdir():
         path.chmod(0o664)
-    Ledger(url).close()
+    Ledger(sqlite(tmp_path)).close()
     assert set(modes(tmp_path).values()) == {"660"}
     caplog.clear()
-    Ledger(url).close()
+    Ledger(sqlite(tmp_path)).close()
     assert set(modes(tmp_path).values()) == {"660"} and not caplog.records
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_ledger_of_another_user_is_opened_and_left_as_it_is(url, ledger, tmp_path, caplog):
+def test_a_ledger_of_another_user_is_opened_and_left_as_it_is(file_ledger, tmp_path, caplog):
     database = tmp_path / "ledger.db"
     os.chown(database, 65534, 65534)
     for found, wanted in ((0o644, "600"), (0o664, "660")):
         database.chmod(found)
-        Ledger(url).close()
+        Ledger(sqlite(tmp_path)).close()
         assert modes(tmp_path)["ledger.db"] == f"{found:o}"
         assert f"belongs to another user: let that user run 'chmod {wanted}'" in caplog.text
