@@ -145,11 +145,14 @@ def _killed_in_the_middle(told: Story) -> None:
     ) as process:
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline and process.poll() is None:
+            # It stands still while it is looked whether a change is under way.
+            process.send_signal(signal.SIGSTOP)
             events = ledger.change_events(told.info.account_id)[already:]
             if sum(event.event == "confirmed" for event in events) >= 3 and events[-1].event == "sent":
                 break
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.1)
+        process.kill()
     told.killed_after = [event.event for event in ledger.change_events(told.info.account_id)[already:]]
     ledger.close()
 
