@@ -12,6 +12,9 @@ from haltuun.model import Facts, Frozen, Unknown
 
 _NOT_ASKED = Unknown(unknown="NOT_ASKED: not asked yet")
 
+# The agent's core in /proc/PID/comm, and what Linux counts the start of a process in (USER_HZ).
+CORE, TICKS_A_SECOND = "amazon-ssm-agen", 100
+
 Identity = Literal["EC2", "OnPrem", "CustomIdentity", "none"]
 
 
@@ -108,6 +111,7 @@ class Agent(Frozen):
     snap_arch: str = ""  # "x86_64", the machine's; "" where there is no snapd
     services: dict[str, str] = Field(default_factory=dict)  # deb and snap, where both are: "running, enabled"
     processes: tuple[Process, ...] | Unknown = _NOT_ASKED
+    up_s: int | Unknown = _NOT_ASKED  # since the machine's boot
     enabled: bool | Unknown = _NOT_ASKED
     imds_instance_id: str | Unknown = _NOT_ASKED
     imds_account: str | Unknown = _NOT_ASKED
@@ -127,6 +131,17 @@ class Agent(Frozen):
     unfinished: tuple[Unfinished, ...] | Unknown = _NOT_ASKED
     # At debug level the agent logs what passes through sessions: the run judges by it and never records it.
     log: tuple[LogLine, ...] | Unknown = Field(default=_NOT_ASKED, exclude=True)
+
+    @property
+    def running_s(self) -> float | Unknown:
+        """For how many seconds the last started core has run; Unknown also where the machine's own time does
+        not fit, as in a container that is shown a boot of its own."""
+        if isinstance(self.processes, Unknown) or isinstance(self.up_s, Unknown):
+            return Unknown(unknown="NOT_SEEN: since when the agent runs")
+        ages = [self.up_s - one.started / TICKS_A_SECOND for one in self.processes if one.comm == CORE]
+        if not ages or min(ages) < -1:
+            return Unknown(unknown="NOT_SEEN: since when the agent runs")
+        return min(ages)
 
     @property
     def package(self) -> str | Unknown:
@@ -159,7 +174,7 @@ class Agent(Frozen):
         """The core process; a worker alone is an orphan, not a running agent."""
         if isinstance(self.processes, Unknown):
             return self.processes
-        return any(process.comm == "amazon-ssm-agen" for process in self.processes)
+        return any(process.comm == CORE for process in self.processes)
 
 
 class Cause(Frozen):

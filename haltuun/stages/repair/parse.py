@@ -105,6 +105,7 @@ def parse_agent(output: str) -> Agent:
         credentials=_credentials(lines),
         proxy=tuple(_without_password(text) for text in lines["proxy"]),
         proxy_lines=tuple(parse_proxy_line(text) for text in lines["proxy_file"]),
+        up_s=_number(lines, "up_s"),
         disk_free_kb=_number(lines, "disk_free_kb"),
         inodes_free=_number(lines, "inodes_free"),
         state_kb=_number(lines, "state_kb"),
@@ -324,11 +325,13 @@ def parse_proxy_line(text: str) -> LogLine:
 
 
 def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> RepairFacts:
-    """`raw` is the account's, parsed already; `host_raw` {"stdout": probe.sh's output, "vault_node": row} or
-    Unknown."""
+    """`raw` is the account's, parsed already; `host_raw` {"stdout": probe.sh's output, "vault_node": row,
+    "own_node": row} or Unknown."""
     account = view.account_facts[StageName.repair]
     assert isinstance(account, RepairAccount)
     seen = _node_columns(account, host)
+    if not isinstance(host_raw, Unknown) and isinstance(host_raw["own_node"], dict):
+        seen = node_columns(parse_node(host.region, host_raw["own_node"]))
     agent = _agent_or_unknown(host_raw)
     if isinstance(agent, Unknown):
         return RepairFacts(observed_at=view.now, **seen, **without_host(agent, seen), agent=agent)

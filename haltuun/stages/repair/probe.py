@@ -12,17 +12,20 @@ from haltuun.aws import Aws
 from haltuun.envelope import host_script
 from haltuun.errors import AwsError
 from haltuun.ledger import ChangeEvent
-from haltuun.model import Host, Json, StageName, Unknown
+from haltuun.model import Host, Json, StageName, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.base import View
 from haltuun.stages.discover.host import no_way_in, standing_of
-from haltuun.stages.repair.facts import RepairAccount
+from haltuun.stages.polling import poll
+from haltuun.stages.repair.facts import Agent, RepairAccount
 from haltuun.stages.repair.package import package_problems
-from haltuun.stages.repair.parse import parse_agent
+from haltuun.stages.repair.parse import host_columns, parse_agent, vault_node
 
 PROBE_TIMEOUT_S = 420.0
 # A job of Haltuun that is still at work (its run was killed) is waited for: what it leaves counts.
 BUSY_WAIT_S = 300
+# How long after its start an agent may take until it is listed Online.
+JUST_STARTED_S = 180.0
 # One id that is no managed node here fails the call for all.
 INVALID_ID = "InvalidInstanceId"
 # The kinds of change that take a registration off a host, and the one that puts it back.
@@ -107,16 +110,42 @@ def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
 
 def look_at(run: Run, host: Host, view: View) -> Json:
     output = get_output(run, host)
-    return {"stdout": output, "vault_node": _vault_node(run, view, output)}
+    try:
+        agent = parse_agent(output)
+    except (ValueError, TypeError):
+        return {"stdout": output, "vault_node": None, "own_node": None}
+    asked = _vault_node(run, view, agent)
+    return {"stdout": output, "vault_node": asked, "own_node": own_node(run, host, view, agent, asked)}
 
 
-def _vault_node(run: Run, view: View, output: str) -> Json | Unknown | None:
+def own_node(run: Run, host: Host, view: View, agent: Agent, vault: Json | Unknown) -> Json | Unknown | None:
+    """The host's own node as it is by now; None where the list of all nodes tells it.
+
+    An agent that has just started, with the machine or by a run that was killed, is listed Online within a
+    minute or two. That is waited for: its host is none of those that only time can help.
+    """
+    account = view.account_facts.get(StageName.repair)
+    assert isinstance(account, RepairAccount)
+    listed, running_s = account.node(host.region, host.instance_id), agent.running_s
+    if isinstance(listed, Unknown) or isinstance(running_s, Unknown) or running_s >= JUST_STARTED_S:
+        return None
+    seen = host_columns(view, host, account, agent, vault_node(account, agent, vault))
+    online = listed is not None and listed.ping_status == "Online"
+    if online or seen["identity"] != "EC2" or not is_true(seen["connected"]):
+        return None
+
+    def done(row: Json | Unknown | None) -> bool:
+        return isinstance(row, Unknown) or (row is not None and row["PingStatus"] == "Online")
+
+    return poll(
+        lambda: get_node(run, host.region, host.instance_id), done, JUST_STARTED_S - max(running_s, 0.0)
+    )
+
+
+def _vault_node(run: Run, view: View, agent: Agent) -> Json | Unknown | None:
     """The registration in the vault may be of a region in which the account has no hosts; the account's
     regions were listed already."""
-    try:
-        vault = parse_agent(output).vault
-    except (ValueError, TypeError):
-        return None
+    vault = agent.vault
     account = view.account_facts.get(StageName.repair)
     listed = account.nodes if isinstance(account, RepairAccount) else {}
     if isinstance(vault, Unknown) or not vault.instance_id or vault.region in listed:

@@ -99,6 +99,7 @@ look_at_packages() {
 
 look_at_processes() {
     [ ! -d /proc/1 ] || say processes read
+    say up_s "$(cut -d. -f1 /proc/uptime 2>/dev/null)"
     agent_processes | while read -r comm pid started; do
         say process "$comm $pid $started"
         [ "$comm" = amazon-ssm-agen ] || continue

@@ -17,7 +17,7 @@ from datetime import timedelta
 from haltuun.model import Unknown, is_false, is_true
 from haltuun.stages.repair.agentlog import METADATA_ADDRESS
 from haltuun.stages.repair.entries import Entry
-from haltuun.stages.repair.facts import LogLine
+from haltuun.stages.repair.facts import CORE, LogLine
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE
 from haltuun.stages.repair.situation import DEFAULT_ORDER, Situation, identity_taken, will_take_onprem
 
@@ -166,7 +166,7 @@ def _half_repaired(s: Situation) -> Sequence[LogLine]:
 def _orphan_worker(s: Situation) -> Sequence[LogLine]:
     processes = s.agent.processes
     if not isinstance(processes, Unknown):
-        cores = [p for p in processes if p.comm == "amazon-ssm-agen"]
+        cores = [p for p in processes if p.comm == CORE]
         workers = [p for p in processes if p.comm == "ssm-agent-worke"]
         oldest = min((p.started for p in cores), default=None)
         orphans = [p for p in workers if oldest is None or (p.started and p.started < oldest)]

@@ -1,8 +1,10 @@
-"""The proof where one host of a batch is no node any more. AWS is moto with the lab's operations."""
+"""The proof where one host of a batch is no node any more, and who is waited for before it. AWS is moto with
+the lab's operations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,23 @@ from haltuun.model import Host, StageName, Unknown
 from haltuun.reach import open_host
 from haltuun.run import Run
 from haltuun.stages.base import View
-from haltuun.stages.repair.facts import RepairFacts
-from haltuun.stages.repair.probe import get_node
+from haltuun.stages.repair.facts import Agent, IdentityConfig, Process, RepairAccount, RepairFacts
+from haltuun.stages.repair.probe import JUST_STARTED_S, get_node, own_node
 from haltuun.stages.repair.prove import prove
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.state import SsmState, ssm_state
-from tests.stages.repair.plan_kit import ACCOUNT, NOW, REGION
+from tests.stages.repair.plan_kit import (
+    ACCOUNT,
+    AS_EC2,
+    CORE,
+    NOW,
+    REGION,
+    WORKER,
+    agent,
+    log,
+    node,
+    stale,
+)
 
 GONE = "i-0ffffffffffffffff"
 
@@ -93,6 +106,52 @@ def test_a_node_whose_agent_has_become_another_is_not_asked(run: Run, online: Ho
     assert fields["online_as_self"] is True
     assert fields["echoed"] == Unknown(unknown="NOT_SENT: the agent on the host is not this instance's")
     assert not [call for call in run.aws.calls if call.mutating]
+
+
+# -- an agent that has just started ---------------------------------------------------------------------
+
+
+def test_an_agent_that_has_just_started_is_waited_for(run: Run, online: Host) -> None:
+    """When all were listed it was not there yet."""
+    row = own_node(run, online, _listed(run, online), _started(online, 20), None)
+    assert isinstance(row, dict) and row["PingStatus"] == "Online"
+
+
+def test_it_is_waited_for_until_it_is_none_that_has_just_started(run: Run, online: Host) -> None:
+    gone = Host(account=ACCOUNT, region=REGION, instance_id=GONE)
+    assert own_node(run, gone, _listed(run, gone), _started(gone, JUST_STARTED_S - 1.5), None) is None
+    assert len(run.aws.calls) > 1
+
+
+@pytest.mark.parametrize("seen", ["long ago", "not this instance's", "not connected", "nobody knows"])
+def test_nothing_else_is_waited_for(run: Run, online: Host, seen: str) -> None:
+    agents = {
+        "long ago": _started(online, 181),
+        "not this instance's": stale(up_s=1000, processes=_processes(20)),
+        "not connected": _started(online, 20, log=log(*AS_EC2)),
+        "nobody knows": _started(online, 20, up_s=5),  # a container that is shown a boot of its own
+    }
+    assert own_node(run, online, _listed(run, online), agents[seen], None) is None
+    assert run.aws.calls == []
+
+
+def _started(host: Host, age_s: float, **special: Any) -> Agent:
+    own = {"imds_instance_id": host.instance_id, "imds_account": ACCOUNT, "imds_region": REGION}
+    identity = IdentityConfig(identity_type="EC2", instance_id=host.instance_id)
+    return agent(
+        **{**own, "identity_config": identity, "up_s": 1000, "processes": _processes(age_s), **special}
+    )
+
+
+def _processes(age_s: float) -> tuple[Process, ...]:
+    started = int((1000 - age_s) * 100)
+    return tuple(one.model_copy(update={"started": started}) for one in (CORE, WORKER))
+
+
+def _listed(run: Run, host: Host) -> View:
+    lost = node(host.instance_id, "ConnectionLost").model_copy(update={"region": REGION})
+    account = RepairAccount(nodes={REGION: (lost,)})
+    return replace(_view(run, [host], {}), account_facts={StageName.repair: account})
 
 
 def _view(run: Run, hosts: list[Host], facts: dict[str, RepairFacts]) -> View:
