@@ -86,6 +86,11 @@ class Worse:
     standing: Mapping[tuple[str, StageName], HostEvent]
     of_run: Sequence[HostEvent]
 
+    def of(self, host: str, stage: StageName) -> HostEvent | None:
+        """Of the stage that holds the host, else of any: a retry goes on to the stages behind it."""
+        mine = [event for (one, _), event in self.standing.items() if one == host]
+        return self.standing.get((host, stage)) or next(iter(mine), None)
+
 
 def held_in(ledger: Ledger, account: str, stage: StageName | None, hosts: Iterable[str]) -> Standing:
     """The held hosts of the account, those named (none: all), held in `stage` (None: any)."""
@@ -98,12 +103,9 @@ def worth_a_look(
     ledger: Ledger, account: str, held: Standing, hosts: Iterable[str], there: Iterable[str]
 ) -> list[str]:
     """Of the held hosts, those that still exist and may be retried at all."""
-    named, exist, worse = set(hosts), set(there), ledger.worse(account)
-    return [
-        host
-        for host, (stage, _) in held.items()
-        if host in exist and (host in named or (host, stage) not in worse)
-    ]
+    named, exist = set(hosts), set(there)
+    worse = {host for host, _ in ledger.worse(account)}
+    return [host for host in held if host in exist and (host in named or host not in worse)]
 
 
 def decisions(
@@ -144,7 +146,7 @@ def decisions(
                 sight,
                 named=host in asked,
                 force=force,
-                worse=worse.standing.get((host, stage)) if host in exist else None,
+                worse=worse.of(host, stage) if host in exist else None,
                 tries=tries[host],
                 max_tries=max_tries,
                 account=label,

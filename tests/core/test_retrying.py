@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from haltuun.causes import Decision
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
-from haltuun.model import Barred, StageName, Unknown
+from haltuun.model import Barred, HostStatus, StageName, Unknown, Verdict
 from haltuun.retrying import by_stage, decisions, from_stage, held_in, not_held, record_tries, worth_a_look
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, make_stages, start
 
@@ -90,6 +91,23 @@ def test_a_bad_canary_ends_the_stage_and_the_next_retry_leaves_it_and_the_others
     }
     assert set(world.switch.values()) == {"on"}
     assert retry(world, ledger) == {}
+
+
+def test_who_was_worse_stays_out_of_it_though_an_earlier_stage_holds_it_by_now(ledger):
+    """A retry from there would come to the stage in which it was worse, and change it again unnamed."""
+    world = World(NAMES[:1])
+    world.broken[CANARY] = HaltuunError("it does not answer any more.", code="NOT_PROVEN")
+    take_over(world, ledger)
+    world.broken.clear()
+    later, now = "later", datetime.now(UTC)
+    ledger.start_run(ACCOUNT, later, {"mode": "apply"}, now)
+    hangs = HostStatus(verdict=Verdict.held, reason="SSH_HANGS", message="It hangs.", remedy="Look.")
+    ledger.judged(ACCOUNT, later, StageName.discover, {CANARY: hangs}, now)
+    world.calls.clear()
+    left = retry(world, ledger, force=True)[CANARY]
+    assert (left.action, left.stage) == ("leave", StageName.discover)
+    assert f"switch {CANARY} on" in left.why and world.calls == []
+    assert retry(world, ledger, CANARY, force=True)[CANARY].action == "retry"
 
 
 def test_forced_the_others_go_on_without_the_canary(ledger):
