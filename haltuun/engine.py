@@ -50,6 +50,7 @@ from haltuun.verdicts import (
     status_of,
     unjudged,
     unjudged_together,
+    waived,
 )
 from haltuun.waves import waves
 
@@ -598,6 +599,7 @@ class Takeover:
                 needs = ((need, self.progress[need]) for need in stage.needs)
                 statuses[host] = not_entered((n, p.blocked, p.statuses.get(host)) for n, p in needs)
         now = run.now()
+        statuses = {host: waived(one, run.account.host(host).waive) for host, one in statuses.items()}
         progress.statuses = {h: s.model_copy(update={"since": now}) for h, s in statuses.items()}
         run.ledger.judged(run.account.id, run.id, name, progress.statuses, now)
         return progress.statuses

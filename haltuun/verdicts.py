@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from haltuun.config import Waivable
 from haltuun.errors import HaltuunError
 from haltuun.gates import HostVerdict
 from haltuun.model import Barred, Finding, HostStatus, Severity, StageName, Verdict
@@ -50,6 +51,15 @@ def status_of(
     return HostStatus(
         verdict=verdict.verdict, reason=verdict.code, message=verdict.message, remedy=verdict.remedy
     )
+
+
+def waived(status: HostStatus, reasons: Mapping[Waivable, str]) -> HostStatus:
+    """A hold that a person has waived for the host: code → why. What is unknown cannot be waived."""
+    why = next((why for code, why in reasons.items() if code == status.reason), None)
+    if status.verdict is not Verdict.held or why is None:
+        return status
+    message = f"Waived in haltuun.yaml: {why.rstrip('.')}. {status.message}"
+    return status.model_copy(update={"verdict": Verdict.waived, "message": message})
 
 
 def not_entered(needs: Iterable[tuple[StageName, str, HostStatus | None]]) -> HostStatus:

@@ -14,7 +14,7 @@ import pytest
 from haltuun.cli.show import write_report
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
-from haltuun.model import StageName, Unknown
+from haltuun.model import HostStatus, StageName, Unknown, Verdict
 from haltuun.report.dossier import write
 from haltuun.report.facts import services, stage_facts
 from haltuun.stages.discover.facts import DiscoverFacts
@@ -105,6 +105,15 @@ def test_tables_hold_the_same_as_csv_and_json(folder: Path) -> None:
         "Is it backed up?": ("0", "9", "10"),
         "Do we get its logs?": ("0", "9", "10"),
     }
+
+
+def test_what_was_waived_is_no_need_that_is_met(ledger: Ledger, tmp_path: Path) -> None:
+    waived = HostStatus(verdict=Verdict.waived, reason="EOL", message="Waived in haltuun.yaml: why.")
+    ledger.judged(ACCOUNT, kit.LAST, StageName.patch, {SOUND: waived}, NOW)
+    config = kit.config(tmp_path)
+    folder = write(ledger, config.accounts[0], config.policy, tmp_path / "out").parent
+    (updates,) = [row for row in rows(folder, "needs") if row["question"].startswith("Are security updates")]
+    assert updates["now"] == "8" and SOUND in updates["missing"]
 
 
 @pytest.mark.parametrize("table", TABLES)
