@@ -14,7 +14,7 @@ from haltuun.attention import Standing, held_hosts
 from haltuun.causes import STOPPED, Decision, Hold, Sight, column, decide
 from haltuun.gates import Check, evaluate_plainly
 from haltuun.ledger import ChangeEvent, HostEvent, Ledger
-from haltuun.model import Change, Facts, Finding, Plan, StageName, Unknown, Verdict
+from haltuun.model import Change, Facts, Finding, Plan, StageName, Unknown, Verdict, command
 from haltuun.run import Run
 from haltuun.stages.base import Stage
 
@@ -173,6 +173,18 @@ def not_held(
         for host in named
         if host not in held
     }
+
+
+def unfinished(ledger: Ledger, account: str, label: str) -> str:
+    """What goes on with the hosts that had no turn yet, as the last run was stopped, failed or killed; ""
+    where it came to its end. A retry is for hosts that are held, and these are not."""
+    runs = [run for run in ledger.runs(account) if run.mode == "apply"]
+    how = {"Stopped": "was stopped", "Failed": "failed", "not ended": "has not ended"}
+    if not runs or runs[-1].outcome not in how:
+        return ""
+    last = runs[-1]
+    goes_on = command("takeover", label, last.body.get("stages") or (), last.body.get("hosts") or ())
+    return f"Run {last.run} {how[last.outcome]}: not every host had its turn. To go on: {goes_on}"
 
 
 def by_stage(chosen: Iterable[Decision]) -> list[tuple[StageName, list[Decision]]]:

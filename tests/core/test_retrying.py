@@ -11,7 +11,16 @@ from haltuun.causes import Decision
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import Barred, HostStatus, StageName, Unknown, Verdict
-from haltuun.retrying import by_stage, decisions, from_stage, held_in, not_held, record_tries, worth_a_look
+from haltuun.retrying import (
+    by_stage,
+    decisions,
+    from_stage,
+    held_in,
+    not_held,
+    record_tries,
+    unfinished,
+    worth_a_look,
+)
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, make_stages, start
 
 __all__ = ["account"]
@@ -173,6 +182,22 @@ def test_a_try_is_of_the_run_that_made_it(ledger):
         (CANARY, StageName.repair, {"cause": decision.cause})
     ]
     assert [event.run for event in counted] == [ledger.runs(ACCOUNT)[-1].run]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [("Stopped", "was stopped"), ("Failed", "failed"), ("", "has not ended"), ("PartiallyDone", "")],
+)
+def test_of_hosts_that_had_no_turn_it_says_what_goes_on_with_them(ledger, outcome, said):
+    """They are not held: the run was stopped, or killed, before anything was judged."""
+    takeover = start(World(), ledger, only_hosts=NAMES[:2])
+    ledger.start_run(ACCOUNT, "stopped", {"mode": "apply", "hosts": [CANARY]}, takeover.run.now())
+    if outcome:
+        ledger.end_run(ACCOUNT, "stopped", outcome, {}, takeover.run.now())
+    told = unfinished(ledger, ACCOUNT, "acme")
+    assert bool(told) == bool(said) and said in told
+    if said:
+        assert told.endswith(f"To go on: haltuun takeover acme --host {CANARY}")
 
 
 def test_of_a_named_host_that_nothing_holds_there_is_said_so(ledger):
