@@ -19,7 +19,7 @@ from haltuun.report.dossier import write
 from haltuun.report.facts import services, stage_facts
 from haltuun.stages.discover.facts import DiscoverFacts
 from tests.report import kit
-from tests.report.kit import ACCOUNT, FORMULA, FULL, HOSTS, NOW, SOUND, UNSURE
+from tests.report.kit import ACCOUNT, FORMULA, FULL, HOSTS, LEFT, NOW, SOUND, UNSURE
 
 TABLES = ("hosts", "services", "findings", "changes", "proofs", "facts", "needs")
 
@@ -80,6 +80,27 @@ def test_every_host_and_every_change_is_there(folder: Path) -> None:
     assert "done, and taken back since" in words and "failed: the disk is full" in words
     assert f"To take it back: haltuun undo {kit.FIRST}" in words and "none: A recovery point stays." in words
     assert "Left alone, and why" in words and "EXCLUDED" in words and "Not ours." in words
+
+
+def test_the_page_answers_the_four_needs_and_shows_each_host_by_stage_with_its_evidence(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+
+    def part(begins: str, ends: str) -> str:
+        return " ".join(" ".join(Page(text.partition(begins)[2].partition(ends)[0]).words).split())
+
+    needs = part('<h2 id="needs">', '<h2 id="hosts">')
+    assert needs.startswith("The four acute needs need when we came now not yet")
+    for row in rows(folder, "needs"):
+        before = f"{row['before']} of {row['of']}" if row["before"] else "nobody knew"
+        assert f"{row['question']} {row['measure']}." in needs and row["missing"]
+        told = needs.partition(row["question"])[2]
+        assert told.index(before) < told.index(f"{row['now']} of {row['of']}")
+    grid = part('<h2 id="hosts">', '<h2 id="open">')
+    assert " ".join(StageName) in grid
+    of_full = grid.partition(FULL)[2].partition(" i-")[0]
+    assert "passed passed held DISK_FULL passed" in of_full
+    for host, evidence in ((kit.SUSPECT, "/tmp/<b>x</b>"), (SOUND, kit.TAG.id), (LEFT, "EXCLUDED Not ours.")):
+        assert evidence in part(f'<section class="host" id="{host}">', "</section>"), host
 
 
 def test_tables_hold_the_same_as_csv_and_json(folder: Path) -> None:
