@@ -119,6 +119,7 @@ class PolicyConfig(_Section):
     backup_retention_days: Annotated[int, Field(ge=1, le=36500)] = 35
     # An old hybrid registration is deregistered no sooner after its hosts were cleared of it.
     deregister_after_days: Annotated[int, Field(ge=1, le=365)] = 7
+    max_hosts: Annotated[int, Field(ge=1)] | None = None  # changed in one run at most; None: all
     host_concurrency: Annotated[int, Field(ge=1, le=100)] = 10
 
     @field_validator("approve")

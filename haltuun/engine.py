@@ -117,6 +117,7 @@ class Takeover:
         self._only_hosts = tuple(only_hosts)
         self._planned: dict[str, Change] = {}  # of the plan, by id
         self._in_effect: set[str] = set()
+        self._admitted: set[str] = set()  # hosts with changes of their own in this run
         self._lock = threading.Lock()
 
     # -- beginning and end -------------------------------------------------------------------
@@ -543,7 +544,18 @@ class Takeover:
         if missing:
             status = "approval" if any(map(self._waits_for_approval, missing)) else "waits"
             return Outcome(change, status, f"needs {', '.join(missing)} first")
+        if of_one_host(change) and not self._admits(change.hosts[0]):
+            limit = self.run.config.policy.max_hosts
+            return Outcome(change, "limit", f"this run has changed {limit} hosts (policy.max_hosts)")
         return None
+
+    def _admits(self, host: str) -> bool:
+        """Whether the run may change the host: one that it changes already, or has room for."""
+        limit = self.run.config.policy.max_hosts
+        with self._lock:
+            if limit is None or len(self._admitted) < limit:
+                self._admitted.add(host)
+            return host in self._admitted
 
     # -- prove and gate ----------------------------------------------------------------------------
 

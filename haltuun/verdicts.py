@@ -41,6 +41,14 @@ def status_of(
     wrong = [o.error for o in mine if o.error is not None and o.status in ("failed", "stale", "not_taken")]
     if wrong:
         return _from_error(wrong[-1])  # the last rung of a ladder says why
+    limited = next((o for o in mine if o.status == "limit"), None)
+    if limited is not None:
+        return HostStatus(
+            verdict=Verdict.pending,
+            reason="RUN_LIMIT",
+            message=f"Not begun: {limited.message}.",
+            remedy="Look at those that were changed, then run again: the next run goes on with the others.",
+        )
     if untouched:
         return HostStatus(
             verdict=Verdict.held,
