@@ -1,10 +1,12 @@
-"""Ctrl-C in the middle of a run on a real Prefect server: the host in hand is finished, no other is begun."""
+"""A run on a real Prefect server is stopped, by Ctrl-C and as a cancel in its UI does: the host in hand is
+finished, and no other is begun."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from pathlib import Path
 from moto import mock_aws
 
 from flows import takeover
+from haltuun import stopping
 from haltuun.cli import main
 from haltuun.model import Host
 from tests.core.test_engine import ACCOUNT, World, make_stages
@@ -39,6 +42,10 @@ class Waits(list):
             Path("in-hand").touch()
             while not Path("go-on").exists():
                 time.sleep(0.02)
+                try:
+                    stopping.heed()
+                except KeyboardInterrupt:
+                    Path("asked").touch()
 
 IN_HAND = sys.argv.pop()
 world = World()
@@ -52,8 +59,16 @@ with mock_aws():
 """
 
 
+@pytest.mark.parametrize(
+    ("sent", "code", "told"),
+    [
+        (signal.SIGINT, EXIT_INTERRUPTED, "haltuun: stopped. The ledger holds what was done"),
+        (signal.SIGTERM, -signal.SIGTERM, ""),  # which Prefect's worker sends, and tells of by itself
+    ],
+    ids=["Ctrl-C", "cancelled"],
+)
 def test_the_host_in_hand_is_finished_and_retry_knows_that_the_others_had_no_turn(
-    prefect_server: PrefectServer, tmp_path: Path
+    prefect_server: PrefectServer, tmp_path: Path, sent: signal.Signals, code: int, told: str
 ) -> None:
     account = {"id": ACCOUNT, "alias": "acme", "regions": ["eu-central-1"], "ssh": {"config": None}}
     (tmp_path / "haltuun.yaml").write_text(yaml.safe_dump({"state_dir": "state", "accounts": [account]}))
@@ -75,19 +90,18 @@ def test_the_host_in_hand_is_finished_and_retry_knows_that_the_others_had_no_tur
         # Where the tests run in a shell's background, it is ignored there and would be here.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert run.stderr is not None
     try:
         _await(tmp_path / "in-hand", run)
-        run.send_signal(signal.SIGINT)
-        told = next(line for line in run.stderr if "stopping when what is under way" in line)
-        assert "Ctrl-C again leaves at once" in told
+        run.send_signal(sent)
+        _await(tmp_path / "asked", run)
         (tmp_path / "go-on").touch()
         out, err = run.communicate(timeout=120)
     finally:
         run.kill()
         run.wait()
-    assert (run.returncode, out) == (EXIT_INTERRUPTED, ""), err
-    assert "haltuun: stopped. The ledger holds what was done" in err and "Traceback" not in err
+    assert (run.returncode, out) == (code, ""), err
+    assert told in err and "Traceback" not in err
+    assert ("stopping when what is under way on a host has ended" in err) is bool(told)
 
     ledger = Ledger(f"sqlite:///{tmp_path}/state/ledger.db")
     events = ledger.change_events(ACCOUNT)
@@ -105,7 +119,9 @@ def test_the_host_in_hand_is_finished_and_retry_knows_that_the_others_had_no_tur
 
 
 def _await(file: Path, run: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
     while not file.exists():
+        assert time.monotonic() < deadline, f"no {file.name}"
         try:
             run.wait(timeout=0.1)
         except subprocess.TimeoutExpired:
