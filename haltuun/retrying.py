@@ -287,6 +287,6 @@ def _failed_change(events: Sequence[ChangeEvent], host: str, stage: StageName) -
 
 def _tries(ledger: Ledger, account: str) -> dict[str, Counter[str]]:
     counted: dict[str, Counter[str]] = defaultdict(Counter)
-    for event in ledger.host_events(account, "tried"):
+    for event in ledger.tries(account):
         counted[event.host][event.body["cause"]] += 1
     return counted

@@ -141,6 +141,23 @@ def test_a_failed_change_is_tried_three_times_and_then_left(ledger):
     assert world.calls.count(CANARY) == 4
 
 
+def test_who_passed_since_is_tried_for_the_same_cause_anew(ledger):
+    world = World(NAMES[:1])
+    full = HaltuunError("full.", remedy="Free it.", code="DISK_FULL", unchanged=True)
+    world.broken[CANARY] = full
+    take_over(world, ledger)
+    for _ in range(3):
+        retry(world, ledger)
+    assert retry(world, ledger)[CANARY].action == "leave"
+    world.broken.clear()
+    take_over(world, ledger)  # it is freed, and passes
+    assert ledger.tries(ACCOUNT) == [] and retry(world, ledger) == {}
+    world.switch[CANARY], world.broken[CANARY] = "off", full
+    take_over(world, ledger)
+    assert retry(world, ledger)[CANARY].action == "retry"
+    assert len(ledger.tries(ACCOUNT)) == 1
+
+
 def test_a_bar_holds_until_it_is_lifted_and_what_is_possible_then_is_said(ledger):
     world = World(NAMES[:2])
     bar = {CANARY: Barred(host=CANARY, code="AGENT_PACKAGE", message="no package.", remedy="Configure it.")}
