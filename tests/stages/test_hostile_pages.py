@@ -182,7 +182,10 @@ def test_verify_reads_any_page(seed: int, texts: list[str]) -> None:
         "security_groups": ("sg-1",),
         "private_ip": "10.0.1.5",
     }
-    found = DiscoverFacts(state="running", platform="linux", ssm_status="never", suspect=(), **place)
+    version = f"3.{texts[0]}.{texts[-1]}"  # what a host says that its package is of
+    found = DiscoverFacts(
+        state="running", platform="linux", ssm_status="never", suspect=(), agent_version=version, **place
+    )
     looked = replace(
         view(), entering=(HOST.instance_id,), facts={StageName.discover: {HOST.instance_id: found}}
     )
