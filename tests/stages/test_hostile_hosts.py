@@ -18,6 +18,8 @@ from haltuun.model import Host
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.discover.parse_inside import parse_inside as parse_discovered
+from haltuun.stages.logs.agent_config import wanted_config
+from haltuun.stages.patch.probe import family_from
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.parse import parse_agent, parse_config
 from haltuun.stages.verify.facts import VerifyFacts
@@ -107,6 +109,9 @@ def test_discover_reads_anything(text: str) -> None:
     facts = DiscoverFacts(observed_at=NOW, **parse_discovered(HOST, HOST.account, {}, raw(heads + text)))
     json.loads(facts.model_dump_json())
     json.dumps(facts.row(), allow_nan=False)
+    # These look at all hosts of the account together.
+    family_from(facts)
+    assert wanted_config("acme", facts, text[:20]).mode
 
 
 @settings(max_examples=60)
