@@ -24,6 +24,7 @@ from haltuun.retrying import (
     on_begun,
     on_decided,
     record_tries,
+    unfinished,
     worth_a_look,
 )
 from haltuun.stages.discover import list_hosts
@@ -66,6 +67,7 @@ def retry_hosts(
     held = held_in(ledger, of.id, stage, hosts)
     # In the UI's form, too, a name or a host that nothing holds must not pass without a word.
     others = [f"{host} {said}" for host, said in not_held(hosts, held, ledger.hosts(of.id), stage).items()]
+    others += filter(None, [unfinished(ledger, of.id, of.label)])
     for one in others:
         get_run_logger().warning(one)
     if not held:

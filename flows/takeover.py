@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow, flow, get_run_logger, runtime
+from prefect.exceptions import ExternalSignal
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -24,7 +25,7 @@ from haltuun.retrying import on_begun
 from haltuun.run import Run
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
-from haltuun.stopping import heed
+from haltuun.stopping import ask, heed
 from tasks import stages as work
 from tasks.gates import gate
 from tasks.leftovers import end_left_open, take_up
@@ -34,6 +35,9 @@ from tasks.tagging import tag_flow_run
 # A stage makes at most this many task runs for hosts, so that the server loses none of them.
 TASK_RUNS_PER_STAGE = 500
 RUNS_PER_HOST = 2  # its work and its verdict
+
+# Ctrl-C, and what a worker sends to a run that is cancelled.
+STOPPED = (KeyboardInterrupt, ExternalSignal)
 
 Mode = Literal["plan", "apply"]
 P = ParamSpec("P")
@@ -115,7 +119,7 @@ def take_over_account(
         outcome = takeover.outcome() if mode == "apply" else "Planned"
         publish_summary(takeover, outcome)
         ended = _final(outcome, takeover)
-    except KeyboardInterrupt:
+    except STOPPED:
         outcome = "Stopped"
         raise
     finally:
@@ -188,7 +192,11 @@ def wide(subflow: Flow[..., Any], config: Config) -> Flow[..., Any]:
 def finish(futures: Iterable[PrefectFuture[Any]]) -> None:
     """Wait for all, then raise the first error: a lost lease or a defect, as faults of hosts are values."""
     started = list(futures)
-    wait(started)
+    try:
+        wait(started)
+    except STOPPED:
+        ask()  # the threads, which no signal reaches
+        raise
     for future in started:
         future.result()
 

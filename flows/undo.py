@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger, runtime
 from prefect.states import Completed, State
 
-from flows.takeover import batches, finish, in_a_sentence, who, wide
+from flows.takeover import STOPPED, batches, finish, in_a_sentence, who, wide
 from haltuun.config import find_config, load_config
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
@@ -47,7 +47,7 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
         wide(take_back if approve else look_at, config)(undoing.run.id, label)
         outcome = undoing.outcome()
         publish_undo(undoing, outcome)
-    except KeyboardInterrupt:
+    except STOPPED:
         outcome = "Stopped"
         raise
     finally:

@@ -53,11 +53,31 @@ class SshConfig(_Section):
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
 
 
+# Demands that a person may waive for a host: of the stages that no other needs, so that a waiver opens no way
+# to a further change.
+Waivable = Literal[
+    "EOL",
+    "PATCH_UNSUPPORTED",
+    "PATCH_PREREQ",
+    "SCAN_MISSING",
+    "SCAN_OLD",
+    "NOT_SELECTED",
+    "NO_RECOVERY_POINT",
+    "RECOVERY_POINT_OLD",
+    "LOGS_UNSUPPORTED",
+    "LOGS_NOTHING_TO_SHIP",
+    "LOGS_NOT_CONFIGURED",
+    "MARKER_MISSING",
+]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
 class HostConfig(_Section):
     address: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     user: str | None = None
     exclude: str | None = None
+    waive: dict[Waivable, Reason] = {}
     deliberate_hybrid: bool = False
 
 
@@ -99,6 +119,7 @@ class PolicyConfig(_Section):
     backup_retention_days: Annotated[int, Field(ge=1, le=36500)] = 35
     # An old hybrid registration is deregistered no sooner after its hosts were cleared of it.
     deregister_after_days: Annotated[int, Field(ge=1, le=365)] = 7
+    max_hosts: Annotated[int, Field(ge=1)] | None = None  # changed in one run at most; None: all
     host_concurrency: Annotated[int, Field(ge=1, le=100)] = 10
 
     @field_validator("approve")
@@ -309,7 +330,8 @@ def _sentence(error: Any, loc: list[Any]) -> str:
 
 def _remedy(error: Any, loc: list[Any]) -> str:
     if error["type"] == "string_type":
-        return "Write the reason there, in quotes." if loc[-1] == "exclude" else "Put the value in quotes."
+        reason = loc[-1] == "exclude" or "waive" in loc
+        return "Write the reason there, in quotes." if reason else "Put the value in quotes."
     if error["type"] == "extra_forbidden":
         known = _section_of(loc).model_fields
         like = difflib.get_close_matches(str(loc[-1]), known, n=1)

@@ -19,6 +19,7 @@ from haltuun.model import Cost, Frozen, Unknown
 # Parameter Store, "Managing parameter tiers": a standard parameter holds up to 4 KB.
 STANDARD_PARAMETER_BYTES = 4096
 DAYS_A_MONTH = 30.4
+HOURS_A_MONTH = 730
 MB_A_GB = 1000
 ELSEWHERE = "elsewhere"
 LEAST = 0.01
@@ -103,6 +104,17 @@ def parameter(region: str, text: str) -> Cost | Unknown | None:
     if len(text.encode()) <= STANDARD_PARAMETER_BYTES:
         return None
     return _priced(region, 1, "advanced_parameter_month", (1.0, 1.0), "an advanced parameter")
+
+
+def interface_endpoint(region: str) -> Cost | Unknown:
+    """In one zone."""
+    hours = (HOURS_A_MONTH, HOURS_A_MONTH)
+    return _priced(region, 1, "interface_endpoint_hour", hours, "an interface endpoint in one zone")
+
+
+def nat_gateway(region: str) -> Cost | Unknown:
+    hours = (HOURS_A_MONTH, HOURS_A_MONTH)
+    return _priced(region, 1, "nat_gateway_hour", hours, "a NAT gateway, without what goes through it")
 
 
 def total(costs: Iterable[Cost | Unknown | None]) -> Total:

@@ -50,6 +50,7 @@ from haltuun.verdicts import (
     status_of,
     unjudged,
     unjudged_together,
+    waived,
 )
 from haltuun.waves import waves
 
@@ -116,6 +117,7 @@ class Takeover:
         self._only_hosts = tuple(only_hosts)
         self._planned: dict[str, Change] = {}  # of the plan, by id
         self._in_effect: set[str] = set()
+        self._admitted: set[str] = set()  # hosts with changes of their own in this run
         self._lock = threading.Lock()
 
     # -- beginning and end -------------------------------------------------------------------
@@ -542,7 +544,18 @@ class Takeover:
         if missing:
             status = "approval" if any(map(self._waits_for_approval, missing)) else "waits"
             return Outcome(change, status, f"needs {', '.join(missing)} first")
+        if of_one_host(change) and not self._admits(change.hosts[0]):
+            limit = self.run.config.policy.max_hosts
+            return Outcome(change, "limit", f"this run has changed {limit} hosts (policy.max_hosts)")
         return None
+
+    def _admits(self, host: str) -> bool:
+        """Whether the run may change the host: one that it changes already, or has room for."""
+        limit = self.run.config.policy.max_hosts
+        with self._lock:
+            if limit is None or len(self._admitted) < limit:
+                self._admitted.add(host)
+            return host in self._admitted
 
     # -- prove and gate ----------------------------------------------------------------------------
 
@@ -598,6 +611,7 @@ class Takeover:
                 needs = ((need, self.progress[need]) for need in stage.needs)
                 statuses[host] = not_entered((n, p.blocked, p.statuses.get(host)) for n, p in needs)
         now = run.now()
+        statuses = {host: waived(one, run.account.host(host).waive) for host, one in statuses.items()}
         progress.statuses = {h: s.model_copy(update={"since": now}) for h, s in statuses.items()}
         run.ledger.judged(run.account.id, run.id, name, progress.statuses, now)
         return progress.statuses

@@ -20,6 +20,9 @@ from haltuun.transport import MAX_OUTPUT_BYTES
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 # What is kept of the noise: sudo's and nologin's reasons stand there.
 _NOISE_BYTES = 4_000
+# Of what follows a mark in its line; a host knows the mark, and may go on without ending the line.
+_MARK_BYTES = 200
+_DIGITS = re.compile(r"\d{1,10}")
 
 
 @cache
@@ -90,7 +93,7 @@ class Frame:
     @property
     def pid(self) -> int | None:
         """Of the shell that runs the script."""
-        return int(self._words[0]) if self._words and self._words[0].isdigit() else None
+        return int(self._words[0]) if self._words and _DIGITS.fullmatch(self._words[0]) else None
 
     @property
     def packed(self) -> bool:
@@ -131,6 +134,9 @@ class Frame:
             return
         line_end = self._buffer.find(b"\n", at)
         if line_end < 0:
+            if len(self._buffer) - at > len(self._begin) + _MARK_BYTES:
+                self._hear(self._buffer)
+                self._buffer = b""
             return
         self._hear(self._buffer[:at])
         self._words = self._buffer[at + len(self._begin) : line_end].decode("ascii", "replace").split()
@@ -148,10 +154,10 @@ class Frame:
         self._keep(self._buffer[:at])
         self._buffer = self._buffer[at:]
         line_end = self._buffer.find(b"\n", len(self._end))
-        if line_end < 0:
+        if line_end < 0 and len(self._buffer) <= len(self._end) + _MARK_BYTES:
             return
-        code = self._buffer[len(self._end) : line_end]
-        self.exit_code = int(code) if code.isdigit() else -1
+        code = self._buffer[len(self._end) : line_end].decode("ascii", "replace")
+        self.exit_code = int(code) if _DIGITS.fullmatch(code) else -1
         self._buffer = b""
 
     def _keep(self, data: bytes) -> None:

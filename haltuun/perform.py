@@ -26,7 +26,7 @@ class Outcome:
     """How the performance of one change ended."""
 
     change: Change
-    status: str  # done, already, approval, waits, stale, unknown, not_taken, failed, skipped
+    status: str  # done, already, approval, limit, waits, stale, unknown, not_taken, failed, skipped
     message: str = ""  # of what is done: what of it was left, and why
     error: HaltuunError | None = None
 

@@ -14,7 +14,7 @@ from haltuun.attention import Standing, held_hosts
 from haltuun.causes import STOPPED, Decision, Hold, Sight, column, decide
 from haltuun.gates import Check, evaluate_plainly
 from haltuun.ledger import ChangeEvent, HostEvent, Ledger
-from haltuun.model import Change, Facts, Finding, Plan, StageName, Unknown, Verdict
+from haltuun.model import Change, Facts, Finding, Plan, StageName, Unknown, Verdict, command
 from haltuun.run import Run
 from haltuun.stages.base import Stage
 
@@ -86,6 +86,11 @@ class Worse:
     standing: Mapping[tuple[str, StageName], HostEvent]
     of_run: Sequence[HostEvent]
 
+    def of(self, host: str, stage: StageName) -> HostEvent | None:
+        """Of the stage that holds the host, else of any: a retry goes on to the stages behind it."""
+        mine = [event for (one, _), event in self.standing.items() if one == host]
+        return self.standing.get((host, stage)) or next(iter(mine), None)
+
 
 def held_in(ledger: Ledger, account: str, stage: StageName | None, hosts: Iterable[str]) -> Standing:
     """The held hosts of the account, those named (none: all), held in `stage` (None: any)."""
@@ -98,12 +103,9 @@ def worth_a_look(
     ledger: Ledger, account: str, held: Standing, hosts: Iterable[str], there: Iterable[str]
 ) -> list[str]:
     """Of the held hosts, those that still exist and may be retried at all."""
-    named, exist, worse = set(hosts), set(there), ledger.worse(account)
-    return [
-        host
-        for host, (stage, _) in held.items()
-        if host in exist and (host in named or (host, stage) not in worse)
-    ]
+    named, exist = set(hosts), set(there)
+    worse = {host for host, _ in ledger.worse(account)}
+    return [host for host in held if host in exist and (host in named or host not in worse)]
 
 
 def decisions(
@@ -144,7 +146,7 @@ def decisions(
                 sight,
                 named=host in asked,
                 force=force,
-                worse=worse.standing.get((host, stage)) if host in exist else None,
+                worse=worse.of(host, stage) if host in exist else None,
                 tries=tries[host],
                 max_tries=max_tries,
                 account=label,
@@ -171,6 +173,18 @@ def not_held(
         for host in named
         if host not in held
     }
+
+
+def unfinished(ledger: Ledger, account: str, label: str) -> str:
+    """What goes on with the hosts that had no turn yet, as the last run was stopped, failed or killed; ""
+    where it came to its end. A retry is for hosts that are held, and these are not."""
+    runs = [run for run in ledger.runs(account) if run.mode == "apply"]
+    how = {"Stopped": "was stopped", "Failed": "failed", "not ended": "has not ended"}
+    if not runs or runs[-1].outcome not in how:
+        return ""
+    last = runs[-1]
+    goes_on = command("takeover", label, last.body.get("stages") or (), last.body.get("hosts") or ())
+    return f"Run {last.run} {how[last.outcome]}: not every host had its turn. To go on: {goes_on}"
 
 
 def by_stage(chosen: Iterable[Decision]) -> list[tuple[StageName, list[Decision]]]:
@@ -273,6 +287,6 @@ def _failed_change(events: Sequence[ChangeEvent], host: str, stage: StageName) -
 
 def _tries(ledger: Ledger, account: str) -> dict[str, Counter[str]]:
     counted: dict[str, Counter[str]] = defaultdict(Counter)
-    for event in ledger.host_events(account, "tried"):
+    for event in ledger.tries(account):
         counted[event.host][event.body["cause"]] += 1
     return counted

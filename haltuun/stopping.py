@@ -7,7 +7,10 @@ everything, Python drops it (seen: a Ctrl-C was told and the run went on).
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+T = TypeVar("T")
 _asked = threading.Event()
 
 
@@ -23,3 +26,11 @@ def heed() -> None:
     """Raises KeyboardInterrupt where a stop was asked for."""
     if _asked.is_set():
         raise KeyboardInterrupt
+
+
+def until_asked(things: Iterable[T]) -> Iterator[T]:
+    """For threads, that no signal reaches: each as long as nobody has asked to stop before it."""
+    for one in things:
+        if _asked.is_set():
+            return
+        yield one

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from haltuun.config import Waivable
 from haltuun.errors import HaltuunError
 from haltuun.gates import HostVerdict
 from haltuun.model import Barred, Finding, HostStatus, Severity, StageName, Verdict
@@ -40,6 +41,14 @@ def status_of(
     wrong = [o.error for o in mine if o.error is not None and o.status in ("failed", "stale", "not_taken")]
     if wrong:
         return _from_error(wrong[-1])  # the last rung of a ladder says why
+    limited = next((o for o in mine if o.status == "limit"), None)
+    if limited is not None:
+        return HostStatus(
+            verdict=Verdict.pending,
+            reason="RUN_LIMIT",
+            message=f"Not begun: {limited.message}.",
+            remedy="Look at those that were changed, then run again: the next run goes on with the others.",
+        )
     if untouched:
         return HostStatus(
             verdict=Verdict.held,
@@ -50,6 +59,15 @@ def status_of(
     return HostStatus(
         verdict=verdict.verdict, reason=verdict.code, message=verdict.message, remedy=verdict.remedy
     )
+
+
+def waived(status: HostStatus, reasons: Mapping[Waivable, str]) -> HostStatus:
+    """A hold that a person has waived for the host: code → why. What is unknown cannot be waived."""
+    why = next((why for code, why in reasons.items() if code == status.reason), None)
+    if status.verdict is not Verdict.held or why is None:
+        return status
+    message = f"Waived in haltuun.yaml: {why.rstrip('.')}. {status.message}"
+    return status.model_copy(update={"verdict": Verdict.waived, "message": message})
 
 
 def not_entered(needs: Iterable[tuple[StageName, str, HostStatus | None]]) -> HostStatus:

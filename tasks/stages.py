@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed, State
 
 from haltuun.engine import Takeover, session
 from haltuun.model import HostStatus, StageName, StagePlan, Verdict
+from haltuun.stopping import until_asked
 from tasks.tagging import tag_task_run
 
 # Lines of a plan in a task run's log. All of ten thousand hosts' would wait in memory for the server to
@@ -43,7 +44,7 @@ def look_account(run_id: str, stage: StageName) -> None:
 @task(task_run_name="look {stage} {label}", **LOOK)
 def look_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) -> None:
     takeover = about(run_id, stage, hosts)
-    for host in hosts:
+    for host in until_asked(hosts):
         takeover.look_host(stage, host)
 
 
@@ -78,7 +79,7 @@ def apply_account(run_id: str, stage: StageName) -> None:
 @task(task_run_name="work {stage} {label}", **LOOK)
 def work_hosts(run_id: str, stage: StageName, hosts: Sequence[str], label: str) -> None:
     takeover, logger = about(run_id, stage, hosts), get_run_logger()
-    for host in hosts:
+    for host in until_asked(hosts):
         for outcome in takeover.work_host(stage, host):
             logger.info("%s %s: %s %s", host, outcome.status, outcome.change.summary, outcome.message)
         if takeover.was_touched(stage, host):

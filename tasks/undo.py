@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from prefect import task
 from prefect.logging import get_run_logger
 
+from haltuun.stopping import until_asked
 from haltuun.undo import SETTLED, Step, Undoing, session
 from tasks.stages import LOOK
 from tasks.tagging import tag_task_run
@@ -21,7 +22,7 @@ def preview(undo: str, changes: Sequence[str]) -> None:
 @task(task_run_name="undo {label}", **LOOK)
 def undo_hosts(undo: str, hosts: Sequence[str], label: str) -> None:
     undoing = about(undo, hosts)
-    for host in hosts:
+    for host in until_asked(hosts):
         _tell(undoing.act_on_host(host))
 
 

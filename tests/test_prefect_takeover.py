@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ hosts:
   - {{name: sound, os: ubuntu-22.04, launched: 2023-02-14T09:12:00Z}}
   - {{name: cloned, os: ubuntu-18.04, image: old-web, agent: stale, launched: 2020-02-14T09:12:00Z}}
 """
+BY_THE_UI = "Prefect UI or schedule (the server's shared login)"
 STAGES = ("discover", "verify", "repair", "patch", "backup", "logs")
 
 
@@ -54,6 +56,7 @@ class Takeover:
     mutations: list[str]
     worker_log: str
     ledger_url: str
+    env: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,9 @@ def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFac
             approved = _approve_by_form(prefect_server, folder, _plan_hash(asked))
             crashed = prefect_server.get(f"flow_runs/{killed}")
         ledger = load_config(lab.config_path).ledger_url
-        yield Takeover(prefect_server, lab.hosts, asked, crashed, approved, changing, log.read_text(), ledger)
+        yield Takeover(
+            prefect_server, lab.hosts, asked, crashed, approved, changing, log.read_text(), ledger, lab.env
+        )
     finally:
         api.down(name)
 
@@ -134,6 +139,48 @@ def test_the_form_passes_on_the_plan_that_was_approved_and_nothing_else(takeover
     given = takeover.approved["parameters"]
     assert given["account"] == ALIAS and given["plan_hash"] == _plan_hash(takeover.asked)
     assert (given["mode"], given["stages"], given["hosts"], given["approve_all"]) == ("apply", [], [], False)
+
+
+def test_an_approval_by_the_form_keeps_who_when_and_what_was_shown(takeover: Takeover) -> None:
+    ledger = Ledger(takeover.ledger_url)
+    try:
+        run = next(r for r in ledger.runs(ACCOUNT) if r.body["prefect_run"] == takeover.approved["id"])
+        (one,) = [one for one in ledger.approvals(ACCOUNT) if one.run == run.run]
+        shown = ledger.shown(ACCOUNT, run.run)
+        made = shown and ledger.plan_of(ACCOUNT, shown.plan_run)
+    finally:
+        ledger.close()
+    assert run.ended_at is not None and run.started_at <= one.at <= run.ended_at
+    assert (one.who, one.how, one.plan_hash) == (BY_THE_UI, "plan hash", _plan_hash(takeover.asked))
+    assert shown is not None and made is not None
+    assert shown.changes == made.changes and made.hash == one.plan_hash
+
+
+@pytest.mark.soak
+def test_the_held_host_is_retried_from_the_ui(takeover: Takeover, tmp_path: Path) -> None:
+    server, held = takeover.server, takeover.hosts["cloned"]["instance_id"]
+    named = {"account": ALIAS, "hosts": [held], "force": True, "approve_all": True}
+    with server.worker(tmp_path, takeover.env):
+        left, forced = (
+            server.await_end(server.trigger("retry-hosts", given), deadline_s=300)
+            for given in ({"account": ALIAS}, named)
+        )
+    assert (left["state_type"], left["state_name"]) == ("COMPLETED", "NothingRetried")
+    assert (forced["state_type"], forced["state_name"]) == ("COMPLETED", "PartiallyDone")
+    for run, what, why in (
+        (left, "leave", "Nothing that holds it has changed since it was judged on"),
+        (forced, "retry", "Nothing that holds it has changed; forced."),
+    ):
+        (table,) = [a for a in server.artifacts(run["id"]) if a["key"] == f"retry-{ALIAS}"]
+        (row,) = json.loads(table["data"])
+        assert (row["host"], row["stage"], row["code"], row["what"]) == (held, "patch", "EOL", what)
+        assert why in row["why"]
+    ledger = Ledger(takeover.ledger_url)
+    try:
+        last = ledger.approvals(ACCOUNT)[-1]
+    finally:
+        ledger.close()
+    assert last.who == BY_THE_UI and "every change, unseen" in last.how
 
 
 def test_an_approved_run_takes_every_host_through_every_stage(takeover: Takeover) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import subprocess
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from haltuun.envelope import Frame, Mode, assignments, errors_nonce, wrap
 from haltuun.hostkeys import HostKey, KnownHosts, Trust, prefer
 
 NONCE = "0123456789abcdef0123456789abcdef"
+BEGIN, END = f"--haltuun-{NONCE} begin ".encode(), f"\n--haltuun-{NONCE} end ".encode()
 # Likely to collide with the marks.
 PIECES = st.lists(
     st.sampled_from([b"\n", b"--haltuun-", b" begin 1\n", b" end 0\n", NONCE.encode()[:31], b"\xff\x00"])
@@ -56,6 +58,40 @@ def test_a_stream_that_breaks_off_keeps_what_came(body: bytes, limit: int, cuts:
     assert not frame.ended
     assert frame.body == body[:limit]
     assert frame.cut == (len(body) > limit)
+
+
+@pytest.mark.parametrize(
+    ("before", "begun", "exit_code"),
+    [
+        (b"", False, None),
+        (BEGIN, False, None),
+        (BEGIN + b"1\nx", True, None),
+        (BEGIN + b"1\nx" + END, True, -1),
+    ],
+    ids=["noise", "a mark that begins", "the body", "a mark that ends"],
+)
+def test_what_never_ends_its_line_takes_no_room(before: bytes, begun: bool, exit_code: int | None) -> None:
+    """A host knows the nonce: it may begin a mark and go on for gigabytes."""
+    frame, piece = Frame(NONCE, limit=1000), b"7" * 65536
+    tracemalloc.start()
+    try:
+        frame.feed(before)
+        for _ in range(256):
+            frame.feed(piece)
+        frame.finish()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * len(piece)
+    assert (frame.begun, frame.exit_code) == (begun, exit_code)
+
+
+@pytest.mark.parametrize("number", [b"", b"-1", b"0x1", b"7" * 5000, b"256 more"])
+def test_a_number_that_is_none_ends_nothing_else(number: bytes) -> None:
+    frame = Frame(NONCE)
+    frame.feed(BEGIN + number + b"\nx" + END + number + b"\n")
+    assert (frame.body, frame.exit_code) == (b"x", -1)
+    assert frame.pid is None or number.split()[0] == b"256"
 
 
 @given(noise=PIECES)

@@ -1,4 +1,5 @@
-"""actions.yaml read, and what is made of it: two policy documents and a CloudFormation template."""
+"""actions.yaml read, and what is made of it: the role's two policies and a CloudFormation template; and the
+policy of the instances, as the code has it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Any, Literal
 import jinja2
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from haltuun.stages.verify.needs import own_policy
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE.parents[1] / "haltuun" / "cli" / "templates" / "haltuun-role.yaml"
@@ -88,7 +91,12 @@ def files() -> dict[Path, str]:
     """Path → the text that belongs there."""
     known = declared()
     accesses: tuple[Access, ...] = ("read", "write")
-    made = {HERE / f"{one}.json": json.dumps(known.policy(one), indent=2) + "\n" for one in accesses}
+    documents = {one: known.policy(one) for one in accesses}
+    instance = own_policy("${AWS::Partition}", "${AWS::AccountId}")
+    made = {
+        HERE / f"{name}.json": json.dumps(document, indent=2) + "\n"
+        for name, document in {**documents, "instance": instance}.items()
+    }
     template = jinja2.Template(
         (HERE / "haltuun-role.yaml.j2").read_text(encoding="utf-8"), keep_trailing_newline=True
     )

@@ -134,7 +134,7 @@ def retry_account(
     as_json: bool,
 ) -> int:
     from haltuun.attention import held_hosts
-    from haltuun.retrying import not_held
+    from haltuun.retrying import not_held, unfinished
 
     config, ledger = opened(config_path)
     of = config.account(account)
@@ -144,6 +144,8 @@ def retry_account(
     known = ledger.hosts(of.id)
     for host, said in not_held(hosts, held, known, stage).items():
         typer.echo(f"{host_label(known, host)} {said}", err=True)
+    if goes_on := unfinished(ledger, of.id, of.label):
+        typer.echo(goes_on, err=True)
     if not chosen:
         _say(as_json, "No host is held there: nothing to retry.")
         if as_json:

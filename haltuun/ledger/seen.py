@@ -328,13 +328,21 @@ class Seen(Database):
         ]
 
     def worse(self, account: str) -> dict[tuple[str, StageName], HostEvent]:
-        """(instance id, stage) → the last time it was worse after a change, unless it passed since.
-
-        "Since" goes by the order of the runs, not by their clocks: a stage's gate comes after its changes.
-        """
+        """(instance id, stage) → the last time it was worse after a change, unless it passed since."""
         newest = {(event.host, event.stage): event for event in self.host_events(account, "worse")}
-        if not newest:
-            return {}  # the common case, and all verdicts ever given need not be read
+        return {(event.host, event.stage): event for event in self._unpassed(account, newest.values())}
+
+    def tries(self, account: str) -> list[HostEvent]:
+        """Each time a held host was worked on again, and did not pass then or since."""
+        return self._unpassed(account, self.host_events(account, "tried"))
+
+    def _unpassed(self, account: str, events: Collection[HostEvent]) -> list[HostEvent]:
+        """Those after which the host has not passed their stage.
+
+        "After" goes by the order of the runs, not by their clocks: a stage's gate comes after its changes.
+        """
+        if not events:
+            return []  # the common case, and all verdicts ever given need not be read
         order = {row.run: n for n, row in enumerate(self.runs(account))}
         passed = {
             (row.host, row.stage): order[row.run]
@@ -343,6 +351,4 @@ class Seen(Database):
             )
             if HostStatus.model_validate_json(row.body).verdict is Verdict.passed
         }
-        return {
-            key: event for key, event in newest.items() if key not in passed or passed[key] < order[event.run]
-        }
+        return [one for one in events if passed.get((one.host, one.stage), -1) < order[one.run]]

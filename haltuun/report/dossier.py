@@ -202,7 +202,7 @@ def _needs(ledger: Ledger, account: str, hosts: Sequence[Dossier]) -> tuple[Need
 
 def _passed(dossier: Dossier, stage: StageName) -> bool:
     status = dossier.stages.get(stage)
-    return status is not None and status.verdict in (Verdict.passed, Verdict.waived)
+    return status is not None and status.verdict is Verdict.passed
 
 
 def _met_before(ledger: Ledger, account: str, stage: StageName) -> int:

@@ -42,6 +42,7 @@ def opening_line(
     if mode == "apply":
         parts += [
             f"canaries one by one, then waves of {_growth()} %",
+            f"at most {policy.max_hosts} hosts are changed" if policy.max_hosts else "",
             f"no stage begins with more than {policy.max_held_percent} % of its hosts held",
         ]
     return "; ".join(part for part in parts if part) + "."

@@ -123,7 +123,9 @@ def judge(rows: Rows, label: str, approve: Sequence[Reach], now: datetime) -> St
             if finding.not_judged_together
         ),
         unresolved=changes.unresolved(rows.events),
-        left_alone=waits.causes((one for one in troubles if one.verdict is Verdict.excluded), rows.hosts),
+        left_alone=waits.causes(
+            (one for one in troubles if one.verdict in (Verdict.excluded, Verdict.waived)), rows.hosts
+        ),
     )
     return standing.model_copy(update={"level": _level(standing), "sentence": _sentence(standing)})
 

@@ -18,7 +18,7 @@ from haltuun.model import (
     held_back,
 )
 from haltuun.report.causes import Trouble, grouped, without_host
-from haltuun.report.changes import FINE, Like, in_effect, like
+from haltuun.report.changes import Like, in_effect, like
 from haltuun.report.render import plain
 from haltuun.report.rows import Planned, PlanRow, Rows
 
@@ -87,13 +87,13 @@ class Waiting(Frozen):
 
 
 def troubles(rows: Rows) -> list[Trouble]:
-    """Each host's verdicts that are not fine, by cause; what a later stage only repeats is left out."""
+    """Each host's verdicts that are not passed, by cause; what a later stage only repeats is left out."""
     found: dict[tuple[str, Verdict, str], Trouble] = {}
     for host in rows.hosts:
         stages = rows.status.get(host, {})
         for stage in StageName:
             status = stages.get(stage)
-            if status is None or status.verdict in (*FINE, Verdict.pending):
+            if status is None or status.verdict in (Verdict.passed, Verdict.pending):
                 continue
             found.setdefault(
                 (host, status.verdict, status.reason),

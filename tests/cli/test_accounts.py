@@ -18,12 +18,12 @@ from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
-EMPTY = {"111100001111": "empty-1", "222200002222": "empty-2"}
+EMPTY = {"111100001111": "empty-1", "222200002222": "empty-2", "444400004444": "empty-3"}
 GONE = "i-0aaaaaaaaaaaaaaaa"
 
 
 def with_more_accounts(config: dict[str, Any]) -> None:
-    """Two without a host, each behind a role of its own, and one that is not the one it says."""
+    """Three without a host, each behind a role of its own, and one that is not the one it says."""
     first = config["accounts"][0]
     config["accounts"] = [
         {"id": "333300003333", "alias": "another", "regions": [REGION]},
@@ -92,7 +92,7 @@ def several() -> Iterator[str]:
         server.stop()
 
 
-def test_onboarding_begins_what_is_new_and_one_that_fails_stops_no_other(
+def test_onboarding_begins_what_is_new_two_at_once_and_one_that_fails_stops_no_other(
     running: Cli, waiting: datetime, several: str
 ) -> None:
     running.write(with_more_accounts)
@@ -102,10 +102,13 @@ def test_onboarding_begins_what_is_new_and_one_that_fails_stops_no_other(
     assert list(results) == ["another", *EMPTY.values()]
     assert results["another"]["outcome"] == "Failed"
     assert "333300003333" in results["another"]["error"] and "Traceback" not in done.err
-    assert [results[a]["outcome"] for a in EMPTY.values()] == ["Done", "Done"], done.out
+    assert [results[a]["outcome"] for a in EMPTY.values()] == ["Done"] * 3, done.out
     runs = {account: running.ledger.runs(account) for account in EMPTY}
     for account, alias in EMPTY.items():
         assert results[alias]["run"] == runs[account][-1].run
         assert runs[account][-1].ended_at is not None
     # Side by side: the second began before the first had ended.
     assert runs["222200002222"][0].started_at < runs["111100001111"][0].ended_at
+    # Two at most: the third waited for one of these.
+    first, second, third = sorted((rows[0] for rows in runs.values()), key=lambda row: row.started_at)
+    assert third.started_at >= min(first.ended_at, second.ended_at)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from haltuun.config import load_config
+from haltuun.config import Waivable, load_config
 from haltuun.errors import EXIT_USAGE, ConfigError
+from haltuun.stages.order import STAGES
 
 GOOD = 'accounts:\n  - id: "111122223333"\n    alias: acme\n    ssh:\n      key_files: [keys/a.pem]\n'
+HOST = GOOD + "    hosts: {i-0abc1234def567890: "
 
 
 def write(tmp_path, text):
@@ -32,6 +36,8 @@ def write(tmp_path, text):
         ("accounts:\n  - id: '111122223333'\n    regions: [eu-centrall]\n", ":3", "name of a region"),
         (GOOD + "      port: abc\n", ":6: accounts.0.ssh.port", "a whole number"),
         (GOOD + "    hosts: {i-0abc1234def567890: }\n", ":6", "a mapping of keys"),
+        (HOST + "{waive: {STALE_HYBRID: why}}}\n", ":6: accounts.0.hosts.i-0abc1234def567890.waive", "'EOL'"),
+        (HOST + "{waive: {EOL: ' '}}}\n", ".waive.EOL", "at least 1 character"),
         (GOOD + "agent: {sha256: abc}\n", ":6: agent.sha256", "64 digits"),
         ("database_url: postgresql://a:b@c/d\n", ":1: database_url", "postgresql+psycopg://"),
         ("state_dir:\n", ":1: state_dir", "the path of"),
@@ -67,6 +73,7 @@ def test_an_error_names_file_line_and_key(tmp_path, text, where, what):
         ),
         ("policy: {zzz: 1}\n", "There are: max_held_percent,"),
         (GOOD + "    hosts: {i-0abc1234def567890: {exclude: true}}\n", "Write the reason there, in quotes."),
+        (HOST + "{waive: {EOL: true}}}\n", "Write the reason there, in quotes."),
     ],
 )
 def test_the_remedy_says_what_may_stand_there(tmp_path, text, remedy):
@@ -94,3 +101,11 @@ def test_relative_paths_count_from_the_files_folder(tmp_path):
 def test_an_unknown_account_names_those_that_are_there(tmp_path):
     with pytest.raises(ConfigError, match="acme"):
         load_config(write(tmp_path, GOOD)).account("nobody")
+
+
+def test_only_what_no_other_stage_builds_on_can_be_waived():
+    """And each demand of those stages can be."""
+    needed = {need for stage in STAGES for need in stage.needs}
+    last = {check.code for stage in STAGES if stage.name not in needed for check in stage.checks}
+    others = {check.code for stage in STAGES if stage.name in needed for check in stage.checks}
+    assert set(get_args(Waivable)) == last and not last & others

@@ -55,6 +55,16 @@ def test_a_parameter_costs_from_four_kilobytes_on() -> None:
     assert amounts(cost.parameter("us-east-1", "x" * 4095 + "ä")) == (0.05, 0.05)
 
 
+def test_an_endpoint_and_a_gateway_cost_what_their_hours_do() -> None:
+    for made, told in (
+        (cost.interface_endpoint("eu-central-1"), "about 8.8 USD a month"),
+        (cost.nat_gateway("eu-central-1"), "about 38 USD a month"),
+        (cost.interface_endpoint("sa-east-1"), "about 7.3–15 USD a month"),
+    ):
+        assert isinstance(made, Cost) and cost.say(made) == told
+    assert isinstance(cost.nat_gateway("cn-north-1"), Unknown)
+
+
 def test_a_total_names_what_it_does_not_know() -> None:
     known = cost.full_backup("us-east-1", 100)
     assert cost.say_total([]) == cost.say_total([None]) == ""

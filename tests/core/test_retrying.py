@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,8 +10,17 @@ import pytest
 from haltuun.causes import Decision
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
-from haltuun.model import Barred, StageName, Unknown
-from haltuun.retrying import by_stage, decisions, from_stage, held_in, not_held, record_tries, worth_a_look
+from haltuun.model import Barred, HostStatus, StageName, Unknown, Verdict
+from haltuun.retrying import (
+    by_stage,
+    decisions,
+    from_stage,
+    held_in,
+    not_held,
+    record_tries,
+    unfinished,
+    worth_a_look,
+)
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, make_stages, start
 
 __all__ = ["account"]
@@ -92,6 +102,23 @@ def test_a_bad_canary_ends_the_stage_and_the_next_retry_leaves_it_and_the_others
     assert retry(world, ledger) == {}
 
 
+def test_who_was_worse_stays_out_of_it_though_an_earlier_stage_holds_it_by_now(ledger):
+    """A retry from there would come to the stage in which it was worse, and change it again unnamed."""
+    world = World(NAMES[:1])
+    world.broken[CANARY] = HaltuunError("it does not answer any more.", code="NOT_PROVEN")
+    take_over(world, ledger)
+    world.broken.clear()
+    later, now = "later", datetime.now(UTC)
+    ledger.start_run(ACCOUNT, later, {"mode": "apply"}, now)
+    hangs = HostStatus(verdict=Verdict.held, reason="SSH_HANGS", message="It hangs.", remedy="Look.")
+    ledger.judged(ACCOUNT, later, StageName.discover, {CANARY: hangs}, now)
+    world.calls.clear()
+    left = retry(world, ledger, force=True)[CANARY]
+    assert (left.action, left.stage) == ("leave", StageName.discover)
+    assert f"switch {CANARY} on" in left.why and world.calls == []
+    assert retry(world, ledger, CANARY, force=True)[CANARY].action == "retry"
+
+
 def test_forced_the_others_go_on_without_the_canary(ledger):
     world = World()
     world.broken[CANARY] = HaltuunError("no.", code="NOT_PROVEN")
@@ -112,6 +139,23 @@ def test_a_failed_change_is_tried_three_times_and_then_left(ledger):
     assert left.action == "leave" and "retried 3 times" in left.why
     assert left.remedy.startswith("Free it.")
     assert world.calls.count(CANARY) == 4
+
+
+def test_who_passed_since_is_tried_for_the_same_cause_anew(ledger):
+    world = World(NAMES[:1])
+    full = HaltuunError("full.", remedy="Free it.", code="DISK_FULL", unchanged=True)
+    world.broken[CANARY] = full
+    take_over(world, ledger)
+    for _ in range(3):
+        retry(world, ledger)
+    assert retry(world, ledger)[CANARY].action == "leave"
+    world.broken.clear()
+    take_over(world, ledger)  # it is freed, and passes
+    assert ledger.tries(ACCOUNT) == [] and retry(world, ledger) == {}
+    world.switch[CANARY], world.broken[CANARY] = "off", full
+    take_over(world, ledger)
+    assert retry(world, ledger)[CANARY].action == "retry"
+    assert len(ledger.tries(ACCOUNT)) == 1
 
 
 def test_a_bar_holds_until_it_is_lifted_and_what_is_possible_then_is_said(ledger):
@@ -155,6 +199,22 @@ def test_a_try_is_of_the_run_that_made_it(ledger):
         (CANARY, StageName.repair, {"cause": decision.cause})
     ]
     assert [event.run for event in counted] == [ledger.runs(ACCOUNT)[-1].run]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [("Stopped", "was stopped"), ("Failed", "failed"), ("", "has not ended"), ("PartiallyDone", "")],
+)
+def test_of_hosts_that_had_no_turn_it_says_what_goes_on_with_them(ledger, outcome, said):
+    """They are not held: the run was stopped, or killed, before anything was judged."""
+    takeover = start(World(), ledger, only_hosts=NAMES[:2])
+    ledger.start_run(ACCOUNT, "stopped", {"mode": "apply", "hosts": [CANARY]}, takeover.run.now())
+    if outcome:
+        ledger.end_run(ACCOUNT, "stopped", outcome, {}, takeover.run.now())
+    told = unfinished(ledger, ACCOUNT, "acme")
+    assert bool(told) == bool(said) and said in told
+    if said:
+        assert told.endswith(f"To go on: haltuun takeover acme --host {CANARY}")
 
 
 def test_of_a_named_host_that_nothing_holds_there_is_said_so(ledger):

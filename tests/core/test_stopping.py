@@ -37,3 +37,15 @@ def test_a_ctrl_c_that_strikes_a_finalizer_is_heeded_at_the_next_step() -> None:
         with pytest.raises(KeyboardInterrupt):
             stopping.heed()
     stopping.heed()
+
+
+def test_of_several_hosts_the_one_in_hand_is_the_last() -> None:
+    worked = []
+    try:
+        for host in stopping.until_asked(["first", "in hand", "next"]):
+            worked.append(host)
+            if host == "in hand":
+                stopping.ask()
+    finally:
+        stopping.forget()
+    assert worked == ["first", "in hand"]

@@ -12,7 +12,7 @@ from haltuun.errors import HaltuunError
 from haltuun.gates import HostVerdict
 from haltuun.model import Barred, Change, HostStatus, Reach, StageName, Verdict
 from haltuun.perform import Outcome
-from haltuun.verdicts import not_entered, status_of
+from haltuun.verdicts import not_entered, status_of, waived
 
 CHANGE = Change(
     stage=StageName.repair,
@@ -86,3 +86,17 @@ def test_of_the_stages_that_are_needed_the_first_that_is_not_through_says_why() 
     assert not_entered([(discover, "", through), (verify, "", held)]).reason == "NO_ROLE"
     assert not_entered([(discover, "", out), (verify, "", held)]) == out
     assert not_entered([(discover, "", through), (verify, "", None)]).reason == "NOT_BEGUN"
+
+
+def test_a_hold_is_waived_by_its_code_and_keeps_what_it_says_beside_the_reason() -> None:
+    held = HostStatus(verdict=Verdict.held, reason="EOL", message="It is old.", remedy="Move it.")
+    found = waived(held, {"EOL": "replaced in May.", "SCAN_OLD": "why"})
+    assert (found.verdict, found.reason, found.remedy) == (Verdict.waived, "EOL", "Move it.")
+    assert found.message == "Waived in haltuun.yaml: replaced in May. It is old."
+    for other in (
+        held.model_copy(update={"reason": "PATCH_PREREQ"}),
+        held.model_copy(update={"verdict": Verdict.unknown}),
+        held.model_copy(update={"verdict": Verdict.pending}),
+        HostStatus(verdict=Verdict.passed),
+    ):
+        assert waived(other, {"EOL": "why"}) == other

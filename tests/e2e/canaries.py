@@ -60,6 +60,9 @@ def plant(info: LabInfo, ec2: Any) -> Canaries:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as planted:
                 planted.write(text)
+        for config in (root / "var/www").rglob("wp-config.php"):
+            with config.open("a") as planted:
+                planted.write(f"define('AUTH_KEY', '{word('wp-config')}');\n")
         log = root / AGENT_LOG
         if log.exists():
             with log.open("a") as written:

@@ -37,6 +37,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.server, pytest.mark.slow, pytest.mark
 
 HALTUUN = str(Path(sys.executable).with_name("haltuun"))
 ACCOUNT = "acme-legacy"
+# Kinds of changes that are made on the host itself, and so need no permission of AWS.
+ON_HOST = ("agent.",)
 # Of a host's files, those that it writes by itself, and what a login leaves.
 OWN_LIFE = re.compile(
     r"^(?:(?:proc|sys|dev|run|tmp|var/log|var/lib/amazon/ssm|var/cache|var/tmp|opt/lab|root/\.aws)(?:/|$)"
@@ -67,12 +69,12 @@ class Story:
         return done
 
     def files(self) -> dict[str, dict[str, str]]:
-        """Host → path → checksum, as seen from outside the hosts."""
+        """Host → path → mode, owner and checksum, as seen from outside the hosts."""
         found = {}
         for name, host in self.info.hosts.items():
             root = Path(f"/proc/{host['pid']}/root")
             found[name] = {
-                str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+                str(path.relative_to(root)): _seen(path)
                 for top in ("etc", "var", "root", "home", "usr/local")
                 for path in (root / top).rglob("*")
                 if path.is_file()
@@ -135,6 +137,12 @@ def story(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
         api.down(name)
 
 
+def _seen(path: Path) -> str:
+    about = path.stat()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{about.st_mode:o} {about.st_uid}:{about.st_gid} {digest}"
+
+
 def _killed_in_the_middle(told: Story) -> None:
     """kill -9 while changes are being made."""
     command = [HALTUUN, "takeover", ACCOUNT, "--plan", told.plan["plan_hash"]]
@@ -175,7 +183,8 @@ def test_a_plan_changes_nothing_on_aws_and_on_no_host(story: Story) -> None:
 
 def test_the_plan_says_of_each_change_what_a_person_needs(story: Story) -> None:
     for change in story.plan["changes"]:
-        assert change["summary"] and change["permissions"] is not None
+        assert change["summary"]
+        assert change["permissions"] or change["kind"].startswith(ON_HOST), change["summary"]
         assert change["undo"] or change["no_undo"], change["summary"]
         assert change["reach"] in ("host", "shared", "account", "irreversible")
 
@@ -253,7 +262,7 @@ def test_no_secret_of_the_hosts_is_anywhere(story: Story, tmp_path: Path) -> Non
     kept = [path for folder in (*folders, tmp_path) for path in folder.rglob("*") if path.is_file()]
     assert {"ledger.db", "prefect.db"} <= {path.name for path in kept}
     assert story.canaries.in_files(kept) == []
-    assert len(story.canaries.words) == 9 and story.canaries.seen == []
+    assert len(story.canaries.words) == 10 and story.canaries.seen == []
     for chapter, done in story.runs.items():
         assert story.canaries.in_text(done.stdout + done.stderr) == [], chapter
     for path in kept:

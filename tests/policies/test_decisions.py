@@ -86,3 +86,30 @@ def test_what_a_takeover_does_is_allowed(action: str, resource: str, context: di
 @pytest.mark.parametrize(("action", "resource", "context"), REFUSED)
 def test_what_is_a_predecessors_is_refused(action: str, resource: str, context: dict[str, list[str]]) -> None:
     assert not evaluate([policy("read"), policy("write")], action, resource, context).allowed
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "allowed"),
+    [
+        ("ssm:UpdateInstanceInformation", INSTANCE, True),
+        ("ssmmessages:OpenControlChannel", "*", True),
+        ("ssm:GetParameter", f"{SSM}:parameter/AmazonCloudWatch-haltuun-1f2e", True),
+        ("ssm:GetParameter", f"{SSM}:parameter/prod/db-password", False),
+        (
+            "logs:PutLogEvents",
+            "arn:aws:logs:eu-central-1:111122223333:log-group:/haltuun/a:log-stream:i",
+            True,
+        ),
+        (
+            "logs:PutLogEvents",
+            "arn:aws:logs:eu-central-1:111122223333:log-group:/app/web:log-stream:i",
+            False,
+        ),
+        ("ssm:SendCommand", INSTANCE, False),
+        ("iam:PutRolePolicy", f"{IAM}:role/app/web", False),
+    ],
+)
+def test_an_instance_may_do_its_agents_work_and_reach_nothing_of_others(
+    action: str, resource: str, allowed: bool
+) -> None:
+    assert evaluate([policy("instance")], action, resource, {}).allowed is allowed

@@ -65,7 +65,7 @@ def test_the_files_are_made_of_the_list(path: object) -> None:
 
 
 def test_both_policies_fit_inline_into_one_role() -> None:
-    text = "".join(text for path, text in files().items() if path.suffix == ".json")
+    text = "".join(text for path, text in files().items() if path.name in ("read.json", "write.json"))
     text = text.replace("${AWS::Partition}", "aws-us-gov").replace("${AWS::AccountId}", "111122223333")
     assert len(re.sub(r"\s", "", text)) <= INLINE_CHARACTERS
 

@@ -14,12 +14,12 @@ import pytest
 from haltuun.cli.show import write_report
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
-from haltuun.model import StageName, Unknown
+from haltuun.model import HostStatus, StageName, Unknown, Verdict
 from haltuun.report.dossier import write
 from haltuun.report.facts import services, stage_facts
 from haltuun.stages.discover.facts import DiscoverFacts
 from tests.report import kit
-from tests.report.kit import ACCOUNT, FORMULA, FULL, HOSTS, NOW, SOUND, UNSURE
+from tests.report.kit import ACCOUNT, FORMULA, FULL, HOSTS, LEFT, NOW, SOUND, UNSURE
 
 TABLES = ("hosts", "services", "findings", "changes", "proofs", "facts", "needs")
 
@@ -82,6 +82,27 @@ def test_every_host_and_every_change_is_there(folder: Path) -> None:
     assert "Left alone, and why" in words and "EXCLUDED" in words and "Not ours." in words
 
 
+def test_the_page_answers_the_four_needs_and_shows_each_host_by_stage_with_its_evidence(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+
+    def part(begins: str, ends: str) -> str:
+        return " ".join(" ".join(Page(text.partition(begins)[2].partition(ends)[0]).words).split())
+
+    needs = part('<h2 id="needs">', '<h2 id="hosts">')
+    assert needs.startswith("The four acute needs need when we came now not yet")
+    for row in rows(folder, "needs"):
+        before = f"{row['before']} of {row['of']}" if row["before"] else "nobody knew"
+        assert f"{row['question']} {row['measure']}." in needs and row["missing"]
+        told = needs.partition(row["question"])[2]
+        assert told.index(before) < told.index(f"{row['now']} of {row['of']}")
+    grid = part('<h2 id="hosts">', '<h2 id="open">')
+    assert " ".join(StageName) in grid
+    of_full = grid.partition(FULL)[2].partition(" i-")[0]
+    assert "passed passed held DISK_FULL passed" in of_full
+    for host, evidence in ((kit.SUSPECT, "/tmp/<b>x</b>"), (SOUND, kit.TAG.id), (LEFT, "EXCLUDED Not ours.")):
+        assert evidence in part(f'<section class="host" id="{host}">', "</section>"), host
+
+
 def test_tables_hold_the_same_as_csv_and_json(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     ids = [one["host"]["instance_id"] for one in report["hosts"]]
@@ -105,6 +126,15 @@ def test_tables_hold_the_same_as_csv_and_json(folder: Path) -> None:
         "Is it backed up?": ("0", "9", "10"),
         "Do we get its logs?": ("0", "9", "10"),
     }
+
+
+def test_what_was_waived_is_no_need_that_is_met(ledger: Ledger, tmp_path: Path) -> None:
+    waived = HostStatus(verdict=Verdict.waived, reason="EOL", message="Waived in haltuun.yaml: why.")
+    ledger.judged(ACCOUNT, kit.LAST, StageName.patch, {SOUND: waived}, NOW)
+    config = kit.config(tmp_path)
+    folder = write(ledger, config.accounts[0], config.policy, tmp_path / "out").parent
+    (updates,) = [row for row in rows(folder, "needs") if row["question"].startswith("Are security updates")]
+    assert updates["now"] == "8" and SOUND in updates["missing"]
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -18,9 +18,12 @@ from haltuun.model import Host
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.discover.parse_inside import parse_inside as parse_discovered
+from haltuun.stages.logs.agent_config import wanted_config
+from haltuun.stages.patch.probe import family_from
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.parse import parse_agent, parse_config
 from haltuun.stages.verify.facts import VerifyFacts
+from haltuun.stages.verify.needs import needs_fallback
 from haltuun.stages.verify.parse_host import parse_inside as parse_verified
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -58,7 +61,7 @@ def keys_of(*packages: str) -> list[str]:
     """The words by which a stage's parsers find a line, from their source."""
     found: set[str] = set()
     for package in packages:
-        for source in (SOURCES / package).glob("parse*.py"):
+        for source in (*(SOURCES / package).glob("parse*.py"), *(SOURCES / package).glob("listeners.py")):
             found.update(
                 re.findall(
                     r'(?:first|rows|number|whole|_one|_yes|_number)\((?:lines, )?"([^"]+)"',
@@ -106,6 +109,9 @@ def test_discover_reads_anything(text: str) -> None:
     facts = DiscoverFacts(observed_at=NOW, **parse_discovered(HOST, HOST.account, {}, raw(heads + text)))
     json.loads(facts.model_dump_json())
     json.dumps(facts.row(), allow_nan=False)
+    # These look at all hosts of the account together.
+    family_from(facts)
+    assert wanted_config("acme", facts, text[:20]).mode
 
 
 @settings(max_examples=60)
@@ -128,6 +134,26 @@ def test_repair_reads_anything_or_says_that_it_cannot(text: str, probe: Path) ->
         return
     json.loads(agent.model_dump_json())
     assert all(cause.evidence for cause in diagnose(agent).causes)
+
+
+NO_NUMBERS = ("²", "9" * 5000, "", "-1", "٣", "0x10", "nan")
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_what_counts_as_digits_and_is_no_number_spoils_nothing_else(number: str) -> None:
+    """str.isdigit() says yes to the first, and int() to neither of the first two."""
+    shown = f"listener\ttcp\t0.0.0.0\t{number}\t1\nlistener\ttcp\t0.0.0.0\t22\t1\ndone\tlisteners\n"
+    shown += f"process\t1\tsshd\t/usr/sbin/sshd\t\t{number}\ndisk\t/\t{number}\t{number}\n"
+    shown += f"openssh\tOpenSSH_{number}.{number}\nrelease\t{number}.{number}\n"
+    columns = parse_discovered(HOST, HOST.account, {}, raw(f"probe\t1\n{shown}"))
+    facts = DiscoverFacts(observed_at=NOW, **columns)
+    assert isinstance(facts.listeners, tuple) and 22 in {one.port for one in facts.listeners}
+    # Of the account all hosts are looked up together: a version that is none must not end that.
+    assert needs_fallback(f"3.{number}.1", HOST.region) in (True, False)
+    inside = parse_verified(
+        view(), HOST, facts, raw(f"verify\t1\nimds.v2\tno\nimds.instance-id\t{HOST.instance_id}")
+    )
+    assert VerifyFacts(observed_at=NOW, **inside).observed_at == NOW
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"identity":' * 20_000, "\x00", "[]", "7"])

@@ -6,8 +6,8 @@ The pages are made of botocore's own descriptions of the services.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haltuun.model import StageName
+from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.discover.judge import judge
 from haltuun.stages.discover.parse_account import parse_account
 from haltuun.stages.discover.parse_host import parse_host
+from haltuun.stages.verify import STAGE as VERIFY
 from tests.stages.test_hostile_hosts import HOST, ODD, raw, view
 
 # What `discover` asks: its name for the answer → service, operation, and the member that holds the rows.
@@ -42,10 +44,32 @@ PAGES = {
     "log_groups": ("logs", "DescribeLogGroups", "logGroups"),
 }
 # Members without which a row would be none.
-ALWAYS = ("State", "Key", "Value", "PatchGroup", "VersionNumber")
+ALWAYS = ("State", "Key", "Value", "PatchGroup", "VersionNumber", "RuleNumber", "EvalDecision")
 ALWAYS_ENDINGS = ("Id", "Name", "Identity", "Arn")
 TIMES = ("2026-11-23T10:00:00+00:00", "1970-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00")
 DEEPEST = 4
+# What nobody types as he likes, as AWS checks it; and ids that make the parts of a network belong together.
+CHECKED = {
+    **dict.fromkeys(
+        ("CidrIp", "CidrBlock", "DestinationCidrBlock"), ("0.0.0.0/0", "10.0.0.0/16", "10.0.1.5/32")
+    ),
+    **dict.fromkeys(("IpProtocol", "Protocol"), ("-1", "tcp", "6", "17")),
+    "PrivateIpAddress": ("10.0.1.5", "10.0.0.9"),
+    "VpcId": ("vpc-1",),
+    "SubnetId": ("subnet-a", "subnet-b"),
+    "GroupId": ("sg-1", "sg-2"),
+    "NetworkInterfaceId": ("eni-1",),
+    "ServiceName": ("com.amazonaws.eu-central-1.ssm", "com.amazonaws.eu-central-1.ssmmessages"),
+    "VpcEndpointType": ("Interface", "Gateway"),
+}
+NETWORK = {
+    "groups": ("ec2", "DescribeSecurityGroups", "SecurityGroups"),
+    "subnets": ("ec2", "DescribeSubnets", "Subnets"),
+    "acls": ("ec2", "DescribeNetworkAcls", "NetworkAcls"),
+    "route_tables": ("ec2", "DescribeRouteTables", "RouteTables"),
+    "endpoints": ("ec2", "DescribeVpcEndpoints", "VpcEndpoints"),
+    "interfaces": ("ec2", "DescribeNetworkInterfaces", "NetworkInterfaces"),
+}
 SESSION = botocore.session.Session()
 STATES = SESSION.get_service_model("ec2").shape_for("InstanceStateName").enum
 
@@ -56,6 +80,7 @@ class Pages:
 
     dice: Random
     texts: Sequence[str]
+    checked: Mapping[str, Sequence[str]] = field(default_factory=dict)  # member → what it can be
 
     def region(self) -> dict[str, Any]:
         """What discover's get_region gives: name → rows."""
@@ -77,6 +102,33 @@ class Pages:
         output = SESSION.get_service_model(service).operation_model(operation).output_shape
         return list(self.made_of(output.members[member], ()))
 
+    def roles_and_networks(self) -> dict[str, Any]:
+        """What verify's probe of the account gives, of one region."""
+        role = SESSION.get_service_model("iam").operation_model("GetRole").output_shape.members["Role"]
+
+        def one() -> dict[str, Any]:
+            made = self.made_of(role, ())
+            principal = self.dice.choice((self.text(), {"Service": [self.text()]}, {"AWS": self.text()}))
+            statement = {"Effect": "Allow", "Principal": principal}
+            trust = self.dice.choice(
+                (statement["Principal"], {"Statement": statement}, {"Statement": [statement]})
+            )
+            return {**made, "Arn": self.text(), "AssumeRolePolicyDocument": trust}
+
+        simulated = self.rows("iam", "SimulatePrincipalPolicy", "EvaluationResults")
+        network = {name: self.rows(*asked) for name, asked in NETWORK.items()}
+        name, profile = self.text(), self.text()
+        return {
+            "profile_of": {HOST.instance_id: profile},
+            "profiles": {profile: name},
+            "roles": {name: {"role": one(), "inline": None, "simulated": simulated}},
+            "own_role": self.dice.choice((None, one())),
+            "own_profile": self.dice.choice((None, {"Roles": [{"RoleName": self.text()}], "Tags": []})),
+            "own_inline": self.dice.choice((None, {"Statement": self.text()})),
+            "network": {HOST.region: {**network, "dns": {"vpc-1": [True, True]}}},
+            "members": {HOST.region: self.rows(*NETWORK["interfaces"])},
+        }
+
     def text(self) -> str:
         return self.dice.choice(self.texts)
 
@@ -85,9 +137,14 @@ class Pages:
             if shape.name in above or len(above) > DEEPEST:
                 return {}
             return {
-                name: self.made_of(part, (*above, shape.name))
+                name: self.dice.choice(self.checked[name])
+                if name in self.checked and isinstance(part, StringShape)
+                else self.made_of(part, (*above, shape.name))
                 for name, part in shape.members.items()
-                if name in ALWAYS or name.endswith(ALWAYS_ENDINGS) or self.dice.random() < 0.5
+                if name in ALWAYS
+                or name in self.checked
+                or name.endswith(ALWAYS_ENDINGS)
+                or self.dice.random() < 0.5
             }
         if isinstance(shape, ListShape):
             return [self.made_of(shape.member, above) for _ in range(self.dice.randint(0, 2))]
@@ -112,3 +169,32 @@ def test_discover_reads_any_page(seed: int, texts: list[str]) -> None:
     json.dumps(facts.row(), allow_nan=False)
     seen = replace(seen, facts={StageName.discover: {HOST.instance_id: facts}})
     assert all(finding.message for finding in judge(seen))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.lists(ODD, min_size=1, max_size=8))
+def test_verify_reads_any_page(seed: int, texts: list[str]) -> None:
+    """Roles and networks that strangers named and described; what AWS checks itself is as AWS lets it be."""
+    answers = Pages(Random(seed), texts, CHECKED).roles_and_networks()
+    place = {
+        "vpc_id": "vpc-1",
+        "subnet_id": "subnet-a",
+        "security_groups": ("sg-1",),
+        "private_ip": "10.0.1.5",
+    }
+    version = f"3.{texts[0]}.{texts[-1]}"  # what a host says that its package is of
+    found = DiscoverFacts(
+        state="running", platform="linux", ssm_status="never", suspect=(), agent_version=version, **place
+    )
+    looked = replace(
+        view(), entering=(HOST.instance_id,), facts={StageName.discover: {HOST.instance_id: found}}
+    )
+    account = VERIFY.parse_account(looked, answers)
+    json.loads(account.model_dump_json())
+    seen = replace(looked, account_facts={StageName.verify: account})
+    facts = VERIFY.parse_host(seen, HOST, answers, raw(f"verify\t1\n{texts[0]}"))
+    json.loads(facts.model_dump_json())
+    json.dumps(facts.row(), allow_nan=False)
+    seen = replace(seen, facts={**seen.facts, StageName.verify: {HOST.instance_id: facts}})
+    assert all(finding.message for finding in VERIFY.judge(seen))
+    json.dumps([change.public() for change in VERIFY.plan(seen).changes])

@@ -8,14 +8,16 @@ tests/stages/repair/test_steps.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from haltuun.aws import READS, Aws
+from haltuun.config import Config
 from haltuun.engine import Takeover, open_changes
+from haltuun.ledger import Ledger
 from haltuun.model import Verdict
 from haltuun.reach import open_host
 from haltuun.stages.backup import STAGE as BACKUP
@@ -175,6 +177,30 @@ def test_an_undo_killed_at_every_change_has_all_back_in_the_end(
         assert open_changes(account.ledger.change_events(few.account_id)) == []
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", [PATCH, BACKUP, LOGS], ids=lambda stage: stage.name.value)
+def test_an_undo_killed_at_every_change_leaves_only_what_any_undo_leaves(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: dict[str, Counter[str]] = {}
+    for which in ("once", "walk"):
+        (tmp_path / which).mkdir()
+        with world(tmp_path / which, monkeypatch, ubuntu(), managed_policies=True) as account:
+            first = account.state()
+            account.take(stage)
+            given = account.config(), account.ledger, [stage]
+            killed = []
+            while which == "walk" and (at := undo_killed(*given, "before")) is not None:
+                assert undo_killed(*given, "after") == at
+                killed.append(at)
+                assert len(killed) < MANY
+            assert which == "once" or len(killed) >= 4, killed
+            assert undo_killed(*given, "never") is None
+            left[which] = Counter(name.partition("/")[0] for name in differences(first, account.state()))
+            assert open_changes(account.ledger.change_events(ACCOUNT)) == []
+    assert left["walk"] == left["once"]
+
+
 Going = Callable[[takeover_kit.World, str], str | None]
 
 
@@ -194,19 +220,16 @@ def _take_over(account: takeover_kit.World, kill: str) -> str | None:
 
 
 def _undo(account: takeover_kit.World, kill: str) -> str | None:
+    return undo_killed(account.config(), account.ledger, [DISCOVER, VERIFY], kill)
+
+
+def undo_killed(config: Config, ledger: Ledger, stages: Sequence[Stage], kill: str) -> str | None:
     """Of all that runs did, the last one first."""
-    runs = [row.run for row in account.ledger.runs(account.scenario.account_id) if row.mode == "apply"]
+    runs = [row.run for row in ledger.runs(config.accounts[0].id) if row.mode == "apply"]
     for run in reversed(runs):
-        undoing = open_undo(
-            account.config(),
-            run,
-            approved=True,
-            stages=[DISCOVER, VERIFY],
-            opener=open_host,
-            ledger=account.ledger,
-        )
+        undoing = open_undo(config, run, approved=True, stages=stages, opener=open_host, ledger=ledger)
         undoing.begin("test")
-        seen = kill_at_first_change(undoing.run.aws, kill)
+        seen = [] if kill == "never" else kill_at_first_change(undoing.run.aws, kill)
         try:
             go_back(undoing)
         except Killed:

@@ -19,7 +19,7 @@ def parse_listeners(lines: Lines) -> tuple[Listener, ...]:
     units = {pid: unit for unit, pid in lines.rows("unit.pid", 2) if pid not in ("", "0")}
     found: dict[tuple[int, str, str], Listener] = {}
     for protocol, address, port, pid in lines.rows("listener", 4):
-        if not port.isdigit() or int(port) > 65535:
+        if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
             continue
         comm, exe, _, _ = processes.get(pid, ("", "", "", ""))
         listener = Listener(

@@ -176,7 +176,7 @@ def parse_free(lines: Lines, key: str) -> float | Unknown:
     """The lower percentage of what is free on / and /var."""
     shares = []
     for _, total, free in lines.rows(key, 3):
-        if total.isdigit() and free.isdigit() and int(total) > 0:
+        if all(re.fullmatch(r"[0-9]{1,18}", one) for one in (total, free)) and int(total) > 0:
             shares.append(round(100 * int(free) / int(total), 1))
     return min(shares) if shares else Unknown(unknown="df did not say")
 
@@ -194,7 +194,7 @@ def parse_ssh_legacy(version: str | None, seen: bool | None) -> bool | Unknown:
     """What the connection itself showed decides; else the version of the host's OpenSSH."""
     if seen is not None:
         return seen
-    found = re.match(r"^(\d+)\.(\d+)", version or "")
+    found = re.match(r"^(\d{1,9})\.(\d{1,9})", version or "")
     if not found:
         return Unknown(unknown="the host's OpenSSH version is not known")
     return (int(found.group(1)), int(found.group(2))) < RSA_SHA2_SINCE

@@ -36,7 +36,7 @@ CHECKS = (
         values=(True,),
         code="PATCH_UNSUPPORTED",
         message="Patch Manager does not know this operating system.",
-        remedy="Patch it by another way and exclude it from this stage.",
+        remedy="Patch it by another way and waive this for it in haltuun.yaml.",
     ),
     Check(
         column="prereq_ok",

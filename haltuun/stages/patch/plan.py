@@ -62,7 +62,7 @@ def _unsupported(host: Host) -> Barred:
         host=host.instance_id,
         code="PATCH_UNSUPPORTED",
         message="Patch Manager does not know this operating system.",
-        remedy="Patch it by another way and exclude it from this stage.",
+        remedy="Patch it by another way and waive this for it in haltuun.yaml.",
     )
 
 

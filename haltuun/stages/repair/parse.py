@@ -138,7 +138,7 @@ def _yes(lines: Lines, key: str) -> bool | Unknown:
 
 def _number(lines: Lines, key: str) -> int | Unknown:
     value = _one(lines, key)
-    return int(value) if value.isdigit() else _not_shown(key)
+    return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else _not_shown(key)
 
 
 def _not_shown(key: str) -> Unknown:
@@ -216,7 +216,7 @@ def _vault(lines: Lines) -> Vault:
         region=_one(lines, "vault_region"),
         private_key=_one(lines, "vault_private_key") == "yes",
         fingerprint_file=_one(lines, "fingerprint_file") == "yes",
-        similarity_threshold=int(threshold) if re.fullmatch(r"-?\d+", threshold) else None,
+        similarity_threshold=int(threshold) if re.fullmatch(r"-?\d{1,9}", threshold) else None,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from haltuun.cost import interface_endpoint, nat_gateway, price_file, say
 from haltuun.model import Json, Unknown
 from haltuun.stages.verify.acl import acl_allows
 from haltuun.stages.verify.facts import Endpoint, Obstacle
@@ -142,7 +143,7 @@ def through_gateway(network: Network, place: Place, base: Endpoint, endpoint: Js
 def over_internet(network: Network, place: Place, base: Endpoint) -> Endpoint:
     create = (
         f"Create an interface endpoint com.amazonaws.{network.region}.{base.service} with private DNS in"
-        f" {place.vpc_id}, or give the subnet a way out."
+        f" {place.vpc_id}, or give the subnet a way out{_either_costs(network.region)}."
     )
     route = default_route(route_table_of(network, place))
     if route is None:
@@ -172,6 +173,15 @@ def over_internet(network: Network, place: Place, base: Endpoint) -> Endpoint:
     return _unsure(
         base, way, f"the default route goes to {way or 'an unknown target'}, beyond which nothing is seen"
     )
+
+
+def _either_costs(region: str) -> str:
+    """For who decides between the two; neither is anything that Haltuun would make."""
+    endpoint, gateway = interface_endpoint(region), nat_gateway(region)
+    if isinstance(endpoint, Unknown) or isinstance(gateway, Unknown):
+        return ""
+    as_of = price_file().as_of.isoformat()
+    return f" (the endpoint: {say(endpoint)} in each zone; a NAT gateway: {say(gateway)}; prices of {as_of})"
 
 
 def _acl_outward(network: Network, place: Place, base: Endpoint) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from haltuun.model import Json
@@ -141,8 +142,9 @@ def needs_fallback(agent_version: object, region: str) -> bool:
     """Whether ec2messages is needed: by an agent that does not prefer ssmmessages yet."""
     if region in WITHOUT_FALLBACK or not isinstance(agent_version, str):
         return False
-    numbers = tuple(int(part) for part in agent_version.split("-")[0].split(".")[:3] if part.isdigit())
-    return len(numbers) == 3 and numbers < SSMMESSAGES_FIRST_SINCE
+    # As a host said it: what is no version at all must not end the look at the account.
+    found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})(?![0-9])", agent_version)
+    return found is not None and tuple(map(int, found.groups())) < SSMMESSAGES_FIRST_SINCE
 
 
 def required_services(agent_version: object, region: str) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ def parse_imds(lines: Lines, version: str | None) -> bool | Unknown:
     found = bool(lines.first("imds.instance-id"))
     if answer == "yes":
         return found
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version or "")[:3])
+    numbers = tuple(int(part) for part in re.findall(r"\d{1,9}", version or "")[:3])
     if found and answer == "no":
         return bool(numbers) and numbers < TOKEN_ONLY_SINCE
     if answer == "no":

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from haltuun.errors import ConfigError
 from haltuun.model import Unknown
 from haltuun.redaction import redact
-from haltuun.stages.repair import bundle, logtail, plaintext
+from haltuun.stages.repair import bundle, layout, logtail, plaintext
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.logtail import LogTail
@@ -378,6 +379,48 @@ class _Drips(io.BytesIO):
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(self._most)
+
+
+# Of files by which the agent knows who it is: keys that are looked for, with values of any kind, or no JSON.
+KEYS = (
+    "instanceID",
+    "region",
+    "privateKey",
+    "IdentityType",
+    "RegistrationKey",
+    "similarityThreshold",
+    "Identity",
+)
+WORDS = st.one_of(
+    st.text(max_size=20), st.sampled_from(["mi-0123456789abcdef0", "EC2", "OnPrem", "\ud800", "\x1b[2J"])
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | WORDS, inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+CONTENT = st.one_of(VALUES.map(lambda value: json.dumps(value).encode()), st.binary(max_size=40))
+IDENTITY = (
+    *(
+        layout.REGISTRATION,
+        layout.MANIFEST,
+        layout.REGISTRATION_KEY,
+        layout.FINGERPRINT,
+        layout.IDENTITY_CONFIG,
+    ),
+    *(layout.CONFIG, layout.CREDENTIALS, layout.DPKG_STATUS, f"{layout.LOGS}/{layout.AGENT_LOG}"),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(IDENTITY), CONTENT, min_size=1))
+def test_whatever_its_identity_files_hold_is_read_or_unknown(files: dict[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        agent = read_agent(read_bundle(laid_out(Path(folder), files)))
+    json.loads(agent.model_dump_json())
+    assert all(cause.evidence for cause in diagnose(agent).causes)
 
 
 @pytest.mark.parametrize("case", ["L0-clean-ok", "B1-clone-hw-changed"])
