@@ -91,7 +91,9 @@ def apply_association(run: Run, change: Change) -> Json:
 
 
 def _associated(run: Run, change: Change) -> bool:
-    """False while EC2 does not know the profile that IAM has just made."""
+    """False while EC2 does not know the profile that IAM has just made. It says so in two ways (the second:
+    hashicorp/terraform-provider-aws #12533).
+    """
     try:
         run.aws.call(
             "ec2",
@@ -102,6 +104,8 @@ def _associated(run: Run, change: Change) -> bool:
         )
     except AwsError as error:
         if error.code == "InvalidParameterValue" and "nstance" in error.message and "rofile" in error.message:
+            return False
+        if error.code == "IncorrectState" and "InstanceIdentityProfileNotFound" in error.message:
             return False
         raise
     return True

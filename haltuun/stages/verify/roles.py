@@ -15,15 +15,13 @@ from haltuun.model import Change, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.discover.account import plain
-from haltuun.stages.polling import poll
+from haltuun.stages.polling import SETTLES_S, poll
 from haltuun.stages.tags import managed_tags
 from haltuun.stages.verify.account import get_attached, get_inline
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME
 from haltuun.stages.verify.parse_account import digest, parse_own, parse_own_profile, trust_of
 from haltuun.stages.verify.plan import ASSOCIATE, POLICY, PROFILE, PROFILE_ROLE, ROLE
 
-# Until all of IAM sees what was just made or removed ("eventual consistency", IAM user guide): seconds.
-SETTLES_S = 30.0
 # Until the simulator does.
 SIMULATED_S = 90.0
 PROFILE_NAME = {"InstanceProfileName": OWN_ROLE}
@@ -225,7 +223,9 @@ def add_role(run: Run) -> None:
         _settled(lambda: _iam(run, "AddRoleToInstanceProfile", **both), "NoSuchEntity")
     except AwsError as error:
         # One role is all that it holds: ours, where botocore sent the call again as its answer was lost.
-        if error.code != "LimitExceeded" or _role_in(_profile(run)) != OWN_ROLE:
+        if error.code != "LimitExceeded":
+            raise
+        if poll(lambda: _role_in(_profile(run)), bool, SETTLES_S) != OWN_ROLE:
             raise
 
 

@@ -297,19 +297,29 @@ def walk(go: Any) -> list[str]:
 def test_iam_that_does_not_see_yet_what_was_made_is_asked_again(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what it refuses because botocore sent it again, after an answer that was lost, is done."""
+    """And what it refuses because botocore sent it again, after an answer that was lost, is done, also where
+    the next look does not show it yet."""
     first = account.state()
     send = botocore.client.BaseClient._make_api_call
     late = dict.fromkeys(("PutRolePolicy", "AddRoleToInstanceProfile"), "NoSuchEntity")
     late |= dict.fromkeys(("DeleteInstanceProfile", "DeleteRole"), "DeleteConflict")
-    sent_again = dict.fromkeys(("CreateRole", "CreateInstanceProfile"), "EntityAlreadyExists")
+    late["AssociateIamInstanceProfile"] = "IncorrectState"
+    says = {"IncorrectState": "ResultDetail: { Code=InstanceIdentityProfileNotFound }"}
+    sent_again = {
+        "CreateRole": ("EntityAlreadyExists", "GetRole"),
+        "CreateInstanceProfile": ("EntityAlreadyExists", "GetInstanceProfile"),
+        "AddRoleToInstanceProfile": ("LimitExceeded", "GetInstanceProfile"),
+    }
 
     def answer(self: Any, operation: str, parameters: Any) -> Any:
-        if operation in sent_again:
+        code = late.pop(operation, "")
+        if not code and operation in sent_again:
             send(self, operation, parameters)
-        code = sent_again.pop(operation, "") or late.pop(operation, "")
+            code, look = sent_again.pop(operation)
+            late[look] = "NoSuchEntity"
         if code:
-            raise botocore.exceptions.ClientError({"Error": {"Code": code, "Message": "so"}}, operation)
+            error = {"Code": code, "Message": says.get(code, "so")}
+            raise botocore.exceptions.ClientError({"Error": error}, operation)
         return send(self, operation, parameters)
 
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", answer)
