@@ -66,6 +66,24 @@ def get_association(
     return get_own(run, question)
 
 
+def get_status(run: Run, region: str, instance_id: str, name: str) -> str | Unknown | None:
+    """How State Manager's last run of the association of that name stands on the host; None where it has not
+    begun there. One call for one host.
+    """
+
+    def question() -> str | None:
+        infos = run.aws.pages(
+            "ssm",
+            "DescribeInstanceAssociationsStatus",
+            "InstanceAssociationStatusInfos",
+            region,
+            InstanceId=instance_id,
+        )
+        return next((str(i.get("Status")) for i in infos if i.get("AssociationName") == name), None)
+
+    return run.aws.ask(question)
+
+
 def _described(run: Run, region: str, association_id: str) -> Own | Unknown:
     ours = is_ours(get_ssm_tags(run, region, "Association", association_id))
     if isinstance(ours, Unknown):

@@ -36,7 +36,7 @@ from lab.cloud.extensions.backup_state import backup_state
 from lab.cloud.state import ssm_state
 from lab.scenario import load_scenario
 from tests.lab.cloud_kit import Account
-from tests.stages.account_kit import ACCOUNT, REGION, World, take_back, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, REGION, World, logs_prove, take_back, ubuntu, world
 from tests.stages.repair.plan_kit import MI
 from tests.stages.repair.test_orphans import left
 from tests.stages.repair.test_orphans import view as orphans_view
@@ -88,6 +88,15 @@ def run_stage(folder: Path, stage: Any) -> Iterator[Recording]:
         made.go(second)
         done = recording(second)
         yield Recording(done.calls, done.planned, made.undo(second, stage).run.aws.calls)
+
+
+def run_refused(folder: Path) -> Iterator[Recording]:
+    """A host that takes the document neither from State Manager nor from Run Command."""
+    with account(folder) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs_prove, "PATIENCE_S", 0.0)
+        for node in made.nodes.values():
+            node.ends["aws:runShellScript"] = "Failed"
+        yield recording(made.take(LOGS))
 
 
 def _set_otherwise(made: World, stage: Any) -> None:
@@ -190,6 +199,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Recordi
         "patch": run_stage(made / "patch", PATCH),
         "backup": run_stage(made / "backup", BACKUP),
         "logs": run_stage(made / "logs", LOGS),
+        "refused": run_refused(made / "refused"),
         "verify": run_verify(made / "verify"),
         "commands": run_commands(made / "commands"),
         "deregister": run_deregister(made / "deregister"),

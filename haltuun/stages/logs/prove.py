@@ -12,7 +12,7 @@ from typing import Any
 from haltuun.aws import chunks
 from haltuun.model import Host, Proof, StageName, Unknown, is_true
 from haltuun.run import Run
-from haltuun.stages.associations import send_once
+from haltuun.stages.associations import get_status, send_once
 from haltuun.stages.base import Proven, View
 from haltuun.stages.commands import BATCH, UNDELIVERED, Sent, send
 from haltuun.stages.discover.lines import script
@@ -37,6 +37,8 @@ PROOF = "marker"
 GLANCE_S = 2
 _TAGGED = (StageName.logs, CONFIGURE.name, "confirmed")
 _LACKS = "NOT_CONFIGURED"  # as marker.sh says it
+# Statuses of State Manager's run on a host that brings nothing any more.
+_FAILED = frozenset({"Failed", "TimedOut", "Cancelled", "Skipped"})
 # Changes after which a line has to arrive anew: of roles and network, of the agents, of what is shipped.
 _MOVES = (StageName.verify, StageName.repair, StageName.logs)
 
@@ -123,7 +125,8 @@ class _Watch:
 
     On each host the command waits for the configuration that is to ship the line: State Manager brings it to
     hosts that this run tagged. To those of them that have nothing in time, and to others that say that they
-    have not got it, the document is sent, once.
+    have not got it, the document is sent, once. Where that fails State Manager's own run may come through
+    still: each waits for the other's installation, and not for ever.
     """
 
     run: Run
@@ -134,6 +137,7 @@ class _Watch:
     _lines: list[Sent] = field(default_factory=list)
     _documents: list[Sent] = field(default_factory=list)
     _written: dict[str, float] = field(default_factory=dict)
+    _coming: dict[str, str] = field(default_factory=dict)  # why State Manager may bring it still
     _unread: str = ""  # why the group could not be read the last time
     _begun_s: float = 0.0
 
@@ -156,6 +160,8 @@ class _Watch:
         self._send_documents([i for i in self.wanted if self._lacks_configuration(i, now_s)])
         for sent in self._documents:
             sent.look(self.run)
+        failed = (i for i in self.wanted if i not in self.found and self._why_not_configured(i))
+        self._coming = {i: why for i in failed if (why := self._may_come(i))}
         return not any(self._is_awaited(i, now_s) for i in self.wanted)
 
     def end(self) -> None:
@@ -178,10 +184,14 @@ class _Watch:
         if failed or (ending or "").startswith(_LACKS):
             refused = self._why_not_sent(instance_id)
             note = failed or f"{ending}{f' ({refused})' if refused else ''}"
+            if instance_id in self._coming:
+                note = f"{note}; {self._coming[instance_id]}"
+                unknown = Unknown(unknown=note)
+                return {"configured": unknown, "marker_found": unknown, "marker_note": note}
             return {"configured": False, "marker_found": False, "marker_note": note}
         note = f"the command that writes it: {ending or sent.why_open()}"
-        unknown = instance_id in sent.refused or ending in UNDELIVERED or (ending is None and sent.unread)
-        return {"marker_found": Unknown(unknown=note) if unknown else False, "marker_note": note}
+        unread = instance_id in sent.refused or ending in UNDELIVERED or (ending is None and sent.unread)
+        return {"marker_found": Unknown(unknown=note) if unread else False, "marker_note": note}
 
     def _write(self, ids: Sequence[str], wait_s: int) -> None:
         """Send the command that writes the lines, as soon as the host has its configuration."""
@@ -252,14 +262,25 @@ class _Watch:
             return False
         if instance_id in self._written:
             return now_s - self._written[instance_id] < ARRIVES_S
-        return instance_id not in self._line_of(instance_id).endings and not self._why_not_configured(
-            instance_id
-        )
+        failed = self._why_not_configured(instance_id) and instance_id not in self._coming
+        return not failed and instance_id not in self._line_of(instance_id).endings
 
     def _why_not_configured(self, instance_id: str) -> str:
         """What failed on the host; where the document never came to it State Manager may come."""
         endings = (s.endings.get(instance_id, "") for s in self._documents if instance_id in s.commands)
         return next((why for why in endings if why and why not in UNDELIVERED), "")
+
+    def _may_come(self, instance_id: str) -> str:
+        """Why State Manager may bring it still to a host that this run tagged; "" where it will not."""
+        if _TAGGED not in self.run.did(instance_id):
+            return ""
+        name = ASSOCIATION_PREFIX + self.wanted[instance_id].tag
+        status = get_status(self.run, self.region, instance_id, name)
+        if isinstance(status, Unknown):
+            return f"how State Manager's own run stands could not be read ({status.unknown})"
+        if status is None or status in _FAILED:
+            return ""
+        return f"State Manager says '{status}' of its own run"
 
     def _why_not_sent(self, instance_id: str) -> str:
         refused = (s.refused[instance_id] for s in self._documents if instance_id in s.refused)
