@@ -23,6 +23,7 @@ from haltuun.stages.logs.kinds import CONFIGURE, get_document
 from haltuun.stages.logs.names import ASSOCIATION_PREFIX, MARKER_KIND, group_name
 from haltuun.stages.logs.plan import shipping_value
 from haltuun.stages.polling import poll
+from haltuun.stages.repair.prove import get_nodes, is_online
 from haltuun.stages.tags import ids_by_region
 
 # State Manager reaches a new target within ten minutes; the package is 100 MB.
@@ -56,10 +57,32 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
             proven[host.instance_id] = Proven({"marker_found": True, "marker_at": valid.observed_at})
         else:
             wanted[host.instance_id] = row.wanted
-    asked = [host for host in hosts if host.instance_id in wanted]
-    for region, ids in ids_by_region(asked).items():
-        proven.update(_prove_region(run, region, {i: wanted[i] for i in ids}))
+    watches: list[_Watch] = []
+    for region, ids in ids_by_region([host for host in hosts if host.instance_id in wanted]).items():
+        online, seen = _online(run, region, ids)
+        proven.update(seen)
+        if online:
+            watches.append(_Watch(run, region, {i: wanted[i] for i in online}, f"haltuun {run.id}"))
+    _await(watches)
+    proven.update({i: watch.proven(i) for watch in watches for i in watch.wanted})
     return proven
+
+
+def _await(watches: Sequence[_Watch]) -> None:
+    """All regions at once: none waits for another's hosts."""
+    going = list(watches)
+
+    def look() -> bool:
+        going[:] = [watch for watch in going if not watch.look()]
+        return not going
+
+    try:
+        for watch in watches:
+            watch.begin()
+        poll(look, bool, CONFIGURE_S + ARRIVES_S)
+    finally:
+        for watch in watches:
+            watch.end()
 
 
 def _last_moved(run: Run, instance_id: str) -> datetime | None:
@@ -78,45 +101,20 @@ def _by(config: Wanted) -> str:
     return f", shipped by configuration {config.tag}"
 
 
-def _prove_region(run: Run, region: str, wanted: Mapping[str, Wanted]) -> dict[str, Proven]:
-    online = _online(run, region, sorted(wanted))
-    if isinstance(online, Unknown):
-        return {i: Proven({"marker_found": online}) for i in wanted}
+def _online(run: Run, region: str, ids: Sequence[str]) -> tuple[list[str], dict[str, Proven]]:
+    """Those that are Online, and what is to be said of the others: a command to a node that is not would wait
+    until its time is over.
+    """
+    online: list[str] = []
+    others: dict[str, Proven] = {}
     away = Unknown(unknown="NOT_ONLINE: no marker can be written, the host is not Online")
-    proven = {i: Proven({"marker_found": away}) for i in sorted(set(wanted) - online)}
-    if not online:
-        return proven
-    watch = _Watch(run, region, {i: wanted[i] for i in sorted(online)}, f"haltuun {run.id}")
-    try:
-        watch.begin()
-        poll(watch.look, bool, CONFIGURE_S + ARRIVES_S)
-    finally:
-        watch.end()
-    for instance_id in sorted(online):
-        at = watch.found.get(instance_id)
-        proofs = (_proof(run, instance_id, watch.marker, at, wanted[instance_id]),) if at else ()
-        proven[instance_id] = Proven({"marker_at": at, **watch.seen(instance_id)}, proofs)
-    return proven
-
-
-def _online(run: Run, region: str, ids: Sequence[str]) -> set[str] | Unknown:
-    """A command to a node that is not Online would wait until its time is over."""
-
-    def question() -> set[str]:
-        online: set[str] = set()
-        for some in chunks(ids, BATCH):  # the filter's limit too (botocore 1.44)
-            nodes = run.aws.pages(
-                "ssm",
-                "DescribeInstanceInformation",
-                "InstanceInformationList",
-                region,
-                Filters=[{"Key": "InstanceIds", "Values": list(some)}],
-                MaxResults=BATCH,
-            )
-            online.update(n["InstanceId"] for n in nodes if n.get("PingStatus") == "Online")
-        return online & set(ids)
-
-    return run.aws.ask(question)
+    for some in chunks(sorted(ids), BATCH):
+        seen = get_nodes(run, region, some)
+        here = [] if isinstance(seen, Unknown) else [i for i in some if is_online(seen.get(i))]
+        online.extend(here)
+        why = seen if isinstance(seen, Unknown) else away
+        others.update({i: Proven({"marker_found": why}) for i in some if i not in here})
+    return online, others
 
 
 @dataclass
@@ -168,6 +166,11 @@ class _Watch:
         """A script that nobody waits for would hold one of the few commands that an agent runs at a time."""
         for sent in self._lines:
             sent.cancel(self.run, [i for i in self.wanted if i not in self.found and i not in sent.endings])
+
+    def proven(self, instance_id: str) -> Proven:
+        at = self.found.get(instance_id)
+        proofs = (_proof(self.run, instance_id, self.marker, at, self.wanted[instance_id]),) if at else ()
+        return Proven({"marker_at": at, **self.seen(instance_id)}, proofs)
 
     def seen(self, instance_id: str) -> dict[str, Any]:
         """The host's columns. What could not be read or sent is unknown: it says nothing of the host."""

@@ -49,7 +49,7 @@ def _prove_batch(run: Run, region: str, hosts: Sequence[Host], view: View) -> di
     if isinstance(seen, Unknown):
         columns = ("ssm_status", "ssm_last_ping_at", "online_as", "online_as_self", "echoed")
         return {host.instance_id: Proven(fields=dict.fromkeys(columns, seen)) for host in hosts}
-    online = [h for h in hosts if _is_online(seen.get(h.instance_id)) and not _is_another(view, h)]
+    online = [h for h in hosts if is_online(seen.get(h.instance_id)) and not _is_another(view, h)]
     echoes = echo(run, region, online, view)
     proven = {}
     for host in hosts:
@@ -74,7 +74,7 @@ def _is_another(view: View, host: Host) -> bool:
     return isinstance(facts, RepairFacts) and known(facts.identity) and facts.identity != "EC2"
 
 
-def _is_online(node: NodeRow | None) -> bool:
+def is_online(node: NodeRow | None) -> bool:
     return node is not None and node.ping_status == "Online"
 
 
@@ -87,7 +87,7 @@ def await_online(run: Run, region: str, hosts: Sequence[Host], view: View) -> Se
     hopeful = [i for i in ids if _is_hopeful(view, i)]
 
     def done(seen: Seen | Unknown) -> bool:
-        return isinstance(seen, Unknown) or all(_is_online(seen.get(i)) for i in hopeful)
+        return isinstance(seen, Unknown) or all(is_online(seen.get(i)) for i in hopeful)
 
     wait_s = 0.0 if run.aws.read_only else _seconds("HALTUUN_ONLINE_WAIT_S", ONLINE_WAIT_S)
     return poll(lambda: get_nodes(run, region, ids), done, wait_s)
