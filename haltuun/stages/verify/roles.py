@@ -321,20 +321,23 @@ def keeps_used(run: Run, change: Change) -> str | Unknown:
 
 
 def _other_uses(run: Run) -> list[str]:
-    """What somebody has made of our role: other profiles that hold it, policies attached to it."""
+    """What somebody has made of our role: other profiles that hold it, other policies on it."""
+
+    def listed(operation: str, key: str) -> list[Any]:
+        return run.aws.pages("iam", operation, key, run.aws.home_region, RoleName=OWN_ROLE)
+
     try:
-        profiles = run.aws.pages(
-            "iam", "ListInstanceProfilesForRole", "InstanceProfiles", run.aws.home_region, RoleName=OWN_ROLE
-        )
-        attached = run.aws.pages(
-            "iam", "ListAttachedRolePolicies", "AttachedPolicies", run.aws.home_region, RoleName=OWN_ROLE
-        )
+        profiles = [
+            p["InstanceProfileName"] for p in listed("ListInstanceProfilesForRole", "InstanceProfiles")
+        ]
+        attached = [p["PolicyName"] for p in listed("ListAttachedRolePolicies", "AttachedPolicies")]
+        inline = listed("ListRolePolicies", "PolicyNames")
     except NotFound:
         return []
-    names = [str(profile["InstanceProfileName"]) for profile in profiles]
     return [
-        *(f"the instance profile {name} has it" for name in names if name != OWN_ROLE),
-        *(f"the policy {policy['PolicyName']} is attached to it" for policy in attached),
+        *(f"the instance profile {name} has it" for name in profiles if name != OWN_ROLE),
+        *(f"the policy {name} is attached to it" for name in attached),
+        *(f"the inline policy {name} is in it" for name in inline if name != POLICY_NAME),
     ]
 
 

@@ -341,6 +341,7 @@ def test_a_role_that_somebody_has_put_to_use_keeps_its_policy_and_it_is_said_why
     iam = account.client("iam")
     arn = iam.create_policy(PolicyName="theirs", PolicyDocument=json.dumps(SOMEBODYS))["Policy"]["Arn"]
     iam.attach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
+    iam.put_role_policy(RoleName=OWN_ROLE, PolicyName="buckets", PolicyDocument=json.dumps(SOMEBODYS))
     iam.create_instance_profile(InstanceProfileName="web")
     iam.add_role_to_instance_profile(InstanceProfileName="web", RoleName=OWN_ROLE)
     *gone, policy, role = _steps(account.undo(account.runs()[0]))
@@ -350,6 +351,9 @@ def test_a_role_that_somebody_has_put_to_use_keeps_its_policy_and_it_is_said_why
         assert "the instance profile web has it, the policy theirs is attached to it" in step.message
     iam.detach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
     iam.remove_role_from_instance_profile(InstanceProfileName="web", RoleName=OWN_ROLE)
+    for step in _steps(account.undo(account.runs()[0])):
+        assert (step.status, "the inline policy buckets is in it" in step.message) == ("kept", True)
+    iam.delete_role_policy(RoleName=OWN_ROLE, PolicyName="buckets")
     assert account.undo_all() is None
     assert not any(OWN_ROLE in name for name in account.state())
 
