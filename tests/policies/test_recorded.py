@@ -25,13 +25,14 @@ from haltuun.model import Host, StageName
 from haltuun.perform import Performer
 from haltuun.runcommand import RunCommandTransport
 from haltuun.stages.backup import STAGE as BACKUP
+from haltuun.stages.commands import send
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.patch.kinds import WINDOW
 from haltuun.stages.patch.probe import SCAN
 from haltuun.stages.repair import STAGE as REPAIR
 from haltuun.stages.repair.orphans import plan_orphans
-from haltuun.stages.repair.prove import get_answers, send
+from haltuun.stages.repair.prove import get_answers
 from lab.cloud.extensions.backup_state import backup_state
 from lab.cloud.state import ssm_state
 from lab.scenario import load_scenario
@@ -168,8 +169,11 @@ def run_commands(folder: Path) -> Iterator[Recording]:
         made.nodes[instance_id].ends["AWS-RunShellScript"] = "InProgress"
         with pytest.raises(CommandTimeout):
             transport.run("sleep 60", timeout_s=1)
-        command_id = send(takeover.run, REGION, [instance_id], "AWS-RunShellScript", uuid.uuid4().hex)
-        assert set(get_answers(takeover.run, REGION, command_id, [instance_id])) == {instance_id}
+        lines = {"commands": [f"echo {uuid.uuid4().hex}"]}
+        sent = send(takeover.run, REGION, [instance_id], "AWS-RunShellScript", lambda _: lines, "test")
+        assert set(get_answers(takeover.run, REGION, sent.commands[instance_id], [instance_id])) == {
+            instance_id
+        }
         takeover.end("Done")
         yield recording(takeover)
 

@@ -8,23 +8,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from haltuun.aws import chunks
-from haltuun.errors import AwsError, NoCredentials, NotImplementedByEndpoint
+from haltuun.errors import AwsError, NotImplementedByEndpoint
 from haltuun.model import Host, Proof, StageName, Unknown, is_true, known
 from haltuun.run import Run
 from haltuun.stages.base import Proven, View
+from haltuun.stages.commands import BATCH, Sent, send
 from haltuun.stages.polling import poll
 from haltuun.stages.repair.facts import NodeRow, RepairFacts
 from haltuun.stages.repair.parse import discovered, node_columns, parse_node
 from haltuun.stages.repair.probe import INVALID_ID
 
-# botocore 1.44: SendCommand takes 50 instance ids, a DescribeInstanceInformation filter 100 values and
-# a page 50 rows; 51 ids to SendCommand come back as throttling (botocore #993).
-BATCH = 50
 # A node that was restarted is listed Online within a minute or two.
 ONLINE_WAIT_S = 180.0
 ECHO_WAIT_S = 120.0
-# TimeoutSeconds of SendCommand is at least 30.
-COMMAND_TIMEOUT_S = 60
+# Who is Online fetches it at once.
+DELIVERY_S = 60
 VALID = timedelta(hours=24)
 ECHO = "echo"
 # Events of a change after which the agent may be another than before.
@@ -32,6 +30,7 @@ _MOVED = ("confirmed", "failed", "not_taken", "unknown")
 _FINAL = ("Success", "Failed", "Cancelled", "TimedOut")
 
 Seen = dict[str, NodeRow | None]
+Answers = dict[str, tuple[str, str]]  # instance id → status and output of a command
 
 
 def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
@@ -172,50 +171,32 @@ def _is_windows(view: View, host: Host) -> bool:
 
 def _send_and_await(run: Run, region: str, hosts: Sequence[Host], document: str) -> dict[str, Echo]:
     nonce = f"haltuun {run.id}"
-    try:
-        command_id = send(run, region, [host.instance_id for host in hosts], document, nonce)
-    except NoCredentials:
-        raise
-    except AwsError as error:
-        if error.code == INVALID_ID and len(hosts) > 1:
-            half = len(hosts) // 2
-            return {
-                **_send_and_await(run, region, hosts[:half], document),
-                **_send_and_await(run, region, hosts[half:], document),
-            }
-        reason = Unknown(unknown=f"{error.code}: {error}")
-        return {host.instance_id: (reason, None) for host in hosts}
-    ids = {host.instance_id for host in hosts}
+    lines = {"commands": [f"echo {nonce}"]}
+    ids = [host.instance_id for host in hosts]
+    comment = "Haltuun: proof that commands arrive"
+    sent = send(run, region, ids, document, lambda _: lines, comment, delivery_s=DELIVERY_S)
 
-    def done(seen: dict[str, tuple[str, str]] | Unknown) -> bool:
-        return isinstance(seen, Unknown) or all(seen.get(i, ("", ""))[0] in _FINAL for i in ids)
+    def done(seen: Answers | Unknown) -> bool:
+        return isinstance(seen, Unknown) or all(seen.get(i, ("", ""))[0] in _FINAL for i in sent.commands)
 
     answers = poll(
-        lambda: run.aws.ask(lambda: get_answers(run, region, command_id, sorted(ids))),
+        lambda: run.aws.ask(lambda: _all_answers(run, sent)),
         done,
         _seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S),
     )
-    if isinstance(answers, Unknown):
-        return {host.instance_id: (answers, None) for host in hosts}
-    return {host.instance_id: _echo_of(run, host, command_id, nonce, answers) for host in hosts}
+    return {host.instance_id: _echo_of(run, host, sent, nonce, answers) for host in hosts}
 
 
-def send(run: Run, region: str, ids: Sequence[str], document: str, nonce: str) -> str:
-    answer = run.aws.call(
-        "ssm",
-        "SendCommand",
-        region,
-        InstanceIds=list(ids),
-        DocumentName=document,
-        Parameters={"commands": [f"echo {nonce}"]},
-        TimeoutSeconds=COMMAND_TIMEOUT_S,
-        Comment="Haltuun: proof that commands arrive",
-    )
-    return str(answer["Command"]["CommandId"])
+def _all_answers(run: Run, sent: Sent) -> Answers:
+    answers: Answers = {}
+    for command_id in sorted(set(sent.commands.values())):
+        asked = [i for i, command in sent.commands.items() if command == command_id]
+        answers.update(get_answers(run, sent.region, command_id, asked))
+    return answers
 
 
-def get_answers(run: Run, region: str, command_id: str, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Instance id → (status, output), for those that the command knows by now."""
+def get_answers(run: Run, region: str, command_id: str, ids: Sequence[str]) -> Answers:
+    """For those that the command knows by now: that it ended well proves less than what it printed."""
     try:
         rows = run.aws.pages(
             "ssm", "ListCommandInvocations", "CommandInvocations", region, CommandId=command_id, Details=True
@@ -234,10 +215,11 @@ def _answer_one(run: Run, region: str, command_id: str, instance_id: str) -> tup
     return row["Status"], row.get("StandardOutputContent") or ""
 
 
-def _echo_of(
-    run: Run, host: Host, command_id: str, nonce: str, answers: Mapping[str, tuple[str, str]]
-) -> Echo:
-    status, output = answers.get(host.instance_id, ("Pending", ""))
+def _echo_of(run: Run, host: Host, sent: Sent, nonce: str, answers: Answers | Unknown) -> Echo:
+    seen = sent.refused.get(host.instance_id, answers)
+    if isinstance(seen, Unknown):
+        return seen, None
+    status, output = seen.get(host.instance_id, ("Pending", ""))
     if status != "Success" or nonce not in output:
         return False, None
     now = run.now()
@@ -245,7 +227,7 @@ def _echo_of(
         host=host.instance_id,
         stage=StageName.repair,
         kind=ECHO,
-        evidence=f"command {command_id} printed '{nonce}'",
+        evidence=f"command {sent.commands[host.instance_id]} printed '{nonce}'",
         observed_at=now,
         valid_until=now + VALID,
     )
