@@ -10,6 +10,7 @@ from haltuun.errors import AwsError, HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
+from haltuun.stages.own import unseen
 from haltuun.stages.tags import managed_tags
 from haltuun.stages.verify.plan import ASSOCIATE, EGRESS
 from haltuun.stages.verify.roles import ROLE_KINDS
@@ -61,13 +62,7 @@ def apply_association(run: Run, change: Change) -> Json:
     """What EC2 accepts is associated within seconds; the look at the host waits for the role to come."""
     rows = _associations(run, change)
     if isinstance(rows, Unknown):
-        raise HaltuunError(
-            f"its instance profile could not be read ({rows.unknown}).",
-            subject=change.target,
-            remedy="Retry the host.",
-            code="UNSEEN",
-            unchanged=True,
-        )
+        raise unseen("its instance profile", rows, change.target, "Retry the host.")
     there = rows.get(change.target)
     try:
         if change.after["profile"] is None:
