@@ -24,7 +24,7 @@ from haltuun.stages.discover import STAGE as DISCOVER
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.verify import STAGE as VERIFY
-from haltuun.undo import open_undo
+from haltuun.undo import Undoing, open_undo
 from lab.scenario import load_scenario
 from tests.stages import takeover_kit
 from tests.stages.account_kit import ACCOUNT, World, go_back, ubuntu, world
@@ -206,13 +206,21 @@ def _undo(account: takeover_kit.World, kill: str) -> str | None:
             ledger=account.ledger,
         )
         undoing.begin("test")
-        seen = kill_at_first_change(undoing.run.aws, kill)
-        try:
-            go_back(undoing)
-        except Killed:
-            undoing.performer.release_lease()
-            return seen[0]
-        undoing.end(undoing.outcome())
+        at = killed_going_back(undoing, kill)
+        if at is not None:
+            return at
+    return None
+
+
+def killed_going_back(undoing: Undoing, kill: str) -> str | None:
+    """What the undo was killed at; None where it came to its end."""
+    seen = kill_at_first_change(undoing.run.aws, kill) if kill else []
+    try:
+        go_back(undoing)
+    except Killed:
+        undoing.performer.release_lease()
+        return seen[0]
+    undoing.end(undoing.outcome())
     return None
 
 

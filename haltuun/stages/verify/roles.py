@@ -32,6 +32,14 @@ def _iam(run: Run, operation: str, **parameters: Any) -> dict[str, Any]:
     return run.aws.call("iam", operation, run.aws.home_region, **parameters)
 
 
+def _found(run: Run, operation: str, key: str, **parameters: Any) -> Json:
+    """None where it is not there."""
+    try:
+        return plain(_iam(run, operation, **parameters)[key])
+    except NotFound:
+        return None
+
+
 def _settled(call: Callable[[], object], unsettled: str) -> None:
     """Make the call, again while IAM answers with the error `unsettled`: it may not see yet what was changed
     right before."""
@@ -52,14 +60,9 @@ def _settled(call: Callable[[], object], unsettled: str) -> None:
 
 
 def look_policy(run: Run, change: Change) -> Json | Unknown:
-    def ask() -> Json:
-        try:
-            found = _iam(run, "GetRolePolicy", RoleName=change.target, PolicyName=POLICY_NAME)
-        except NotFound:
-            return {"policy": None}
-        return {"policy": plain(found["PolicyDocument"])}
-
-    return run.aws.ask(ask)
+    named = {"RoleName": change.target, "PolicyName": POLICY_NAME}
+    policy = run.aws.ask(lambda: _found(run, "GetRolePolicy", "PolicyDocument", **named))
+    return policy if isinstance(policy, Unknown) else {"policy": policy}
 
 
 def apply_policy(run: Run, change: Change) -> Json:
@@ -130,10 +133,7 @@ def look_role(run: Run, change: Change) -> Json | Unknown:
 
 
 def _role(run: Run) -> Json:
-    try:
-        return plain(_iam(run, "GetRole", RoleName=OWN_ROLE)["Role"])
-    except NotFound:
-        return None
+    return _found(run, "GetRole", "Role", RoleName=OWN_ROLE)
 
 
 def apply_role(run: Run, change: Change) -> Json:
@@ -169,10 +169,7 @@ def look_profile(run: Run, change: Change) -> Json | Unknown:
 
 
 def _profile(run: Run) -> Json:
-    try:
-        return plain(_iam(run, "GetInstanceProfile", **PROFILE_NAME)["InstanceProfile"])
-    except NotFound:
-        return None
+    return _found(run, "GetInstanceProfile", "InstanceProfile", **PROFILE_NAME)
 
 
 def apply_profile(run: Run, change: Change) -> Json:

@@ -35,7 +35,7 @@ from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import apply_extensions
 from tests.stages.account_kit import go_back
 from tests.stages.account_state import differences, roles_state
-from tests.stages.test_kill_walk import MANY, Killed, kill_at_first_change, killed_in
+from tests.stages.test_kill_walk import MANY, killed_going_back, killed_in
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"  # moto's
 CONFIG = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=[REGION])])
@@ -171,14 +171,7 @@ class Account:
     def undo(self, run: str, kill: str = "") -> str | Undoing:
         """What it was killed at, else how it went."""
         undoing = self.look_at_undo(run, approved=True)
-        seen = kill_at_first_change(undoing.run.aws, kill) if kill else []
-        try:
-            go_back(undoing)
-        except Killed:
-            undoing.performer.release_lease()
-            return seen[0]
-        undoing.end(undoing.outcome())
-        return undoing
+        return killed_going_back(undoing, kill) or undoing
 
     def look_at_undo(self, run: str, *, approved: bool = False) -> Undoing:
         undoing = open_undo(
