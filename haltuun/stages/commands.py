@@ -7,7 +7,7 @@ that a run is not about.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -79,7 +79,7 @@ class Sent:
         known = sum(i in self.endings for i, sent in self.commands.items() if sent == command["CommandId"])
         return completed == before and completed > known
 
-    def cancel(self, run: Run, ids: Iterable[str]) -> None:
+    def cancel(self, run: Run, ids: Collection[str]) -> None:
         """Nobody waits for it on these hosts any more."""
         for command in sorted({self.commands[i] for i in ids if i in self.commands}):
             some = [i for i in ids if self.commands.get(i) == command]
