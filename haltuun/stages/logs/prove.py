@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from haltuun.aws import chunks
 from haltuun.model import Host, Proof, StageName, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.associations import get_status, send_once
 from haltuun.stages.base import Proven, View
-from haltuun.stages.commands import BATCH, UNDELIVERED, Sent, send
+from haltuun.stages.commands import UNDELIVERED, Sent, send
 from haltuun.stages.discover.lines import script
 from haltuun.stages.logs.agent_config import Wanted
 from haltuun.stages.logs.document import document_name
@@ -105,15 +104,13 @@ def _online(run: Run, region: str, ids: Sequence[str]) -> tuple[list[str], dict[
     """Those that are Online, and what is to be said of the others: a command to a node that is not would wait
     until its time is over.
     """
-    online: list[str] = []
-    others: dict[str, Proven] = {}
+    seen = get_nodes(run, region, sorted(ids))
+    online = [i for i in sorted(ids) if is_online(seen.get(i))]
     away = Unknown(unknown="NOT_ONLINE: no marker can be written, the host is not Online")
-    for some in chunks(sorted(ids), BATCH):
-        seen = get_nodes(run, region, some)
-        here = [] if isinstance(seen, Unknown) else [i for i in some if is_online(seen.get(i))]
-        online.extend(here)
-        why = seen if isinstance(seen, Unknown) else away
-        others.update({i: Proven({"marker_found": why}) for i in some if i not in here})
+    others = {}
+    for instance_id in sorted(set(ids) - set(online)):
+        node = seen.get(instance_id)
+        others[instance_id] = Proven({"marker_found": node if isinstance(node, Unknown) else away})
     return online, others
 
 
