@@ -56,8 +56,9 @@ from haltuun.waves import waves
 
 log = logging.getLogger("haltuun")
 
-# SendCommand and DescribeInstanceInformation take 50 ids (botocore 1.44).
-PROVE_BATCH = 50
+# So many hosts wait for their effects together, so that those which never come are waited for once; what has
+# come is in the ledger before the next ones begin. A stage keeps to AWS's limits by itself.
+PROVE_BATCH = 500
 # Of a handful of hosts, one held host is already a large part; a percentage says nothing there.
 PERCENT_FROM = 5
 # A host that is off is held without saying anything of the account or of the configuration.

@@ -102,7 +102,9 @@ class AwsError(HaltuunError):
     @property
     def there_already(self) -> bool:
         """Perhaps by this very call: botocore sends one again whose answer was lost."""
-        return self.code.endswith(("AlreadyExists", "AlreadyExistsException"))
+        if self.code == "IncorrectState":  # EC2 says other things by it, too
+            return "existing association" in self.message
+        return self.code.endswith(("AlreadyExists", "AlreadyExistsException", "InvalidPermission.Duplicate"))
 
 
 class NoCredentials(AwsError):

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from haltuun.errors import AwsError, HaltuunError, LeaseLost
 from haltuun.ledger import Lease
-from haltuun.model import Change, StageName, Unknown, canonical
+from haltuun.model import Change, Json, StageName, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.base import Kind, Stage
+from haltuun.stages.polling import SETTLES_S, poll
 
 log = logging.getLogger("haltuun")
 
@@ -140,8 +141,9 @@ class Performer:
             if isinstance(error, LeaseLost):
                 self.run.journal(change, "failed", str(error))
                 raise
-            if not error.answered or (isinstance(error, AwsError) and error.there_already):
-                found = self.resolve(change)
+            there_already = isinstance(error, AwsError) and error.there_already
+            if not error.answered or there_already:
+                found = self.resolve(change, SETTLES_S if there_already else 0)
                 if found == "confirmed":
                     return Outcome(change, "done")
                 if not error.answered or found == "unknown":
@@ -153,12 +155,13 @@ class Performer:
         kept = note.get("kept") if isinstance(note, dict) else None
         return Outcome(change, "done", kept if isinstance(kept, str) else "")
 
-    def resolve(self, change: Change) -> str:
-        """Look what became of a change whose answer never came, and journal it."""
-        try:
-            seen = self.kind_of(change).look(self.run, change)
-        except HaltuunError as error:
-            seen = Unknown(unknown=str(error))
+    def resolve(self, change: Change, wait_s: float = 0) -> str:
+        """Look what became of a change whose answer never came, and journal it. Where AWS has said that it
+        is there, a look that does not show it yet is made again for up to `wait_s`.
+        """
+        seen = poll(
+            lambda: self._look(change), lambda seen: canonical(seen) != canonical(change.before), wait_s
+        )
         if isinstance(seen, Unknown):
             event = "unknown"
         elif canonical(seen) == canonical(change.after):
@@ -167,3 +170,9 @@ class Performer:
             event = "not_done"
         self.run.journal(change, event, "found by looking")
         return event
+
+    def _look(self, change: Change) -> Json | Unknown:
+        try:
+            return self.kind_of(change).look(self.run, change)
+        except HaltuunError as error:
+            return Unknown(unknown=str(error))

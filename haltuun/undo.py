@@ -42,9 +42,8 @@ class Step:
     inverse: Change | None
     status: str = ""
     message: str = ""
-    after: tuple[
-        str, ...
-    ] = ()  # changes whose steps come before: what this one builds on is made again there
+    # Changes whose steps come before: what this one builds on is made again there.
+    after: tuple[str, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -93,12 +92,12 @@ def plan_undo(
 
 def _made_before(events: Iterable[ChangeEvent], changes: Sequence[Change]) -> dict[str, tuple[str, ...]]:
     """Of inverse changes: which of the others took away what theirs was built on, and so are undone first."""
-    first = {event.change_id: event.change for event in events}
+    known = {event.change_id: event.change for event in events}
     by_undone = {change.undoes: change.id for change in changes if change.undoes}
     return {
-        change.id: tuple(by_undone[need] for need in first[change.undoes].depends_on if need in by_undone)
+        change.id: tuple(by_undone[need] for need in known[change.undoes].depends_on if need in by_undone)
         for change in changes
-        if change.undoes in first
+        if change.undoes in known
     }
 
 

@@ -1,6 +1,6 @@
-# Put before runner.sh by haltuun/jobs.py; needs process.sh.
+# Put before runner.sh by haltuun/jobs.py, and before logs' configure.sh by its document; needs process.sh.
 # shellcheck shell=sh
-# shellcheck disable=SC2154 # lock is set by runner.sh
+# shellcheck disable=SC2154 # lock is set by what follows
 # $lock/held is a link to who holds the host. A link comes into being whole, and only once: the lock and its
 # holder in one step.
 take_lock() {

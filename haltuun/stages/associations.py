@@ -9,7 +9,7 @@ from haltuun.model import Change, Json, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.commands import Sent, send
-from haltuun.stages.own import Own, as_value, first_own, get_own, get_ssm_tags, is_ours
+from haltuun.stages.own import Own, as_value, first_own, get_own, get_ssm_tags, is_ours, surely
 from haltuun.stages.tags import managed_tags
 
 KIND = "ssm.association"
@@ -66,6 +66,24 @@ def get_association(
     return get_own(run, question)
 
 
+def get_status(run: Run, region: str, instance_id: str, name: str) -> str | Unknown | None:
+    """How State Manager's last run of the association of that name stands on the host; None where it has not
+    begun there. One call for one host.
+    """
+
+    def question() -> str | None:
+        infos = run.aws.pages(
+            "ssm",
+            "DescribeInstanceAssociationsStatus",
+            "InstanceAssociationStatusInfos",
+            region,
+            InstanceId=instance_id,
+        )
+        return next((str(i.get("Status")) for i in infos if i.get("AssociationName") == name), None)
+
+    return run.aws.ask(question)
+
+
 def _described(run: Run, region: str, association_id: str) -> Own | Unknown:
     ours = is_ours(get_ssm_tags(run, region, "Association", association_id))
     if isinstance(ours, Unknown):
@@ -81,10 +99,9 @@ def look_association(run: Run, change: Change) -> Json | Unknown:
 
 
 def apply_association(run: Run, change: Change) -> Json:
-    seen = get_association(run, change.region, change.target)
-    there = isinstance(seen, Own) and seen.state == "ours"
+    seen = surely(get_association(run, change.region, change.target), change.target)
     if change.after is None:
-        if isinstance(seen, Own) and there:
+        if seen.state == "ours":
             run.aws.call("ssm", "DeleteAssociation", change.region, AssociationId=seen.id)
         return None
     after = change.after
@@ -99,7 +116,7 @@ def apply_association(run: Run, change: Change) -> Json:
     }
     if after["schedule"]:
         body["ScheduleExpression"] = after["schedule"]
-    if isinstance(seen, Own) and there:
+    if seen.state == "ours":
         run.aws.call("ssm", "UpdateAssociation", change.region, AssociationId=seen.id, **body)
         return {"association_id": seen.id}
     made = run.aws.call("ssm", "CreateAssociation", change.region, Tags=managed_tags(), **body)

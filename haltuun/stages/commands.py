@@ -7,7 +7,7 @@ that a run is not about.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,9 +18,10 @@ from haltuun.model import Unknown
 from haltuun.redaction import redact
 from haltuun.run import Run
 
-# SendCommand takes 50 ids (botocore 1.44).
+# SendCommand takes 50 ids (botocore 1.44); 51 come back as throttling (botocore #993). It is a page of
+# DescribeInstanceInformation, too.
 BATCH = 50
-# How long a host's agent may take to fetch the command.
+# How long a host's agent may take to fetch the command (SendCommand's TimeoutSeconds: at least 30).
 DELIVERY_S = 120
 # Whether a command that was invoked in that very second counts as after it is not documented.
 _BEFORE = timedelta(minutes=1)
@@ -78,7 +79,7 @@ class Sent:
         known = sum(i in self.endings for i, sent in self.commands.items() if sent == command["CommandId"])
         return completed == before and completed > known
 
-    def cancel(self, run: Run, ids: Iterable[str]) -> None:
+    def cancel(self, run: Run, ids: Collection[str]) -> None:
         """Nobody waits for it on these hosts any more."""
         for command in sorted({self.commands[i] for i in ids if i in self.commands}):
             some = [i for i in ids if self.commands.get(i) == command]
@@ -155,7 +156,14 @@ def _error(output: str) -> str:
 
 
 def send(
-    run: Run, region: str, ids: Iterable[str], document: str, parameters: Parameters, comment: str
+    run: Run,
+    region: str,
+    ids: Iterable[str],
+    document: str,
+    parameters: Parameters,
+    comment: str,
+    *,
+    delivery_s: int = DELIVERY_S,
 ) -> Sent:
     """`parameters` are made for the ids of each command. SendCommand refuses all its targets for one that
     is no managed node any more (InvalidInstanceId): the batch is halved until that one stands alone.
@@ -172,7 +180,7 @@ def send(
                 DocumentName=document,
                 InstanceIds=some,
                 Comment=comment,
-                TimeoutSeconds=DELIVERY_S,
+                TimeoutSeconds=delivery_s,
                 MaxErrors="100%",  # one host that fails must not keep the others from being served
                 Parameters={name: list(values) for name, values in parameters(some).items()},
             )

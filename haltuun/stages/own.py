@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from haltuun.errors import NotFound
+from haltuun.errors import AwsError, NotFound
 from haltuun.model import (
     Barred,
     Change,
@@ -81,6 +81,25 @@ def get_ssm_tags(run: Run, region: str, resource_type: str, resource_id: str) ->
         return {tag["Key"]: tag["Value"] for tag in answer.get("TagList") or ()}
 
     return run.aws.ask(tags)
+
+
+def surely(seen: Own | Unknown, target: str) -> Own:
+    """What is about to be changed. Raises AwsError where it cannot be seen: nothing is made beside it then,
+    and nothing is said to be gone.
+    """
+    if isinstance(seen, Unknown):
+        raise unseen("whether it is there", seen, target)
+    return seen
+
+
+def unseen(what: str, seen: Unknown, target: str, remedy: str = "Plan again.") -> AwsError:
+    return AwsError(
+        f"{what} could not be read ({seen.unknown}).",
+        subject=target,
+        remedy=remedy,
+        code="UNSEEN",
+        unchanged=True,
+    )
 
 
 def as_value(seen: Own | Unknown) -> Json | Unknown:

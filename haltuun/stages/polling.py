@@ -12,6 +12,8 @@ FIRST_WAIT_S = 1.0
 # AWS's own examples poll commands and jobs every few seconds; longer saves calls, not time.
 LONGEST_WAIT_S = 20.0
 GROWTH = 1.5
+# Until all of AWS sees what was just made or removed ("eventual consistency", IAM user guide): seconds.
+SETTLES_S = 30.0
 
 
 def poll(look: Callable[[], T], done: Callable[[T], bool], deadline_s: float) -> T:

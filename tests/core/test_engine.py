@@ -782,3 +782,19 @@ def test_what_one_host_says_and_nobody_can_read_is_its_own_matter(ledger):
     statuses = takeover.progress[StageName.repair].statuses
     assert statuses[NAMES[2]].verdict is Verdict.unknown
     assert {statuses[name].verdict for name in NAMES if name != NAMES[2]} == {Verdict.passed}
+
+
+def test_hosts_whose_effect_never_comes_are_waited_for_together(ledger):
+    world = World(tuple(f"i-{number:04}" for number in range(120)))
+    _, repair = make_stages(world)
+    waited: list[int] = []
+
+    def prove(run: Any, hosts: Any, view: Any) -> dict[str, Any]:
+        waited.append(len(hosts))
+        return {}
+
+    takeover = start(world, ledger, stages=(replace(repair, needs=(), prove=prove),))
+    takeover.enter(StageName.repair)
+    takeover.prove(StageName.repair)
+    assert waited == [120]
+    takeover.end("Done")

@@ -373,6 +373,8 @@ def test_killed_in_the_middle_the_next_one_goes_on(ledger: Ledger) -> None:
     [
         CommandTimeout("no answer.", subject=NAMES[0]),
         AwsError("it is there.", subject=NAMES[0], code="EntityAlreadyExists"),
+        AwsError("it is there.", subject=NAMES[0], code="InvalidPermission.Duplicate"),
+        AwsError("There is an existing association.", subject=NAMES[0], code="IncorrectState"),
     ],
     ids=lambda error: error.code,
 )

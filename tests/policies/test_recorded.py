@@ -25,18 +25,19 @@ from haltuun.model import Host, StageName
 from haltuun.perform import Performer
 from haltuun.runcommand import RunCommandTransport
 from haltuun.stages.backup import STAGE as BACKUP
+from haltuun.stages.commands import send
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.patch.kinds import WINDOW
 from haltuun.stages.patch.probe import SCAN
 from haltuun.stages.repair import STAGE as REPAIR
 from haltuun.stages.repair.orphans import plan_orphans
-from haltuun.stages.repair.prove import get_answers, send
+from haltuun.stages.repair.prove import get_answers
 from lab.cloud.extensions.backup_state import backup_state
 from lab.cloud.state import ssm_state
 from lab.scenario import load_scenario
 from tests.lab.cloud_kit import Account
-from tests.stages.account_kit import ACCOUNT, REGION, World, take_back, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, REGION, World, logs_prove, take_back, ubuntu, world
 from tests.stages.repair.plan_kit import MI
 from tests.stages.repair.test_orphans import left
 from tests.stages.repair.test_orphans import view as orphans_view
@@ -88,6 +89,15 @@ def run_stage(folder: Path, stage: Any) -> Iterator[Recording]:
         made.go(second)
         done = recording(second)
         yield Recording(done.calls, done.planned, made.undo(second, stage).run.aws.calls)
+
+
+def run_refused(folder: Path) -> Iterator[Recording]:
+    """A host that takes the document neither from State Manager nor from Run Command."""
+    with account(folder) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs_prove, "PATIENCE_S", 0.0)
+        for node in made.nodes.values():
+            node.ends["aws:runShellScript"] = "Failed"
+        yield recording(made.take(LOGS))
 
 
 def _set_otherwise(made: World, stage: Any) -> None:
@@ -159,8 +169,11 @@ def run_commands(folder: Path) -> Iterator[Recording]:
         made.nodes[instance_id].ends["AWS-RunShellScript"] = "InProgress"
         with pytest.raises(CommandTimeout):
             transport.run("sleep 60", timeout_s=1)
-        command_id = send(takeover.run, REGION, [instance_id], "AWS-RunShellScript", uuid.uuid4().hex)
-        assert set(get_answers(takeover.run, REGION, command_id, [instance_id])) == {instance_id}
+        lines = {"commands": [f"echo {uuid.uuid4().hex}"]}
+        sent = send(takeover.run, REGION, [instance_id], "AWS-RunShellScript", lambda _: lines, "test")
+        assert set(get_answers(takeover.run, REGION, sent.commands[instance_id], [instance_id])) == {
+            instance_id
+        }
         takeover.end("Done")
         yield recording(takeover)
 
@@ -190,6 +203,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Recordi
         "patch": run_stage(made / "patch", PATCH),
         "backup": run_stage(made / "backup", BACKUP),
         "logs": run_stage(made / "logs", LOGS),
+        "refused": run_refused(made / "refused"),
         "verify": run_verify(made / "verify"),
         "commands": run_commands(made / "commands"),
         "deregister": run_deregister(made / "deregister"),

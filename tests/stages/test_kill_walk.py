@@ -26,7 +26,7 @@ from haltuun.stages.discover import STAGE as DISCOVER
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.verify import STAGE as VERIFY
-from haltuun.undo import open_undo
+from haltuun.undo import Undoing, open_undo
 from lab.scenario import load_scenario
 from tests.stages import takeover_kit
 from tests.stages.account_kit import ACCOUNT, World, go_back, ubuntu, world
@@ -195,7 +195,7 @@ def test_an_undo_killed_at_every_change_leaves_only_what_any_undo_leaves(
                 killed.append(at)
                 assert len(killed) < MANY
             assert which == "once" or len(killed) >= 4, killed
-            assert undo_killed(*given, "never") is None
+            assert undo_killed(*given, "") is None
             left[which] = Counter(name.partition("/")[0] for name in differences(first, account.state()))
             assert open_changes(account.ledger.change_events(ACCOUNT)) == []
     assert left["walk"] == left["once"]
@@ -229,13 +229,21 @@ def undo_killed(config: Config, ledger: Ledger, stages: Sequence[Stage], kill: s
     for run in reversed(runs):
         undoing = open_undo(config, run, approved=True, stages=stages, opener=open_host, ledger=ledger)
         undoing.begin("test")
-        seen = [] if kill == "never" else kill_at_first_change(undoing.run.aws, kill)
-        try:
-            go_back(undoing)
-        except Killed:
-            undoing.performer.release_lease()
-            return seen[0]
-        undoing.end(undoing.outcome())
+        at = killed_going_back(undoing, kill)
+        if at is not None:
+            return at
+    return None
+
+
+def killed_going_back(undoing: Undoing, kill: str) -> str | None:
+    """What the undo was killed at; None where it came to its end. `kill`: "before" or "after" a change, or ""."""
+    seen = kill_at_first_change(undoing.run.aws, kill) if kill else []
+    try:
+        go_back(undoing)
+    except Killed:
+        undoing.performer.release_lease()
+        return seen[0]
+    undoing.end(undoing.outcome())
     return None
 
 

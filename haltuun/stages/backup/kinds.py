@@ -23,7 +23,7 @@ from haltuun.stages.backup.names import (
     role_arn,
 )
 from haltuun.stages.base import Kind
-from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, get_own, is_ours
+from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, get_own, is_ours, surely
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, TAG, managed_tags
 
@@ -304,9 +304,7 @@ def apply_selection(run: Run, change: Change) -> Json:
     plan = _find_plan(run, change.region)
     if plan is None:
         raise NotFound("the backup plan is not there.", subject=PLAN, remedy="Plan again.")
-    seen = get_selection(run, change.region, change.target)
-    if isinstance(seen, Unknown):
-        raise AwsError(seen.unknown, subject=change.target, remedy="Plan again.", code="UNSEEN")
+    seen = surely(get_selection(run, change.region, change.target), change.target)
     if seen.state == "ours":
         # There is no UpdateBackupSelection. Earlier versions took one away and made it anew in one change,
         # and its undo does so, too.

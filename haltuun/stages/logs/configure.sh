@@ -17,6 +17,10 @@ until [ -x "$ctl" ]; do
 done
 umask 077
 mkdir -p "$lock" || exit 5
+# Where no link can be made (read-only, no inode left) the lock would be waited for until this is killed: ln says
+# why.
+ln -sf probe "$lock/probe.$$" || exit 5
+rm -f "$lock/probe.$$"
 take_lock # of two at once, each may remove what the other has just fetched
 trap release_lock EXIT
 had=$(cat "$lock/configuration" 2>/dev/null)

@@ -14,7 +14,7 @@ from haltuun.stages.base import Kind
 from haltuun.stages.logs.agent_config import short
 from haltuun.stages.logs.document import content, digest
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT, parameter_name
-from haltuun.stages.own import MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours
+from haltuun.stages.own import MADE_BY, Own, as_value, get_own, get_ssm_tags, is_ours, unseen
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, TAG, apply_tag, look_tag, managed_tags
 
@@ -209,13 +209,8 @@ def apply_document(run: Run, change: Change) -> Json:
     if change.after is None:
         listed = get_associations(run, change.region)
         if isinstance(listed, Unknown):
-            raise HaltuunError(
-                f"whether an association still runs it could not be read ({listed.unknown}).",
-                subject=change.target,
-                remedy="Allow ssm:ListAssociations, then undo again.",
-                code="UNSEEN",
-                unchanged=True,
-            )
+            allow = "Allow ssm:ListAssociations, then undo again."
+            raise unseen("whether an association still runs it", listed, change.target, allow)
         using = sorted(str(a.get("AssociationName")) for a in listed if a.get("Name") == change.target)
         if using:
             raise HaltuunError(

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from haltuun.aws import chunks
 from haltuun.model import Host, Proof, StageName, Unknown, is_true
 from haltuun.run import Run
-from haltuun.stages.associations import send_once
+from haltuun.stages.associations import get_status, send_once
 from haltuun.stages.base import Proven, View
-from haltuun.stages.commands import BATCH, UNDELIVERED, Sent, send
+from haltuun.stages.commands import UNDELIVERED, Sent, send
 from haltuun.stages.discover.lines import script
 from haltuun.stages.logs.agent_config import Wanted
 from haltuun.stages.logs.document import document_name
@@ -23,6 +22,7 @@ from haltuun.stages.logs.kinds import CONFIGURE, get_document
 from haltuun.stages.logs.names import ASSOCIATION_PREFIX, MARKER_KIND, group_name
 from haltuun.stages.logs.plan import shipping_value
 from haltuun.stages.polling import poll
+from haltuun.stages.repair.prove import get_nodes, is_online
 from haltuun.stages.tags import ids_by_region
 
 # State Manager reaches a new target within ten minutes; the package is 100 MB.
@@ -37,6 +37,8 @@ PROOF = "marker"
 GLANCE_S = 2
 _TAGGED = (StageName.logs, CONFIGURE.name, "confirmed")
 _LACKS = "NOT_CONFIGURED"  # as marker.sh says it
+# Statuses of State Manager's run on a host that brings nothing any more.
+_FAILED = frozenset({"Failed", "TimedOut", "Cancelled", "Skipped"})
 # Changes after which a line has to arrive anew: of roles and network, of the agents, of what is shipped.
 _MOVES = (StageName.verify, StageName.repair, StageName.logs)
 
@@ -54,10 +56,32 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
             proven[host.instance_id] = Proven({"marker_found": True, "marker_at": valid.observed_at})
         else:
             wanted[host.instance_id] = row.wanted
-    asked = [host for host in hosts if host.instance_id in wanted]
-    for region, ids in ids_by_region(asked).items():
-        proven.update(_prove_region(run, region, {i: wanted[i] for i in ids}))
+    watches: list[_Watch] = []
+    for region, ids in ids_by_region([host for host in hosts if host.instance_id in wanted]).items():
+        online, seen = _online(run, region, ids)
+        proven.update(seen)
+        if online:
+            watches.append(_Watch(run, region, {i: wanted[i] for i in online}, f"haltuun {run.id}"))
+    _await(watches)
+    proven.update({i: watch.proven(i) for watch in watches for i in watch.wanted})
     return proven
+
+
+def _await(watches: Sequence[_Watch]) -> None:
+    """All regions at once: none waits for another's hosts."""
+    going = list(watches)
+
+    def look() -> bool:
+        going[:] = [watch for watch in going if not watch.look()]
+        return not going
+
+    try:
+        for watch in watches:
+            watch.begin()
+        poll(look, bool, CONFIGURE_S + ARRIVES_S)
+    finally:
+        for watch in watches:
+            watch.end()
 
 
 def _last_moved(run: Run, instance_id: str) -> datetime | None:
@@ -76,45 +100,18 @@ def _by(config: Wanted) -> str:
     return f", shipped by configuration {config.tag}"
 
 
-def _prove_region(run: Run, region: str, wanted: Mapping[str, Wanted]) -> dict[str, Proven]:
-    online = _online(run, region, sorted(wanted))
-    if isinstance(online, Unknown):
-        return {i: Proven({"marker_found": online}) for i in wanted}
+def _online(run: Run, region: str, ids: Sequence[str]) -> tuple[list[str], dict[str, Proven]]:
+    """Those that are Online, and what is to be said of the others: a command to a node that is not would wait
+    until its time is over.
+    """
+    seen = get_nodes(run, region, sorted(ids))
+    online = [i for i in sorted(ids) if is_online(seen.get(i))]
     away = Unknown(unknown="NOT_ONLINE: no marker can be written, the host is not Online")
-    proven = {i: Proven({"marker_found": away}) for i in sorted(set(wanted) - online)}
-    if not online:
-        return proven
-    watch = _Watch(run, region, {i: wanted[i] for i in sorted(online)}, f"haltuun {run.id}")
-    try:
-        watch.begin()
-        poll(watch.look, bool, CONFIGURE_S + ARRIVES_S)
-    finally:
-        watch.end()
-    for instance_id in sorted(online):
-        at = watch.found.get(instance_id)
-        proofs = (_proof(run, instance_id, watch.marker, at, wanted[instance_id]),) if at else ()
-        proven[instance_id] = Proven({"marker_at": at, **watch.seen(instance_id)}, proofs)
-    return proven
-
-
-def _online(run: Run, region: str, ids: Sequence[str]) -> set[str] | Unknown:
-    """A command to a node that is not Online would wait until its time is over."""
-
-    def question() -> set[str]:
-        online: set[str] = set()
-        for some in chunks(ids, BATCH):  # the filter's limit too (botocore 1.44)
-            nodes = run.aws.pages(
-                "ssm",
-                "DescribeInstanceInformation",
-                "InstanceInformationList",
-                region,
-                Filters=[{"Key": "InstanceIds", "Values": list(some)}],
-                MaxResults=BATCH,
-            )
-            online.update(n["InstanceId"] for n in nodes if n.get("PingStatus") == "Online")
-        return online & set(ids)
-
-    return run.aws.ask(question)
+    others = {}
+    for instance_id in sorted(set(ids) - set(online)):
+        node = seen.get(instance_id)
+        others[instance_id] = Proven({"marker_found": node if isinstance(node, Unknown) else away})
+    return online, others
 
 
 @dataclass
@@ -123,7 +120,8 @@ class _Watch:
 
     On each host the command waits for the configuration that is to ship the line: State Manager brings it to
     hosts that this run tagged. To those of them that have nothing in time, and to others that say that they
-    have not got it, the document is sent, once.
+    have not got it, the document is sent, once. Where that fails State Manager's own run may come through
+    still: each waits for the other's installation, and not for ever.
     """
 
     run: Run
@@ -134,6 +132,7 @@ class _Watch:
     _lines: list[Sent] = field(default_factory=list)
     _documents: list[Sent] = field(default_factory=list)
     _written: dict[str, float] = field(default_factory=dict)
+    _coming: dict[str, str] = field(default_factory=dict)  # why State Manager may bring it still
     _unread: str = ""  # why the group could not be read the last time
     _begun_s: float = 0.0
 
@@ -156,12 +155,19 @@ class _Watch:
         self._send_documents([i for i in self.wanted if self._lacks_configuration(i, now_s)])
         for sent in self._documents:
             sent.look(self.run)
+        failed = (i for i in self.wanted if i not in self.found and self._why_not_configured(i))
+        self._coming = {i: why for i in failed if (why := self._may_come(i))}
         return not any(self._is_awaited(i, now_s) for i in self.wanted)
 
     def end(self) -> None:
         """A script that nobody waits for would hold one of the few commands that an agent runs at a time."""
         for sent in self._lines:
             sent.cancel(self.run, [i for i in self.wanted if i not in self.found and i not in sent.endings])
+
+    def proven(self, instance_id: str) -> Proven:
+        at = self.found.get(instance_id)
+        proofs = (_proof(self.run, instance_id, self.marker, at, self.wanted[instance_id]),) if at else ()
+        return Proven({"marker_at": at, **self.seen(instance_id)}, proofs)
 
     def seen(self, instance_id: str) -> dict[str, Any]:
         """The host's columns. What could not be read or sent is unknown: it says nothing of the host."""
@@ -178,10 +184,14 @@ class _Watch:
         if failed or (ending or "").startswith(_LACKS):
             refused = self._why_not_sent(instance_id)
             note = failed or f"{ending}{f' ({refused})' if refused else ''}"
+            if instance_id in self._coming:
+                note = f"{note}; {self._coming[instance_id]}"
+                unknown = Unknown(unknown=note)
+                return {"configured": unknown, "marker_found": unknown, "marker_note": note}
             return {"configured": False, "marker_found": False, "marker_note": note}
         note = f"the command that writes it: {ending or sent.why_open()}"
-        unknown = instance_id in sent.refused or ending in UNDELIVERED or (ending is None and sent.unread)
-        return {"marker_found": Unknown(unknown=note) if unknown else False, "marker_note": note}
+        unread = instance_id in sent.refused or ending in UNDELIVERED or (ending is None and sent.unread)
+        return {"marker_found": Unknown(unknown=note) if unread else False, "marker_note": note}
 
     def _write(self, ids: Sequence[str], wait_s: int) -> None:
         """Send the command that writes the lines, as soon as the host has its configuration."""
@@ -252,14 +262,25 @@ class _Watch:
             return False
         if instance_id in self._written:
             return now_s - self._written[instance_id] < ARRIVES_S
-        return instance_id not in self._line_of(instance_id).endings and not self._why_not_configured(
-            instance_id
-        )
+        failed = self._why_not_configured(instance_id) and instance_id not in self._coming
+        return not failed and instance_id not in self._line_of(instance_id).endings
 
     def _why_not_configured(self, instance_id: str) -> str:
         """What failed on the host; where the document never came to it State Manager may come."""
         endings = (s.endings.get(instance_id, "") for s in self._documents if instance_id in s.commands)
         return next((why for why in endings if why and why not in UNDELIVERED), "")
+
+    def _may_come(self, instance_id: str) -> str:
+        """Why State Manager may bring it still to a host that this run tagged; "" where it will not."""
+        if _TAGGED not in self.run.did(instance_id):
+            return ""
+        name = ASSOCIATION_PREFIX + self.wanted[instance_id].tag
+        status = get_status(self.run, self.region, instance_id, name)
+        if isinstance(status, Unknown):
+            return f"how State Manager's own run stands could not be read ({status.unknown})"
+        if status is None or status in _FAILED:
+            return ""
+        return f"State Manager says '{status}' of its own run"
 
     def _why_not_sent(self, instance_id: str) -> str:
         refused = (s.refused[instance_id] for s in self._documents if instance_id in s.refused)

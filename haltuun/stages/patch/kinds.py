@@ -11,7 +11,17 @@ from haltuun.model import Change, Json, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.associations import ASSOCIATION
 from haltuun.stages.base import Kind
-from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, first_own, get_own, get_ssm_tags, is_ours
+from haltuun.stages.own import (
+    ABSENT,
+    MADE_BY,
+    Own,
+    as_value,
+    first_own,
+    get_own,
+    get_ssm_tags,
+    is_ours,
+    surely,
+)
 from haltuun.stages.patch.families import FAMILIES, Family, approval_rules
 from haltuun.stages.tags import ARMED, TAG, managed_tags
 
@@ -92,8 +102,8 @@ def _baseline(run: Run, region: str, baseline: Mapping[str, Any]) -> Own | Unkno
 
 def apply_baseline(run: Run, change: Change) -> Json:
     if change.after is None:
-        seen = get_baseline(run, change.region, change.target)
-        if isinstance(seen, Own) and seen.state == "ours":
+        seen = surely(get_baseline(run, change.region, change.target), change.target)
+        if seen.state == "ours":
             run.aws.call("ssm", "DeletePatchBaseline", change.region, BaselineId=seen.id)
         return None
     family = family_named(change.target)
@@ -111,10 +121,10 @@ def apply_baseline(run: Run, change: Change) -> Json:
         )
     except AwsError as error:
         # moto 5.2 makes the baseline and then refuses its tags; the description marks it as ours too.
-        seen = get_baseline(run, change.region, change.target)
-        if error.code != "InvalidResourceId" or isinstance(seen, Unknown) or seen.state != "ours":
+        there = get_baseline(run, change.region, change.target)
+        if error.code != "InvalidResourceId" or isinstance(there, Unknown) or there.state != "ours":
             raise
-        return {"baseline_id": seen.id, "tags": "refused"}
+        return {"baseline_id": there.id, "tags": "refused"}
     return {"baseline_id": made["BaselineId"]}
 
 
@@ -149,8 +159,8 @@ def get_patch_group(run: Run, region: str, name: str) -> Own | Unknown:
 
 
 def apply_patch_group(run: Run, change: Change) -> Json:
-    seen = get_baseline(run, change.region, change.target)
-    if isinstance(seen, Unknown) or seen.state != "ours":
+    seen = surely(get_baseline(run, change.region, change.target), change.target)
+    if seen.state != "ours":
         raise AwsError(
             "the baseline is not there.", subject=change.target, remedy="Plan again.", code="PLAN_STALE"
         )
@@ -197,10 +207,9 @@ def _window_value(window: Mapping[str, Any]) -> Json:
 
 
 def apply_window(run: Run, change: Change) -> Json:
-    seen = get_window(run, change.region)
-    there = isinstance(seen, Own) and seen.state == "ours"
+    seen = surely(get_window(run, change.region), WINDOW)
     if change.after is None:
-        if isinstance(seen, Own) and there:
+        if seen.state == "ours":
             run.aws.call("ssm", "DeleteMaintenanceWindow", change.region, WindowId=seen.id)
         return None
     body = {
@@ -209,7 +218,7 @@ def apply_window(run: Run, change: Change) -> Json:
         "Duration": change.after["duration_h"],
         "Cutoff": change.after["cutoff_h"],
     }
-    if isinstance(seen, Own) and there:
+    if seen.state == "ours":
         run.aws.call("ssm", "UpdateMaintenanceWindow", change.region, WindowId=seen.id, **body)
         return {"window_id": seen.id}
     made = run.aws.call(
@@ -228,9 +237,7 @@ def apply_window(run: Run, change: Change) -> Json:
 
 def _in_window(run: Run, region: str, operation: str, key: str, name: str) -> tuple[str, Any]:
     """The window's id, and the entry of that name in it (or None)."""
-    window = get_window(run, region)
-    if isinstance(window, Unknown):
-        raise AwsError(window.unknown, subject=WINDOW, remedy="Plan again.", code="UNSEEN")
+    window = surely(get_window(run, region), WINDOW)
     if window.state != "ours":
         return "", None
     entries = run.aws.pages("ssm", operation, key, region, WindowId=window.id)
@@ -306,8 +313,8 @@ def apply_window_task(run: Run, change: Change) -> Json:
         if there:
             run.aws.call("ssm", "DeregisterTaskFromMaintenanceWindow", region, **there)
         return None
-    target = get_window_target(run, region)
-    if isinstance(target, Unknown) or target.state != "ours":
+    target = surely(get_window_target(run, region), TARGET)
+    if target.state != "ours":
         raise AwsError("the window has no target.", subject=WINDOW, remedy="Plan again.", code="PLAN_STALE")
     # An update takes away what it does not name.
     command = _command_of(run, region, window_id, entry) if entry is not None else {"TimeoutSeconds": 600}

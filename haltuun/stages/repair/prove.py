@@ -5,55 +5,58 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from haltuun.aws import chunks
-from haltuun.errors import AwsError, NoCredentials, NotImplementedByEndpoint
+from haltuun.errors import AwsError, NotImplementedByEndpoint
 from haltuun.model import Host, Proof, StageName, Unknown, is_true, known
 from haltuun.run import Run
 from haltuun.stages.base import Proven, View
+from haltuun.stages.commands import BATCH, Sent, send
 from haltuun.stages.polling import poll
 from haltuun.stages.repair.facts import NodeRow, RepairFacts
 from haltuun.stages.repair.parse import discovered, node_columns, parse_node
 from haltuun.stages.repair.probe import INVALID_ID
 
-# botocore 1.44: SendCommand takes 50 instance ids, a DescribeInstanceInformation filter 100 values and
-# a page 50 rows; 51 ids to SendCommand come back as throttling (botocore #993).
-BATCH = 50
 # A node that was restarted is listed Online within a minute or two.
 ONLINE_WAIT_S = 180.0
 ECHO_WAIT_S = 120.0
-# TimeoutSeconds of SendCommand is at least 30.
-COMMAND_TIMEOUT_S = 60
+# Who is Online fetches it at once.
+DELIVERY_S = 60
 VALID = timedelta(hours=24)
 ECHO = "echo"
 # Events of a change after which the agent may be another than before.
 _MOVED = ("confirmed", "failed", "not_taken", "unknown")
 _FINAL = ("Success", "Failed", "Cancelled", "TimedOut")
 
-Seen = dict[str, NodeRow | None]
+# Of a host whose node could not be looked at, all of these are unknown.
+COLUMNS = ("ssm_status", "ssm_last_ping_at", "online_as", "online_as_self", "echoed")
+
+Seen = dict[str, NodeRow | Unknown]
+Answer = tuple[str, str]  # status and output of a command
 
 
 def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
     """Fields: ssm_status, ssm_last_ping_at, online_as, online_as_self, echoed."""
     proven: dict[str, Proven] = {}
     for region in sorted({host.region for host in hosts}):
-        here = [host for host in hosts if host.region == region]
-        for batch in chunks(here, BATCH):
-            proven.update(_prove_batch(run, region, batch, view))
+        proven.update(_prove_region(run, region, [host for host in hosts if host.region == region], view))
     return proven
 
 
-def _prove_batch(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, Proven]:
+def _prove_region(run: Run, region: str, hosts: Sequence[Host], view: View) -> dict[str, Proven]:
+    """All of them are waited for together."""
     seen = await_online(run, region, hosts, view)
-    if isinstance(seen, Unknown):
-        columns = ("ssm_status", "ssm_last_ping_at", "online_as", "online_as_self", "echoed")
-        return {host.instance_id: Proven(fields=dict.fromkeys(columns, seen)) for host in hosts}
-    online = [h for h in hosts if _is_online(seen.get(h.instance_id)) and not _is_another(view, h)]
+    online = [h for h in hosts if is_online(seen.get(h.instance_id)) and not _is_another(view, h)]
     echoes = echo(run, region, online, view)
     proven = {}
     for host in hosts:
-        fields = node_columns(seen.get(host.instance_id))
+        node = seen.get(host.instance_id)
+        if isinstance(node, Unknown):
+            proven[host.instance_id] = Proven(fields=dict.fromkeys(COLUMNS, node))
+            continue
+        fields = node_columns(node)
         echoed, proof = echoes.get(host.instance_id, (_not_sent(view, host, fields), None))
         proven[host.instance_id] = Proven(
             fields={**fields, "echoed": echoed}, proofs=(proof,) if proof is not None else ()
@@ -74,20 +77,20 @@ def _is_another(view: View, host: Host) -> bool:
     return isinstance(facts, RepairFacts) and known(facts.identity) and facts.identity != "EC2"
 
 
-def _is_online(node: NodeRow | None) -> bool:
-    return node is not None and node.ping_status == "Online"
+def is_online(node: NodeRow | Unknown | None) -> bool:
+    return isinstance(node, NodeRow) and node.ping_status == "Online"
 
 
 # -- Online as itself ----------------------------------------------------------------------------------
 
 
-def await_online(run: Run, region: str, hosts: Sequence[Host], view: View) -> Seen | Unknown:
+def await_online(run: Run, region: str, hosts: Sequence[Host], view: View) -> Seen:
     """The hosts' own nodes; waited for where the agent says that it is connected as itself."""
     ids = [host.instance_id for host in hosts]
     hopeful = [i for i in ids if _is_hopeful(view, i)]
 
-    def done(seen: Seen | Unknown) -> bool:
-        return isinstance(seen, Unknown) or all(_is_online(seen.get(i)) for i in hopeful)
+    def done(seen: Seen) -> bool:
+        return all(is_online(seen.get(i)) or isinstance(seen.get(i), Unknown) for i in hopeful)
 
     wait_s = 0.0 if run.aws.read_only else _seconds("HALTUUN_ONLINE_WAIT_S", ONLINE_WAIT_S)
     return poll(lambda: get_nodes(run, region, ids), done, wait_s)
@@ -98,11 +101,16 @@ def _is_hopeful(view: View, instance_id: str) -> bool:
     return isinstance(facts, RepairFacts) and facts.identity == "EC2" and is_true(facts.connected)
 
 
-def get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen | Unknown:
-    return run.aws.ask(lambda: _get_nodes(run, region, ids))
+def get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen:
+    """By their ids; those that the account has no node of are not in it."""
+    seen: Seen = {}
+    for some in chunks(ids, BATCH):
+        found = run.aws.ask(partial(_get_nodes, run, region, some))
+        seen.update(dict.fromkeys(some, found) if isinstance(found, Unknown) else found)
+    return seen
 
 
-def _get_nodes(run: Run, region: str, ids: Sequence[str]) -> Seen:
+def _get_nodes(run: Run, region: str, ids: Sequence[str]) -> dict[str, NodeRow]:
     try:
         rows = run.aws.pages(
             "ssm",
@@ -172,50 +180,34 @@ def _is_windows(view: View, host: Host) -> bool:
 
 def _send_and_await(run: Run, region: str, hosts: Sequence[Host], document: str) -> dict[str, Echo]:
     nonce = f"haltuun {run.id}"
-    try:
-        command_id = send(run, region, [host.instance_id for host in hosts], document, nonce)
-    except NoCredentials:
-        raise
-    except AwsError as error:
-        if error.code == INVALID_ID and len(hosts) > 1:
-            half = len(hosts) // 2
-            return {
-                **_send_and_await(run, region, hosts[:half], document),
-                **_send_and_await(run, region, hosts[half:], document),
-            }
-        reason = Unknown(unknown=f"{error.code}: {error}")
-        return {host.instance_id: (reason, None) for host in hosts}
-    ids = {host.instance_id for host in hosts}
+    lines = {"commands": [f"echo {nonce}"]}
+    ids = [host.instance_id for host in hosts]
+    comment = "Haltuun: proof that commands arrive"
+    sent = send(run, region, ids, document, lambda _: lines, comment, delivery_s=DELIVERY_S)
 
-    def done(seen: dict[str, tuple[str, str]] | Unknown) -> bool:
-        return isinstance(seen, Unknown) or all(seen.get(i, ("", ""))[0] in _FINAL for i in ids)
+    answers: dict[str, Answer | Unknown] = dict(sent.refused)
 
-    answers = poll(
-        lambda: run.aws.ask(lambda: get_answers(run, region, command_id, sorted(ids))),
-        done,
-        _seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S),
-    )
-    if isinstance(answers, Unknown):
-        return {host.instance_id: (answers, None) for host in hosts}
-    return {host.instance_id: _echo_of(run, host, command_id, nonce, answers) for host in hosts}
+    def look() -> bool:
+        for command_id in sorted(set(sent.commands.values())):
+            asked = [i for i, command in sent.commands.items() if command == command_id]
+            if not all(_is_final(answers.get(i)) for i in asked):
+                seen = run.aws.ask(partial(get_answers, run, region, command_id, asked))
+                answers.update(dict.fromkeys(asked, seen) if isinstance(seen, Unknown) else seen)
+        return all(_is_final(answers.get(i)) for i in ids)
+
+    poll(look, bool, _seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S))
+    return {
+        host.instance_id: _echo_of(run, host, sent, nonce, answers.get(host.instance_id, ("Pending", "")))
+        for host in hosts
+    }
 
 
-def send(run: Run, region: str, ids: Sequence[str], document: str, nonce: str) -> str:
-    answer = run.aws.call(
-        "ssm",
-        "SendCommand",
-        region,
-        InstanceIds=list(ids),
-        DocumentName=document,
-        Parameters={"commands": [f"echo {nonce}"]},
-        TimeoutSeconds=COMMAND_TIMEOUT_S,
-        Comment="Haltuun: proof that commands arrive",
-    )
-    return str(answer["Command"]["CommandId"])
+def _is_final(answer: Answer | Unknown | None) -> bool:
+    return answer is not None and (isinstance(answer, Unknown) or answer[0] in _FINAL)
 
 
-def get_answers(run: Run, region: str, command_id: str, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Instance id → (status, output), for those that the command knows by now."""
+def get_answers(run: Run, region: str, command_id: str, ids: Sequence[str]) -> dict[str, Answer]:
+    """For those that the command knows by now: that it ended well proves less than what it printed."""
     try:
         rows = run.aws.pages(
             "ssm", "ListCommandInvocations", "CommandInvocations", region, CommandId=command_id, Details=True
@@ -234,10 +226,10 @@ def _answer_one(run: Run, region: str, command_id: str, instance_id: str) -> tup
     return row["Status"], row.get("StandardOutputContent") or ""
 
 
-def _echo_of(
-    run: Run, host: Host, command_id: str, nonce: str, answers: Mapping[str, tuple[str, str]]
-) -> Echo:
-    status, output = answers.get(host.instance_id, ("Pending", ""))
+def _echo_of(run: Run, host: Host, sent: Sent, nonce: str, answer: Answer | Unknown) -> Echo:
+    if isinstance(answer, Unknown):
+        return answer, None
+    status, output = answer
     if status != "Success" or nonce not in output:
         return False, None
     now = run.now()
@@ -245,7 +237,7 @@ def _echo_of(
         host=host.instance_id,
         stage=StageName.repair,
         kind=ECHO,
-        evidence=f"command {command_id} printed '{nonce}'",
+        evidence=f"command {sent.commands[host.instance_id]} printed '{nonce}'",
         observed_at=now,
         valid_until=now + VALID,
     )

@@ -10,6 +10,7 @@ from haltuun.errors import AwsError, HaltuunError
 from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
+from haltuun.stages.own import unseen
 from haltuun.stages.tags import managed_tags
 from haltuun.stages.verify.plan import ASSOCIATE, EGRESS
 from haltuun.stages.verify.roles import ROLE_KINDS
@@ -61,13 +62,7 @@ def apply_association(run: Run, change: Change) -> Json:
     """What EC2 accepts is associated within seconds; the look at the host waits for the role to come."""
     rows = _associations(run, change)
     if isinstance(rows, Unknown):
-        raise HaltuunError(
-            f"its instance profile could not be read ({rows.unknown}).",
-            subject=change.target,
-            remedy="Retry the host.",
-            code="UNSEEN",
-            unchanged=True,
-        )
+        raise unseen("its instance profile", rows, change.target, "Retry the host.")
     there = rows.get(change.target)
     try:
         if change.after["profile"] is None:
@@ -91,7 +86,9 @@ def apply_association(run: Run, change: Change) -> Json:
 
 
 def _associated(run: Run, change: Change) -> bool:
-    """False while EC2 does not know the profile that IAM has just made."""
+    """False while EC2 does not know the profile that IAM has just made. It says so in two ways (the second:
+    hashicorp/terraform-provider-aws #12533).
+    """
     try:
         run.aws.call(
             "ec2",
@@ -102,6 +99,8 @@ def _associated(run: Run, change: Change) -> bool:
         )
     except AwsError as error:
         if error.code == "InvalidParameterValue" and "nstance" in error.message and "rofile" in error.message:
+            return False
+        if error.code == "IncorrectState" and "InstanceIdentityProfileNotFound" in error.message:
             return False
         raise
     return True

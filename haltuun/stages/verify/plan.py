@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from haltuun.model import (
     Barred,
@@ -165,58 +166,57 @@ def policy_change(
 
 def role_change(view: View, hosts: list[str]) -> Change:
     trust = own_trust(view.partition)
-    before = {"role": "absent", "trust": None}
-    return Change(
-        stage=StageName.verify,
-        kind=ROLE,
-        region=GLOBAL,
-        target=OWN_ROLE,
-        hosts=tuple(sorted(hosts)),
-        before=before,
-        after={"role": "ours", "trust": digest(trust)},
-        reach=Reach.account,
+    return _own_change(
+        view,
+        ROLE,
+        hosts,
+        {"role": "absent", "trust": None},
+        {"role": "ours", "trust": digest(trust)},
         summary=f"Create the role {OWN_ROLE}, for hosts that have no instance profile.",
         permissions=("iam:CreateRole", "iam:TagRole", "iam:GetRole"),
-        undo=Undo(kind=ROLE, after=before),
-        concerns=_unseen_users(view),
         detail={"trust": trust},
     )
 
 
 def profile_change(view: View, hosts: list[str]) -> Change:
-    before = {"profile": "absent"}
-    return Change(
-        stage=StageName.verify,
-        kind=PROFILE,
-        region=GLOBAL,
-        target=OWN_ROLE,
-        hosts=tuple(sorted(hosts)),
-        before=before,
-        after={"profile": "ours"},
-        reach=Reach.account,
+    return _own_change(
+        view,
+        PROFILE,
+        hosts,
+        {"profile": "absent"},
+        {"profile": "ours"},
         summary=f"Create the instance profile {OWN_ROLE}, for hosts that have none.",
         permissions=("iam:CreateInstanceProfile", "iam:TagInstanceProfile", "iam:GetInstanceProfile"),
-        undo=Undo(kind=PROFILE, after=before),
-        concerns=_unseen_users(view),
     )
 
 
 def profile_role_change(view: View, hosts: list[str], depends_on: tuple[str, ...]) -> Change:
-    before = {"role": None}
+    return _own_change(
+        view,
+        PROFILE_ROLE,
+        hosts,
+        {"role": None},
+        {"role": OWN_ROLE},
+        summary=f"Add the role {OWN_ROLE} to the instance profile {OWN_ROLE}.",
+        permissions=("iam:AddRoleToInstanceProfile", "iam:PassRole", "iam:GetInstanceProfile"),
+        depends_on=depends_on,
+    )
+
+
+def _own_change(view: View, kind: str, hosts: list[str], before: Json, after: Json, **more: Any) -> Change:
+    """Of our own role or profile."""
     return Change(
         stage=StageName.verify,
-        kind=PROFILE_ROLE,
+        kind=kind,
         region=GLOBAL,
         target=OWN_ROLE,
         hosts=tuple(sorted(hosts)),
         before=before,
-        after={"role": OWN_ROLE},
+        after=after,
         reach=Reach.account,
-        summary=f"Add the role {OWN_ROLE} to the instance profile {OWN_ROLE}.",
-        permissions=("iam:AddRoleToInstanceProfile", "iam:PassRole", "iam:GetInstanceProfile"),
-        undo=Undo(kind=PROFILE_ROLE, after=before),
+        undo=Undo(kind=kind, after=before),
         concerns=_unseen_users(view),
-        depends_on=depends_on,
+        **more,
     )
 
 

@@ -15,15 +15,13 @@ from haltuun.model import Change, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.discover.account import plain
-from haltuun.stages.polling import poll
+from haltuun.stages.polling import SETTLES_S, poll
 from haltuun.stages.tags import managed_tags
 from haltuun.stages.verify.account import get_attached, get_inline
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME
 from haltuun.stages.verify.parse_account import digest, parse_own, parse_own_profile, trust_of
 from haltuun.stages.verify.plan import ASSOCIATE, POLICY, PROFILE, PROFILE_ROLE, ROLE
 
-# Until all of IAM sees what was just made or removed ("eventual consistency", IAM user guide): seconds.
-SETTLES_S = 30.0
 # Until the simulator does.
 SIMULATED_S = 90.0
 PROFILE_NAME = {"InstanceProfileName": OWN_ROLE}
@@ -32,6 +30,14 @@ NAMED = 5  # instances that are named where a profile stays for them
 
 def _iam(run: Run, operation: str, **parameters: Any) -> dict[str, Any]:
     return run.aws.call("iam", operation, run.aws.home_region, **parameters)
+
+
+def _found(run: Run, operation: str, key: str, **parameters: Any) -> Json:
+    """None where it is not there."""
+    try:
+        return plain(_iam(run, operation, **parameters)[key])
+    except NotFound:
+        return None
 
 
 def _settled(call: Callable[[], object], unsettled: str) -> None:
@@ -54,14 +60,9 @@ def _settled(call: Callable[[], object], unsettled: str) -> None:
 
 
 def look_policy(run: Run, change: Change) -> Json | Unknown:
-    def ask() -> Json:
-        try:
-            found = _iam(run, "GetRolePolicy", RoleName=change.target, PolicyName=POLICY_NAME)
-        except NotFound:
-            return {"policy": None}
-        return {"policy": plain(found["PolicyDocument"])}
-
-    return run.aws.ask(ask)
+    named = {"RoleName": change.target, "PolicyName": POLICY_NAME}
+    policy = run.aws.ask(lambda: _found(run, "GetRolePolicy", "PolicyDocument", **named))
+    return policy if isinstance(policy, Unknown) else {"policy": policy}
 
 
 def apply_policy(run: Run, change: Change) -> Json:
@@ -132,10 +133,7 @@ def look_role(run: Run, change: Change) -> Json | Unknown:
 
 
 def _role(run: Run) -> Json:
-    try:
-        return plain(_iam(run, "GetRole", RoleName=OWN_ROLE)["Role"])
-    except NotFound:
-        return None
+    return _found(run, "GetRole", "Role", RoleName=OWN_ROLE)
 
 
 def apply_role(run: Run, change: Change) -> Json:
@@ -171,10 +169,7 @@ def look_profile(run: Run, change: Change) -> Json | Unknown:
 
 
 def _profile(run: Run) -> Json:
-    try:
-        return plain(_iam(run, "GetInstanceProfile", **PROFILE_NAME)["InstanceProfile"])
-    except NotFound:
-        return None
+    return _found(run, "GetInstanceProfile", "InstanceProfile", **PROFILE_NAME)
 
 
 def apply_profile(run: Run, change: Change) -> Json:
@@ -225,7 +220,9 @@ def add_role(run: Run) -> None:
         _settled(lambda: _iam(run, "AddRoleToInstanceProfile", **both), "NoSuchEntity")
     except AwsError as error:
         # One role is all that it holds: ours, where botocore sent the call again as its answer was lost.
-        if error.code != "LimitExceeded" or _role_in(_profile(run)) != OWN_ROLE:
+        if error.code != "LimitExceeded":
+            raise
+        if poll(lambda: _role_in(_profile(run)), bool, SETTLES_S) != OWN_ROLE:
             raise
 
 
@@ -321,20 +318,23 @@ def keeps_used(run: Run, change: Change) -> str | Unknown:
 
 
 def _other_uses(run: Run) -> list[str]:
-    """What somebody has made of our role: other profiles that hold it, policies attached to it."""
+    """What somebody has made of our role: other profiles that hold it, other policies on it."""
+
+    def listed(operation: str, key: str) -> list[Any]:
+        return run.aws.pages("iam", operation, key, run.aws.home_region, RoleName=OWN_ROLE)
+
     try:
-        profiles = run.aws.pages(
-            "iam", "ListInstanceProfilesForRole", "InstanceProfiles", run.aws.home_region, RoleName=OWN_ROLE
-        )
-        attached = run.aws.pages(
-            "iam", "ListAttachedRolePolicies", "AttachedPolicies", run.aws.home_region, RoleName=OWN_ROLE
-        )
+        profiles = [
+            p["InstanceProfileName"] for p in listed("ListInstanceProfilesForRole", "InstanceProfiles")
+        ]
+        attached = [p["PolicyName"] for p in listed("ListAttachedRolePolicies", "AttachedPolicies")]
+        inline = listed("ListRolePolicies", "PolicyNames")
     except NotFound:
         return []
-    names = [str(profile["InstanceProfileName"]) for profile in profiles]
     return [
-        *(f"the instance profile {name} has it" for name in names if name != OWN_ROLE),
-        *(f"the policy {policy['PolicyName']} is attached to it" for policy in attached),
+        *(f"the instance profile {name} has it" for name in profiles if name != OWN_ROLE),
+        *(f"the policy {name} is attached to it" for name in attached),
+        *(f"the inline policy {name} is in it" for name in inline if name != POLICY_NAME),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib import import_module
@@ -20,6 +21,7 @@ from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.polling import poll
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
+from lab.cloud.state import ssm_state
 from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, put_control, take_back, ubuntu, world
 from tests.stages.account_state import differences
 
@@ -116,6 +118,36 @@ def test_an_agent_that_cannot_be_installed_holds_its_host_alone(account: World, 
     again = account.take(STAGE)
     assert set(statuses(again).values()) == {("passed", "")}
     assert again.plan is not None and again.plan.changes == ()
+
+
+@pytest.mark.parametrize("comes_through", [True, pytest.param(False, marks=pytest.mark.soak)])
+def test_a_host_that_state_manager_still_works_on_is_not_said_to_lack_its_configuration(
+    account: World, monkeypatch: Any, comes_through: bool
+) -> None:
+    monkeypatch.setattr(PROVE, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(PROVE, "CONFIGURE_S", 30 if comes_through else 3)
+    first, second = account.facts
+    state = ssm_state(ACCOUNT, REGION)
+    respond, held = state.responder, []
+
+    def slow(message: dict[str, Any], node_id: str) -> dict[str, Any] | None:
+        """State Manager's run goes on until the one that was sent has failed."""
+        if node_id != first or not message["DocumentName"].startswith("haltuun-"):
+            return respond(message, node_id)
+        held.append(message)
+        if len(held) == 1:
+            return None
+        if comes_through:
+            threading.Timer(0.5, lambda: state.reply(first, respond(held[0], first))).start()
+        return {"CommandId": message["CommandId"], "Status": "Failed", "ResponseCode": 3}
+
+    state.responder = slow
+    takeover = account.take(STAGE)
+    assert len(held) == 2
+    expected = ("passed", "") if comes_through else ("unknown", "LOGS_NOT_CONFIGURED")
+    assert statuses(takeover) == {first: expected, second: ("passed", "")}
+    if not comes_through:
+        assert "State Manager says" in takeover.progress[StageName.logs].statuses[first].message
 
 
 def test_a_line_that_does_not_arrive_is_no_proof(account: World, monkeypatch: Any) -> None:

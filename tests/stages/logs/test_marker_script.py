@@ -128,6 +128,15 @@ def test_two_at_once_take_turns(host: FakeHost) -> None:
     )
 
 
+def test_a_host_that_can_hold_no_lock_says_why_and_is_not_waited_for(host: FakeHost) -> None:
+    put_control(host, CONTROL)
+    host.tool("ln", "echo 'ln: held: Read-only file system' >&2; exit 1")
+    host.tool("sleep", 'kill -9 "$PPID"')  # whoever waits would wait for ever
+    done = host.run("dash", step("fetch-config"))
+    assert (done.returncode, done.stderr) == (5, "ln: held: Read-only file system\n")
+    assert not (host.root / "called").exists()
+
+
 def test_without_an_agent_nothing_is_noted(host: FakeHost) -> None:
     host.tool("sleep", "true")
     (host.root / NOTED).unlink()

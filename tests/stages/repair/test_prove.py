@@ -3,8 +3,10 @@ the lab's operations."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName, Unknown
 from haltuun.reach import open_host
 from haltuun.run import Run
+from haltuun.stages import commands
 from haltuun.stages.base import View
 from haltuun.stages.repair.facts import Agent, IdentityConfig, Process, RepairAccount, RepairFacts
 from haltuun.stages.repair.probe import JUST_STARTED_S, get_node, own_node
@@ -38,6 +41,7 @@ from tests.stages.repair.plan_kit import (
     stale,
 )
 
+PROVE = import_module("haltuun.stages.repair.prove")  # the package exports the function of that name
 GONE = "i-0ffffffffffffffff"
 
 
@@ -55,8 +59,14 @@ def cloud() -> Iterator[SsmState]:
 
 @pytest.fixture(scope="module")
 def online(cloud: SsmState) -> Host:
+    return _node(cloud)
+
+
+def _node(cloud: SsmState) -> Host:
     ec2 = boto3.client("ec2", region_name=REGION)
-    image = ec2.register_image(Name="legacy", Architecture="x86_64", RootDeviceName="/dev/sda1")["ImageId"]
+    image = ec2.register_image(Name=uuid.uuid4().hex, Architecture="x86_64", RootDeviceName="/dev/sda1")[
+        "ImageId"
+    ]
     made = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]
     cloud.put_node(made["InstanceId"], simulated=True)
     cloud.responder = _echo
@@ -97,6 +107,26 @@ def test_a_terminated_host_does_not_take_the_proof_of_the_others(
     proven = prove(run, hosts, _view(run, hosts, {}))
     assert proven[online.instance_id].fields["echoed"] is True
     assert proven[GONE].fields["ssm_status"] == "never"
+
+
+def test_hosts_of_one_command_do_not_wait_for_those_of_another(
+    run: Run, online: Host, cloud: SsmState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (commands, PROVE):
+        monkeypatch.setattr(module, "BATCH", 5)  # the smallest page that there is
+    monkeypatch.setattr(PROVE, "ECHO_WAIT_S", 1.0)
+    hosts = [online, *(_node(cloud) for _ in range(5))]
+    sent: list[dict[str, Any]] = []
+
+    def once_all_are_asked(message: dict[str, Any], node_id: str) -> None:
+        sent.append({"node_id": node_id, "reply": _echo(message, node_id)})
+        if len(sent) == len(hosts):
+            for one in sent:
+                cloud.reply(**one)
+
+    monkeypatch.setattr(cloud, "responder", once_all_are_asked)
+    proven = prove(run, hosts, _view(run, hosts, {}))
+    assert [proven[host.instance_id].fields["echoed"] for host in hosts] == [True] * len(hosts)
 
 
 def test_a_node_whose_agent_has_become_another_is_not_asked(run: Run, online: Host) -> None:

@@ -26,7 +26,8 @@ CASES = (
     Case("none", "systemd", "not enabled"),
     Case("stale", "upstart", "stopped and disabled"),
 )
-ACTIONS = {"clear", "aside", "config", "restart", "credentials", "install", "state", "restore", "remove"}
+FORTH = {"clear", "aside", "config", "restart", "credentials", "install"}
+BACK = {"state", "restore", "remove"}
 SYSTEMS = {"systemd": "ubuntu-18.04", "upstart": "ubuntu-14.04"}
 AT_ONCE = 4
 # Of each run, by far: with fewer the gate has missed most.

@@ -35,7 +35,7 @@ from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import apply_extensions
 from tests.stages.account_kit import go_back
 from tests.stages.account_state import differences, roles_state
-from tests.stages.test_kill_walk import MANY, Killed, kill_at_first_change, killed_in
+from tests.stages.test_kill_walk import MANY, killed_going_back, killed_in
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"  # moto's
 CONFIG = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=[REGION])])
@@ -171,14 +171,7 @@ class Account:
     def undo(self, run: str, kill: str = "") -> str | Undoing:
         """What it was killed at, else how it went."""
         undoing = self.look_at_undo(run, approved=True)
-        seen = kill_at_first_change(undoing.run.aws, kill) if kill else []
-        try:
-            go_back(undoing)
-        except Killed:
-            undoing.performer.release_lease()
-            return seen[0]
-        undoing.end(undoing.outcome())
-        return undoing
+        return killed_going_back(undoing, kill) or undoing
 
     def look_at_undo(self, run: str, *, approved: bool = False) -> Undoing:
         undoing = open_undo(
@@ -297,19 +290,29 @@ def walk(go: Any) -> list[str]:
 def test_iam_that_does_not_see_yet_what_was_made_is_asked_again(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what it refuses because botocore sent it again, after an answer that was lost, is done."""
+    """And what it refuses because botocore sent it again, after an answer that was lost, is done, also where
+    the next look does not show it yet."""
     first = account.state()
     send = botocore.client.BaseClient._make_api_call
     late = dict.fromkeys(("PutRolePolicy", "AddRoleToInstanceProfile"), "NoSuchEntity")
     late |= dict.fromkeys(("DeleteInstanceProfile", "DeleteRole"), "DeleteConflict")
-    sent_again = dict.fromkeys(("CreateRole", "CreateInstanceProfile"), "EntityAlreadyExists")
+    late["AssociateIamInstanceProfile"] = "IncorrectState"
+    says = {"IncorrectState": "ResultDetail: { Code=InstanceIdentityProfileNotFound }"}
+    sent_again = {
+        "CreateRole": ("EntityAlreadyExists", "GetRole"),
+        "CreateInstanceProfile": ("EntityAlreadyExists", "GetInstanceProfile"),
+        "AddRoleToInstanceProfile": ("LimitExceeded", "GetInstanceProfile"),
+    }
 
     def answer(self: Any, operation: str, parameters: Any) -> Any:
-        if operation in sent_again:
+        code = late.pop(operation, "")
+        if not code and operation in sent_again:
             send(self, operation, parameters)
-        code = sent_again.pop(operation, "") or late.pop(operation, "")
+            code, look = sent_again.pop(operation)
+            late[look] = "NoSuchEntity"
         if code:
-            raise botocore.exceptions.ClientError({"Error": {"Code": code, "Message": "so"}}, operation)
+            error = {"Code": code, "Message": says.get(code, "so")}
+            raise botocore.exceptions.ClientError({"Error": error}, operation)
         return send(self, operation, parameters)
 
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", answer)
@@ -331,6 +334,7 @@ def test_a_role_that_somebody_has_put_to_use_keeps_its_policy_and_it_is_said_why
     iam = account.client("iam")
     arn = iam.create_policy(PolicyName="theirs", PolicyDocument=json.dumps(SOMEBODYS))["Policy"]["Arn"]
     iam.attach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
+    iam.put_role_policy(RoleName=OWN_ROLE, PolicyName="buckets", PolicyDocument=json.dumps(SOMEBODYS))
     iam.create_instance_profile(InstanceProfileName="web")
     iam.add_role_to_instance_profile(InstanceProfileName="web", RoleName=OWN_ROLE)
     *gone, policy, role = _steps(account.undo(account.runs()[0]))
@@ -340,6 +344,9 @@ def test_a_role_that_somebody_has_put_to_use_keeps_its_policy_and_it_is_said_why
         assert "the instance profile web has it, the policy theirs is attached to it" in step.message
     iam.detach_role_policy(RoleName=OWN_ROLE, PolicyArn=arn)
     iam.remove_role_from_instance_profile(InstanceProfileName="web", RoleName=OWN_ROLE)
+    for step in _steps(account.undo(account.runs()[0])):
+        assert (step.status, "the inline policy buckets is in it" in step.message) == ("kept", True)
+    iam.delete_role_policy(RoleName=OWN_ROLE, PolicyName="buckets")
     assert account.undo_all() is None
     assert not any(OWN_ROLE in name for name in account.state())
 
