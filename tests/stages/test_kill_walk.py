@@ -236,7 +236,7 @@ def undo_killed(config: Config, ledger: Ledger, stages: Sequence[Stage], kill: s
 
 
 def killed_going_back(undoing: Undoing, kill: str) -> str | None:
-    """What the undo was killed at; None where it came to its end. `kill`: "before" or "after" a change, or ""."""
+    """What the undo was killed at; None where it came to its end. `kill` "before" or "after" one, or ""."""
     seen = kill_at_first_change(undoing.run.aws, kill) if kill else []
     try:
         go_back(undoing)
