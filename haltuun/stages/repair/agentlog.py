@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import pairwise
 
 from haltuun.model import Frozen
@@ -214,29 +214,50 @@ class AgentLog(Frozen):
 
     def metadata_is_proxied(self) -> Entry | None:
         """IMDS is plain http, so http_proxy alone takes it, unless no_proxy names the address."""
+        return self._proxy("http_proxy", METADATA_ADDRESS, 80)
+
+    def proxy_to(self, host: str) -> Entry | None:
+        """The line of the proxy through which a service's `host` is called, if any."""
+        return self._proxy("https_proxy", host, 443)
+
+    def _proxy(self, name: str, host: str, port: int) -> Entry | None:
         proxies = self.proxies
-        if "http_proxy" not in proxies:
+        if name not in proxies:
             return None
         spared, _ = proxies.get("no_proxy", ("", None))
-        return None if covers_metadata(spared) else proxies["http_proxy"][1]
+        return None if covers(spared, host, port) else proxies[name][1]
 
 
 def _after(entries: tuple[Entry, ...], mark: Entry | None) -> tuple[Entry, ...]:
     return entries if mark is None else tuple(entry for entry in entries if entry.place > mark.place)
 
 
-def covers_metadata(no_proxy: str) -> bool:
-    """Whether Go's reading of `no_proxy` (golang.org/x/net/http/httpproxy) spares IMDS."""
-    for part in (piece.strip() for piece in no_proxy.split(",")):
-        if part == "*" or part.removesuffix(":80") == METADATA_ADDRESS:
+def covers(no_proxy: str, host: str, port: int) -> bool:
+    """Whether Go's reading of `no_proxy` (golang.org/x/net/http/httpproxy) spares `host`."""
+    host = host.lower()
+    address = _address(host)
+    for part in no_proxy.lower().split(","):
+        part = part.strip().removesuffix(f":{port}")
+        if part in ("*", host):
             return True
-        if "/" in part:
+        if address is None:
+            domain = part.removeprefix("*")
+            if domain and host.endswith(domain if domain.startswith(".") else f".{domain}"):
+                return True
+        elif "/" in part:
             try:
-                if ip_address(METADATA_ADDRESS) in ip_network(part, strict=False):
+                if address in ip_network(part, strict=False):
                     return True
             except ValueError:
                 continue
     return False
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def read_log(lines: Sequence[LogLine]) -> AgentLog:

@@ -304,6 +304,7 @@ NO_ROLE = (
 )
 SKEW = "Retrieve credentials produced error: InvalidSignatureException: Signature expired: now earlier"
 BLOCKED = 'Post "https://ssm.eu-central-1.amazonaws.com/": dial tcp 10.0.0.9:443: i/o timeout'
+NO_TRUST = 'Post "https://ssm.eu-central-1.amazonaws.com/": x509: certificate signed by unknown authority'
 REFUSED = "Retrieve credentials produced error: MachineFingerprintDoesNotMatch: "
 UNKNOWN_ID = f"Retrieve credentials produced error: InvalidInstanceId: Not existing InstanceId {MI}"
 PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
@@ -331,6 +332,12 @@ PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
             agent(log=log(*AS_EC2, BLOCKED)),
             {"verified": {"source": "host", "tls_ok": True}},
             "EGRESS_BLOCKED",
+            "answers now",
+        ),
+        (
+            agent(log=log(*AS_EC2, NO_TRUST)),
+            {"verified": {"source": "host", "tls_ok": True}},
+            "TLS_UNTRUSTED",
             "answers now",
         ),
         (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": True}}, "EGRESS_BLOCKED", ""),
