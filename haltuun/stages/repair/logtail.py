@@ -9,7 +9,7 @@ the newest. Of a journal or a syslog, only the agent's own lines are looked at.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,8 +22,10 @@ from haltuun.stages.repair.layout import Kind
 BLOCK = 1 << 20
 # A restart loop is one story, told by its last few starts.
 STARTS = 8
-# What is kept of a log as it stands, before lines are let go of.
-RAW_BYTES = 2 << 20
+# What is kept of a log as it stands, before lines are let go of: of the last start, and of each before it.
+RAW_BYTES, OLDER_BYTES = 2 << 20, 256 << 10
+# A line that is kept costs some hundred bytes, however short.
+RAW_LINES = 30_000
 # Of entries that say the same but for numbers, the newest are kept; and so many that differ, in so much.
 ALIKE, SHAPES, KEPT_BYTES = 4, 4000, 8 << 20
 # The beginning of a start (proxies, identity) and the end of a log are kept whole.
@@ -82,6 +84,8 @@ _WORDS = (
     b"Mismatch",
     b"DoesNotMatch",
     b"Starting",
+    b"redentials",
+    b"starting worker",
     b"panic: ",
 )
 _LEVELS = (b" WARN ", b" ERROR ", b" CRITICAL ", b" FATAL ")
@@ -103,7 +107,7 @@ class _Start:
 
     def keep(self, entry: _Rows) -> None:
         """One entry, its continuation lines included."""
-        shape = _shape(entry[0][1][TIME_BYTES : TIME_BYTES + SHAPE_BYTES])
+        shape = _shape_at(entry[0][1], 0)
         alike = self.kept.pop(shape, None) or deque()
         alike.append(entry)
         self.kept_size += _size(entry)
@@ -157,6 +161,16 @@ class LogTail:
         finally:
             if carry:
                 self._add(carry)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Of each start no more than is looked at."""
+        *older, last = self._starts or [_Start(1)]
+        for start in older:
+            if start.raw_size > OLDER_BYTES:
+                self._thin(start)
+        if sum(text.count(b"\n") for text in last.raw) > RAW_LINES:
+            self._thin(last)
 
     def _add(self, text: bytes) -> None:
         """Whole lines (the last may lack its newline)."""
@@ -255,7 +269,7 @@ class LogTail:
             start.head += [(number, row[:TEXT_BYTES]) for number, row in enumerate(head, line)]
             line += len(head)
         at = 0
-        for begin in _entries_that_matter(old):
+        for begin in _newest_alike(old, _entries_that_matter(old)):
             line += old.count(b"\n", at, begin)
             at = begin
             start.keep(_entry(line, old, begin))
@@ -308,6 +322,24 @@ def _shape(text: bytes) -> bytes:
     return _NUMBERS.sub(b"#", text)
 
 
+def _shape_at(text: bytes, begin: int) -> bytes:
+    """Of the entry that begins there, by its first line."""
+    end = text.find(b"\n", begin, begin + TIME_BYTES + SHAPE_BYTES)
+    return _shape(text[begin + TIME_BYTES : begin + TIME_BYTES + SHAPE_BYTES if end < 0 else end])
+
+
+def _newest_alike(text: bytes, begins: Sequence[int]) -> list[int]:
+    """Without those that the ones after them would push out."""
+    seen: Counter[bytes] = Counter()
+    newest = []
+    for begin in reversed(begins):
+        shape = _shape_at(text, begin)
+        seen[shape] += 1
+        if seen[shape] <= ALIKE:
+            newest.append(begin)
+    return newest[::-1]
+
+
 def _lines_with(words: Sequence[bytes], text: bytes) -> list[int]:
     """Where they begin."""
     found: set[int] = set()
@@ -326,8 +358,12 @@ def _entries_that_matter(text: bytes) -> list[int]:
     for word in (*_WORDS, *_LEVELS):
         at, hit = text.find(word), _Hit(0, 0, 0)
         while at >= 0:
-            hit = _hit(text, at, hit)
-            found.add(hit.entry)
+            begin = text.rfind(b"\n", 0, at) + 1
+            if text[begin : begin + 1].isdigit():  # as most do
+                found.add(begin)
+            else:
+                hit = _hit(text, begin, hit)
+                found.add(hit.entry)
             end = text.find(b"\n", at)
             at = text.find(word, end) if end >= 0 else -1
     return sorted(found)
@@ -341,10 +377,10 @@ class _Hit(NamedTuple):
     depth: int
 
 
-def _hit(text: bytes, at: int, last: _Hit) -> _Hit:
-    """The line at `at`, of itself or of the line above it that it continues. No further up than the hit
-    before it, which knows its own: an entry whose every line is a hit is gone through once."""
-    line = begin = text.rfind(b"\n", 0, at) + 1
+def _hit(text: bytes, line: int, last: _Hit) -> _Hit:
+    """The line that begins at `line`, of itself or of the line above it that it continues. No further up than
+    the hit before it, which knows its own: an entry whose every line is a hit is gone through once."""
+    begin = line
     for depth in range(ENTRY_LINES):
         if begin == 0 or text[begin : begin + 1].isdigit():
             return _Hit(line, begin, depth)

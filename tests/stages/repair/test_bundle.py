@@ -298,6 +298,47 @@ def test_a_start_that_goes_on_for_ever_is_thinned_and_says_the_same() -> None:
     assert all(rows[line.line - 1] == line.text for line in lines)
 
 
+def test_of_many_long_starts_and_of_short_lines_no_more_is_kept_than_is_looked_at() -> None:
+    begins = STALE[0] + TIME.format(2) + "INFO Agent will take identity from EC2\n"
+    for text in ((begins + CHATTER * 15_000) * 8, begins + "\n" * 1_500_000):
+        tail = LogTail("/log")
+        tail.feed(io.BytesIO(text.encode()))
+        lines = tail.lines()
+        assert sum(line.text == STALE[0].rstrip("\n") for line in lines) == text.count(STALE[0])
+        assert lines[-1].line == text.count("\n")
+        assert (
+            len(lines) < 30_000
+        )  # with all of it a hundred megabytes more, and as many seconds as megabytes
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            (
+                "ERROR [CredentialRefresher] Retrieve credentials produced error: ThrottlingException: Rate",
+                "INFO [CredentialRefresher] Sleeping for 5m0s before retrying retrieve credentials",
+                "INFO [CredentialRefresher] Credentials ready",
+            ),
+            set(),
+        ),
+        (
+            ("INFO [WorkerProvider] Worker ssm-agent-worker is not running, starting worker process",) * 3,
+            {"AGENT_CRASHES"},
+        ),
+    ],
+)
+def test_what_is_over_and_what_repeats_is_told_of_a_log_of_any_size(
+    tmp_path: Path, said: tuple[str, ...], wanted: set[str]
+) -> None:
+    begins = STALE[0] + TIME.format(2) + "INFO Agent will take identity from EC2\n"
+    debug = TIME.format(5) + "DEBUG [ssm-agent-worker] nothing of note\n"
+    (tmp_path / "amazon-ssm-agent.log").write_text(
+        begins + debug * 500 + "".join(f"{TIME.format(6)}{line}\n" for line in said) + debug * 50_000
+    )
+    assert codes(tmp_path) == wanted
+
+
 def test_one_line_without_an_end_is_cut() -> None:
     tail = LogTail("/log")
     tail.feed(io.BytesIO(STALE[0].encode() + b"x" * (9 << 20) + b"\n" + STALE[1].encode()))
