@@ -642,4 +642,18 @@ RULES: tuple[Rule, ...] = (
     Rule("DISK_FULL", _disk_full),
 )
 
+# How the agent says that it gets no further, whatever the reason.
+_NO_FURTHER = (
+    r"\[CredentialRefresher\] Retrieve credentials produced|\[Registrar\] failed to register identity"
+    r"|Entering SSM Agent hibernate|Health ping failed with error|Failed to get controlchannel token"
+    r"|error when calling AWS APIs\. error details|[Ee]rror occurr?ed when starting amazon-ssm-agent"
+)
+
+
+def unexplained(s: Situation) -> LogLine | None:
+    """The newest line of a fault that still holds: all there is to tell where no rule knows its cause."""
+    said = _refused(_NO_FURTHER)(s)
+    return said[-1] if said else None
+
+
 VERSIONS = {rule.code: rule.versions for rule in RULES}

@@ -20,12 +20,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from haltuun.cli.diagnose import diagnose_files
 from haltuun.errors import ConfigError
 from haltuun.model import Unknown
 from haltuun.redaction import redact
 from haltuun.stages.repair import bundle, logtail, plaintext
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
+from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.offline import read_agent
 
@@ -105,6 +107,34 @@ def test_errors_alone_are_read_where_the_log_is_not_at_hand(tmp_path: Path) -> N
     assert codes(laid_out(tmp_path, errors)) == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
     came_up = STALE[0] + TIME.format(9) + "INFO Agent will take identity from EC2\n"
     assert codes(laid_out(tmp_path, {LOG: came_up.encode()})) == set()
+
+
+@pytest.mark.parametrize("case", ["L1-no-role", "L3-role-access-denied"])
+def test_a_fault_whose_cause_the_files_do_not_show_is_told_all_the_same(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = LOG.replace("amazon-ssm-agent.log", "errors.log")
+    host = laid_out(tmp_path, {errors: (CASES / case / errors).read_bytes()})
+    assert codes(host) == set()
+    diagnose_files(host, as_json=False)
+    told = capsys.readouterr().out
+    assert f"/{errors}:3: " in told and "no fault" not in told
+    diagnose_files(host, as_json=True)
+    assert json.loads(capsys.readouterr().out)["unexplained"]["line"] == 3
+    diagnose_files(CASES / case, as_json=True)
+    assert json.loads(capsys.readouterr().out)["unexplained"] is None
+
+
+def test_what_nobody_has_a_rule_for_is_told_until_it_is_over() -> None:
+    text = "ERROR [CredentialRefresher] Retrieve credentials produced error: UnrecognizedClientException: x"
+    ready = "INFO [CredentialRefresher] Credentials ready"
+    waits = "INFO [CredentialRefresher] Sleeping for 5m0s before retrying retrieve credentials"
+    rows = [STALE[0].rstrip("\n"), TIME.format(2) + "INFO Agent will take identity from EC2"]
+    rows += [TIME.format(n) + row for n, row in enumerate((text, waits, ready), 3)]
+    log = tuple(LogLine(file="/log", line=n, text=row) for n, row in enumerate(rows, 1))
+    held, over = diagnose(Agent(log=log[:4])), diagnose(Agent(log=log))
+    assert held.causes == over.causes == ()
+    assert held.unexplained is not None and held.unexplained.line == 3 and over.unexplained is None
 
 
 @pytest.mark.parametrize("cut", range(0, 400, 37))
