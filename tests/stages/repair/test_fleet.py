@@ -22,7 +22,7 @@ from haltuun.stages.discover.facts import (
     ScalingGroup,
     Template,
 )
-from haltuun.stages.discover.parse_account import parse_region
+from haltuun.stages.discover.parse_account import parse_image, parse_region
 from haltuun.stages.repair.facts import Cleared, RepairAccount, RepairFacts
 from haltuun.stages.repair.judge import judge
 from haltuun.stages.repair.parse import host_columns, node_columns, without_host
@@ -169,6 +169,31 @@ def test_of_each_image_only_what_it_shows() -> None:
     """One of two hosts with different images may be the machine that the other's image was made of."""
     two = {IID: stale(), CLONE: stale()}
     assert "BAKED_REGISTRATION" not in codes(found(two, own={CLONE: {"image_id": "ami-2"}}))
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "baked"),
+    [
+        ({}, {"source_instance": IID}, ["ami-2"]),
+        ({}, {"source_instance": OTHER}, []),
+        ({}, {"source_image": AMI}, [AMI, "ami-2"]),
+        ({"source_image": "ami-2"}, {}, [AMI, "ami-2"]),
+        ({"source_image": "ami-0"}, {"source_image": "ami-0"}, []),
+    ],
+)
+def test_what_an_image_was_made_of_tells_whether_it_has_it(
+    here: dict[str, str], there: dict[str, str], baked: list[str]
+) -> None:
+    images = (ImageFacts(image_id=AMI, **here), ImageFacts(image_id="ami-2", **there))
+    seen = found(
+        {IID: stale(), CLONE: stale()}, own={CLONE: {"image_id": "ami-2"}}, region={"images": images}
+    )
+    told = [finding for finding in seen if finding.code == "BAKED_REGISTRATION"]
+    assert [ami for ami in (AMI, "ami-2") for one in told if f"image {ami}" in one.message] == baked
+    made_of = "".join(there.values())
+    assert not baked or not there or any(f"made of {made_of}" in one.evidence[0] for one in told)
+    row = {"ImageId": "ami-2", "SourceInstanceId": IID, "SourceImageId": AMI}
+    assert (parse_image(row).source_instance, parse_image(row).source_image) == (IID, AMI)
 
 
 def test_a_template_that_looks_its_image_up_is_said_to_be_unknown() -> None:
