@@ -387,6 +387,8 @@ def _silent_registration(s: Situation) -> Sequence[LogLine]:
 
 # With it, and it alone, Systems Manager is asked for everything (ec2_role_provider.go:126-152).
 _FIRST_CALL = "ssm:UpdateInstanceInformation"
+# Said of that call alone, in whatever words the refusal comes.
+_PROFILE_DENIED = r"with instance profile role credentials\. Err: [^\n]*AccessDenied"
 _MAY_NOT = r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: "
 
 
@@ -394,7 +396,7 @@ def _role_denied(s: Situation) -> Sequence[LogLine]:
     if identity_taken(s) == "OnPrem":  # its role belongs to the registration, not to the instance
         return ()
     return _refused(
-        rf"{_MAY_NOT}{_FIRST_CALL}|AssumeRoleUnauthorizedAccess"  # the role does not trust EC2
+        rf"{_MAY_NOT}{_FIRST_CALL}|{_PROFILE_DENIED}|AssumeRoleUnauthorizedAccess"  # it does not trust EC2
     )(s) or _lines(rf"{_MAY_NOT}(ssm|ec2messages):", without=_FIRST_CALL)(s)
 
 
