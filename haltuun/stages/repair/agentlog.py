@@ -86,6 +86,7 @@ _CORE = (
 )
 _WORKER = "[ssm-agent-worker]"
 _WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
+_TELLS_PROXIES = re.compile(r"^(Proxy environment variables|(https?|no)_proxy):", re.IGNORECASE)
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
 # The agent's end that nobody asked for: the runtime's words, its own (it recovers in main() and exits), and
 # systemd's. A credentials refresher that panics sleeps, and begins again without credentials.
@@ -199,8 +200,10 @@ class AgentLog(Frozen):
         return next((entry.at for entry in reversed(self.entries) if entry.at), None)
 
     @property
-    def proxies(self) -> dict[str, tuple[str, Entry]]:
-        """The proxy variables that the last start had, by name; empty ones left out."""
+    def proxies(self) -> dict[str, tuple[str, Entry]] | None:
+        """The proxy variables that the last start had, by name; empty ones left out. None: nothing tells."""
+        if not any(_TELLS_PROXIES.match(entry.text) for entry in self.entries):
+            return None
         found: dict[str, tuple[str, Entry]] = {}
         for entry in self.entries:
             match = _PROXY.match(entry.text)
@@ -211,21 +214,6 @@ class AgentLog(Frozen):
                 else:
                     found.pop(name, None)
         return found
-
-    def metadata_is_proxied(self) -> Entry | None:
-        """IMDS is plain http, so http_proxy alone takes it, unless no_proxy names the address."""
-        return self._proxy("http_proxy", METADATA_ADDRESS, 80)
-
-    def proxy_to(self, host: str) -> Entry | None:
-        """The line of the proxy through which a service's `host` is called, if any."""
-        return self._proxy("https_proxy", host, 443)
-
-    def _proxy(self, name: str, host: str, port: int) -> Entry | None:
-        proxies = self.proxies
-        if name not in proxies:
-            return None
-        spared, _ = proxies.get("no_proxy", ("", None))
-        return None if covers(spared, host, port) else proxies[name][1]
 
 
 def _after(entries: tuple[Entry, ...], mark: Entry | None) -> tuple[Entry, ...]:

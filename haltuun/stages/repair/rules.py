@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from haltuun.model import Unknown, is_false, is_true
-from haltuun.stages.repair.agentlog import METADATA_ADDRESS
+from haltuun.stages.repair.agentlog import METADATA_ADDRESS, covers
 from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE
@@ -261,9 +261,9 @@ def _proxy_intercepts_imds(s: Situation) -> Sequence[LogLine]:
 def _metadata_proxy(s: Situation) -> Sequence[LogLine] | None:
     """What shows that a proxy takes the metadata calls: it is set, or (where the log's beginning is lost) the
     failed call says so itself, and that is shown anyway."""
-    proxied = s.log.metadata_is_proxied() if s.log is not None else None
+    proxied = _proxy_to(s, "http_proxy", METADATA_ADDRESS, 80)  # it is plain http
     if proxied is not None:
-        return (proxied.evidence(),)
+        return (proxied,)
     failed = rf"http://{_METADATA}\S* proxyconnect "
     return () if any(re.search(failed, entry.text) for entry in _imds_entries(s)) else None
 
@@ -312,10 +312,27 @@ _SOME_SERVICE = "ssm.amazonaws.com"
 _HOST = re.compile(r"https://([^/\s\":]+)")
 
 
-def _proxy_of(s: Situation, entry: Entry | None = None) -> Entry | None:
-    """The line of the proxy that takes such a call."""
+def _proxy_of(s: Situation, entry: Entry | None = None) -> LogLine | None:
+    """What sets the proxy that takes such a call."""
     named = _HOST.search(entry.text) if entry is not None else None
-    return s.log.proxy_to(named.group(1) if named else _SOME_SERVICE) if s.log is not None else None
+    return _proxy_to(s, "https_proxy", named.group(1) if named else _SOME_SERVICE, 443)
+
+
+def _proxy_to(s: Situation, name: str, host: str, port: int) -> LogLine | None:
+    """`name`: the variable that calls of that kind go by."""
+    proxies = _proxies(s)
+    spared, _ = proxies.get("no_proxy", ("", None))
+    return proxies[name][1] if name in proxies and not covers(spared, host, port) else None
+
+
+def _proxies(s: Situation) -> dict[str, tuple[str, LogLine]]:
+    """By what the log says of its last start; else by what the running agent has."""
+    told = s.log.proxies if s.log is not None else None
+    if told is not None:
+        return {name: (value, entry.evidence()) for name, (value, entry) in told.items()}
+    running = () if isinstance(s.agent.proxy, Unknown) else s.agent.proxy
+    set_to = {name.lower(): value for name, _, value in (text.partition("=") for text in running)}
+    return {name: (value, _file("/proc", f"{name}={value}")) for name, value in set_to.items()}
 
 
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
@@ -327,7 +344,7 @@ def _proxy_configured(s: Situation) -> Sequence[LogLine]:
     failing = [entry for entry in _failing_entries(s, _CALLS, _METADATA) if _proxy_of(s, entry)]
     proxy = _proxy_of(s, failing[-1]) if failing else _proxy_of(s)
     lines = _still(s, failing) or _silent_registration(s)
-    return (proxy.evidence(), *lines) if proxy is not None and lines else ()
+    return (proxy, *lines) if proxy is not None and lines else ()
 
 
 _ADDRESS = r"dial tcp [0-9a-f.:\[\]]+:"
