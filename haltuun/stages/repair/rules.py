@@ -270,8 +270,23 @@ def _metadata_proxy(s: Situation) -> Sequence[LogLine] | None:
 
 _CALLS = r"send request failed|request send failed|dial tcp|proxyconnect|Client\.Timeout exceeded|x509:"
 _MESSAGES = r"ssmmessages|[Cc]ontrol ?channel|MGSInteractor|MessageGatewayService"
-# Logs, metrics, updates and keys are other services: a host may well do without them.
-_OTHERS = r"https://(?:[^/\s\"]*\.)?(?:s3|logs|monitoring|kms|sts|ec2)[.-]"
+# These call nothing but Systems Manager, wherever they are sent.
+_CALLS_SSM_ALONE = (
+    r"^(\[Registrar\]|\[CredentialRefresher\]|EC2RoleProvider|\[TokenRequestService\]|\[OnPremCredsProvider\]"
+    r"|(\[ssm-agent-worker\] )?(\[HealthCheck\]|Entering SSM Agent hibernate|Health ping failed))"
+)
+_NAMED_HOST = re.compile(r"(?:(?:https?|wss)://|\blookup )([^/\s\":]+)")
+_OWN_HOST = re.compile(
+    r"(ssm|ssmmessages|ec2messages)(-fips)?\.|vpce-[0-9a-z-]+\.(ssm|ssmmessages|ec2messages)\."
+)
+
+
+def _is_of_others(entry: Entry) -> bool:
+    """Logs, metrics, updates, keys, and what documents fetch: a host may well do without them."""
+    hosts = _NAMED_HOST.findall(entry.text)
+    if not hosts or any(map(_OWN_HOST.match, hosts)):
+        return False
+    return re.match(_CALLS_SSM_ALONE, entry.text) is None
 
 
 # A service that grants or refuses was reached.
@@ -291,7 +306,7 @@ def _failing_calls(pattern: str, *, without: str = "") -> Find:
 
 
 def _failing_entries(s: Situation, pattern: str, without: str = "") -> list[Entry]:
-    failed = _entries(s.refused_entries, pattern, f"{without}|{_OTHERS}" if without else _OTHERS)
+    failed = _entries([e for e in s.refused_entries if not _is_of_others(e)], pattern, without)
     answered = failed and any(
         _ANSWERED.search(entry.text) for entry in s.refused_entries if entry.place > failed[-1].place
     )
@@ -410,11 +425,12 @@ _MAY_NOT = r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: "
 
 
 def _role_denied(s: Situation) -> Sequence[LogLine]:
+    """Which parameters a document may read is no matter of the agent's."""
     if identity_taken(s) == "OnPrem":  # its role belongs to the registration, not to the instance
         return ()
     return _refused(
         rf"{_MAY_NOT}{_FIRST_CALL}|{_PROFILE_DENIED}|AssumeRoleUnauthorizedAccess"  # it does not trust EC2
-    )(s) or _lines(rf"{_MAY_NOT}(ssm|ec2messages):", without=_FIRST_CALL)(s)
+    )(s) or _lines(rf"{_MAY_NOT}(ssm|ec2messages):", without=rf"{_FIRST_CALL}|ssm:GetParameter")(s)
 
 
 def _role_missing(s: Situation) -> Sequence[LogLine]:
@@ -528,8 +544,7 @@ def _config_broken(s: Situation) -> Sequence[LogLine]:
 # must any other that the core or a health ping calls, for these call nothing but Systems Manager.
 _OTHER_ENDPOINT = (
     r"(https|wss)://vpce-[0-9a-z-]+\."
-    r"|^(\[Registrar\]|\[CredentialRefresher\]|EC2RoleProvider|\[TokenRequestService\]|\[OnPremCredsProvider\]"
-    r"|(\[ssm-agent-worker\] )?(\[HealthCheck\]|Entering SSM Agent hibernate|Health ping failed))"
+    rf"|{_CALLS_SSM_ALONE}"
     r"[\s\S]*?\bPost \"?https://(?!ssm(-fips)?\.)"
 )
 
@@ -597,6 +612,7 @@ _NO_TLS = (
     r"remote error: tls: |tls: (server selected unsupported protocol version"
     r"|first record does not look like a TLS handshake|no supported versions)"
 )
+_OF_CLOUDWATCH = r"[Cc]loud[Ww]atch|LogEvents|[Ll]og ?(Stream|Group)"
 
 RULES: tuple[Rule, ...] = (
     Rule("CONFIG_BROKEN", _config_broken),
@@ -629,7 +645,9 @@ RULES: tuple[Rule, ...] = (
     Rule("TLS_FAILS", _failing_calls(_NO_TLS, without="proxyconnect")),
     Rule("ROLE_MISSING", _role_missing),
     Rule("ROLE_DENIED", _role_denied),
-    Rule("THROTTLED", _refused(r"ThrottlingException|Rate exceeded|due to throttling")),
+    Rule(
+        "THROTTLED", _refused(r"ThrottlingException|Rate exceeded|due to throttling", without=_OF_CLOUDWATCH)
+    ),
     Rule(
         "TOKEN_EXPIRED",
         _refused(
