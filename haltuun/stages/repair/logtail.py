@@ -25,7 +25,7 @@ STARTS = 8
 # What is kept of a log as it stands, before lines are let go of: of the last start, and of each before it.
 RAW_BYTES, OLDER_BYTES = 2 << 20, 256 << 10
 # A line that is kept costs some hundred bytes, however short.
-RAW_LINES = 30_000
+RAW_LINES, ROW_BYTES = 30_000, 100
 # Of entries that say the same but for numbers, the newest are kept; and so many that differ, in so much.
 ALIKE, SHAPES, KEPT_BYTES = 4, 4000, 8 << 20
 # The beginning of a start (proxies, identity) and the end of a log are kept whole.
@@ -307,7 +307,7 @@ def _is_tagged(row: bytes) -> bool:
 
 
 def _size(entry: _Rows) -> int:
-    return sum(len(row) for _, row in entry)
+    return sum(len(row) + ROW_BYTES for _, row in entry)
 
 
 def _rows(first: int, text: bytes) -> _Rows:

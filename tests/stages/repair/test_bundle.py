@@ -409,6 +409,16 @@ def test_many_long_starts_keep_no_more_than_one(monkeypatch: pytest.MonkeyPatch)
     assert sum(line.text == STALE[0].rstrip("\n") for line in lines) == 8
 
 
+def test_a_line_is_counted_however_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept in full, ten megabytes of such lines take a gigabyte."""
+    for name, bound in {"RAW_BYTES": 1 << 14, "KEPT_BYTES": 1 << 17, "TAIL_LINES": 9}.items():
+        monkeypatch.setattr(logtail, name, bound)
+    words = (chr(ord("k") + n // 14) + chr(ord("k") + n % 14) for n in range(196))
+    tail = LogTail("/log")
+    tail.feed(io.BytesIO("".join(f"{TIME.format(9)}ERROR {word}\n" + "x\n" * 99 for word in words).encode()))
+    assert len(tail.lines()) < (1 << 17) // 100 + (1 << 14) // 2 + logtail.HEAD_LINES
+
+
 def test_a_line_without_blanks_is_searched_once() -> None:
     began = time.process_time()
     for line in ("x" * 4096, "@" + "a:" * 2048, "x://" * 1024 + " @", "@" + "proxy:" * 680):
