@@ -165,12 +165,12 @@ class LogTail:
 
     def _settle(self) -> None:
         """Of each start no more than is looked at."""
-        *older, last = self._starts or [_Start(1)]
-        for start in older:
-            if start.raw_size > OLDER_BYTES:
+        for start in self._starts:
+            most_bytes, most_lines = OLDER_BYTES, RAW_LINES // STARTS
+            if start is self._starts[-1]:
+                most_bytes, most_lines = RAW_BYTES, RAW_LINES
+            if start.raw_size > most_bytes or sum(text.count(b"\n") for text in start.raw) > most_lines:
                 self._thin(start)
-        if sum(text.count(b"\n") for text in last.raw) > RAW_LINES:
-            self._thin(last)
 
     def _add(self, text: bytes) -> None:
         """Whole lines (the last may lack its newline)."""
