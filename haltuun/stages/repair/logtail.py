@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from haltuun.stages.repair.entries import ENTRY_LINES, TAGS, own_words
 from haltuun.stages.repair.facts import LogLine
@@ -89,6 +89,7 @@ _WORDS = (
     b"panic: ",
 )
 _LEVELS = (b" WARN ", b" ERROR ", b" CRITICAL ", b" FATAL ")
+_ENTRY = re.compile(rb"[^\n]*(?:\n(?!\d)[^\n]*){0,%d}" % (ENTRY_LINES - 1))
 _NUMBERS = re.compile(rb"[0-9a-f]*[0-9][0-9a-f]*")
 _Rows = list[tuple[int, bytes]]  # number in the file, text
 
@@ -353,42 +354,32 @@ def _lines_with(words: Sequence[bytes], text: bytes) -> list[int]:
 
 
 def _entries_that_matter(text: bytes) -> list[int]:
-    """Where they begin. Word by word over the whole text, which is ten times as fast as line by line."""
+    """Where they begin. Word by word over the whole text, which is ten times as fast as line by line; lines
+    that continue an entry are gone through once, however many of them are hits."""
     found: set[int] = set()
     for word in (*_WORDS, *_LEVELS):
-        at, hit = text.find(word), _Hit(0, 0, 0)
+        least, at = 0, text.find(word)
         while at >= 0:
             begin = text.rfind(b"\n", 0, at) + 1
             if text[begin : begin + 1].isdigit():  # as most do
-                found.add(begin)
+                least, end = begin, text.find(b"\n", at)
             else:
-                hit = _hit(text, begin, hit)
-                found.add(hit.entry)
-            end = text.find(b"\n", at)
+                begin = _first_line(text, begin, least)
+                whole = _ENTRY.match(text, begin)
+                end = whole.end() if whole else -1
+                least = end + 1
+            found.add(begin)
             at = text.find(word, end) if end >= 0 else -1
     return sorted(found)
 
 
-class _Hit(NamedTuple):
-    """Where a line begins, the entry that it is of, and how many lines below the entry's first it stands."""
-
-    line: int
-    entry: int
-    depth: int
-
-
-def _hit(text: bytes, line: int, last: _Hit) -> _Hit:
-    """The line that begins at `line`, of itself or of the line above it that it continues. No further up than
-    the hit before it, which knows its own: an entry whose every line is a hit is gone through once."""
-    begin = line
-    for depth in range(ENTRY_LINES):
-        if begin == 0 or text[begin : begin + 1].isdigit():
-            return _Hit(line, begin, depth)
-        if begin <= last.line:
-            whole = last.depth + depth
-            return _Hit(line, last.entry, whole) if whole < ENTRY_LINES else _Hit(line, begin, depth)
+def _first_line(text: bytes, begin: int, least: int) -> int:
+    """Of the entry that the line which begins there continues; not before `least`."""
+    for _ in range(ENTRY_LINES - 1):
+        if begin <= least or text[begin : begin + 1].isdigit():
+            break
         begin = text.rfind(b"\n", 0, begin - 1) + 1
-    return _Hit(line, begin, ENTRY_LINES)
+    return begin
 
 
 def _entry(line: int, text: bytes, begin: int) -> _Rows:
