@@ -14,13 +14,17 @@ from haltuun.model import Severity, Unknown
 from haltuun.report.render import plain
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
-from haltuun.stages.repair.facts import Agent
+from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.offline import read_agent
 from haltuun.stages.repair.rules import VERSIONS
 from haltuun.stages.repair.wording import WORDING
 
 # What a folder or an archive can show of an agent.
 PARTS = ("log", "vault", "registration_file", "identity_config", "config", "credentials", "packages")
+UNEXPLAINED = (
+    "Look at amazon-ssm-agent.log around that line, from the agent's last start on: errors.log leaves out the"
+    " warnings, which tell a missing role from a refused one. A restart writes the reason anew."
+)
 STYLE = {Severity.critical: "bold red", Severity.high: "red", Severity.medium: "yellow", Severity.low: "dim"}
 
 
@@ -41,7 +45,8 @@ def diagnose_files(path: Path, as_json: bool) -> int:
 
 
 def document(agent: Agent, found: Diagnosis) -> dict[str, Any]:
-    """The stable form of `diagnose --json`. `unknown`: part → why the files do not show it."""
+    """The stable form of `diagnose --json`. `unknown`: part → why the files do not show it;
+    `unexplained`: a line of a fault whose cause they do not show."""
     return {
         "identity": found.identity,
         "instance_id": found.instance_id,
@@ -57,6 +62,7 @@ def document(agent: Agent, found: Diagnosis) -> dict[str, Any]:
             }
             for cause in found.causes
         ],
+        "unexplained": found.unexplained.model_dump() if found.unexplained else None,
         "unknown": _unknown(agent),
     }
 
@@ -75,12 +81,17 @@ def _print(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> None:
         console.print(Text.assemble((cause.code, STYLE.get(severity, "")), f"  {severity.value}"))
         console.print(Text(f"  {plain(cause.message)}"))
         for line in cause.evidence:
-            console.print(Text(f"  {line.file}:{line.line}: {plain(line.text)}", style="dim"))
+            console.print(Text(f"  {_told(line)}", style="dim"))
         console.print(Text(f"  → {plain(cause.remedy)}"))
         console.print(
             Text(f"  docs/runbooks/{cause.code}.md · holds for {VERSIONS[cause.code]}", style="dim")
         )
-    if not found.causes:
+    if found.unexplained:
+        console.print()
+        console.print(Text("A fault holds, and these files do not show its cause:", style="bold"))
+        console.print(Text(f"  {_told(found.unexplained)}", style="dim"))
+        console.print(Text(f"  → {UNEXPLAINED}"))
+    elif not found.causes:
         console.print("These files show no fault that still holds.")
     for name, why in sorted(unread.items()):
         console.print(Text(f"Not read: /{plain(name)}: {why}.", style="yellow"))
@@ -90,6 +101,10 @@ def _print(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> None:
         console.print(Text("Not shown by these files, so nothing is said about it:", style="dim"))
         for why in sorted(set(unknown.values())):
             console.print(Text(f"  {plain(why.partition(': ')[2])}", style="dim"))
+
+
+def _told(line: LogLine) -> str:
+    return f"{line.file}:{line.line}: {plain(line.text)}"
 
 
 def _headline(found: Diagnosis) -> Text:

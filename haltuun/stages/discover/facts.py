@@ -40,6 +40,8 @@ class ImageFacts(Frozen):
     owner: str = ""
     imported: bool = False  # came in through VM Import, or says so
     created_at: datetime | None = None
+    source_instance: str = ""  # what it was made of
+    source_image: str = ""  # what it was copied from
 
 
 class Baseline(Frozen):

@@ -161,6 +161,8 @@ def parse_image(row: Json) -> ImageFacts:
         owner=str(row.get("ImageOwnerAlias") or row.get("OwnerId") or ""),
         imported=imported,
         created_at=_created_at(row),
+        source_instance=str(row.get("SourceInstanceId") or ""),
+        source_image=str(row.get("SourceImageId") or ""),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import pairwise
 
 from haltuun.model import Frozen
@@ -86,6 +86,7 @@ _CORE = (
 )
 _WORKER = "[ssm-agent-worker]"
 _WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
+_TELLS_PROXIES = re.compile(r"^(Proxy environment variables|(https?|no)_proxy):", re.IGNORECASE)
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
 # The agent's end that nobody asked for: the runtime's words, its own (it recovers in main() and exits), and
 # systemd's. A credentials refresher that panics sleeps, and begins again without credentials.
@@ -199,8 +200,10 @@ class AgentLog(Frozen):
         return next((entry.at for entry in reversed(self.entries) if entry.at), None)
 
     @property
-    def proxies(self) -> dict[str, tuple[str, Entry]]:
-        """The proxy variables that the last start had, by name; empty ones left out."""
+    def proxies(self) -> dict[str, tuple[str, Entry]] | None:
+        """The proxy variables that the last start had, by name; empty ones left out. None: nothing tells."""
+        if not any(_TELLS_PROXIES.match(entry.text) for entry in self.entries):
+            return None
         found: dict[str, tuple[str, Entry]] = {}
         for entry in self.entries:
             match = _PROXY.match(entry.text)
@@ -212,31 +215,37 @@ class AgentLog(Frozen):
                     found.pop(name, None)
         return found
 
-    def metadata_is_proxied(self) -> Entry | None:
-        """IMDS is plain http, so http_proxy alone takes it, unless no_proxy names the address."""
-        proxies = self.proxies
-        if "http_proxy" not in proxies:
-            return None
-        spared, _ = proxies.get("no_proxy", ("", None))
-        return None if covers_metadata(spared) else proxies["http_proxy"][1]
-
 
 def _after(entries: tuple[Entry, ...], mark: Entry | None) -> tuple[Entry, ...]:
     return entries if mark is None else tuple(entry for entry in entries if entry.place > mark.place)
 
 
-def covers_metadata(no_proxy: str) -> bool:
-    """Whether Go's reading of `no_proxy` (golang.org/x/net/http/httpproxy) spares IMDS."""
-    for part in (piece.strip() for piece in no_proxy.split(",")):
-        if part == "*" or part.removesuffix(":80") == METADATA_ADDRESS:
+def covers(no_proxy: str, host: str, port: int) -> bool:
+    """Whether Go's reading of `no_proxy` (golang.org/x/net/http/httpproxy) spares `host`."""
+    host = host.lower()
+    address = _address(host)
+    for part in no_proxy.lower().split(","):
+        part = part.strip().removesuffix(f":{port}")
+        if part in ("*", host):
             return True
-        if "/" in part:
+        if address is None:
+            domain = part.removeprefix("*")
+            if domain and host.endswith(domain if domain.startswith(".") else f".{domain}"):
+                return True
+        elif "/" in part:
             try:
-                if ip_address(METADATA_ADDRESS) in ip_network(part, strict=False):
+                if address in ip_network(part, strict=False):
                     return True
             except ValueError:
                 continue
     return False
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def read_log(lines: Sequence[LogLine]) -> AgentLog:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from haltuun.model import Frozen, Unknown
-from haltuun.stages.repair.facts import Agent, Cause, Identity
-from haltuun.stages.repair.rules import RULES
+from haltuun.model import Frozen, Severity, Unknown
+from haltuun.stages.repair.facts import Agent, Cause, Identity, LogLine
+from haltuun.stages.repair.rules import RULES, unexplained
 from haltuun.stages.repair.situation import Situation, identity_taken, situation_of
 from haltuun.stages.repair.wording import WORDING
 
 
 class Diagnosis(Frozen):
-    """Identity of the last start (None: it took none, or no start is `shown`), its id, the causes found."""
+    """Identity of the last start (None: it took none, or no start is `shown`), its id, the causes found.
+
+    `unexplained`: a line of a fault that still holds, where nothing tells its cause.
+    """
 
     shown: bool
     identity: Identity | None
     instance_id: str | None
     connected: bool
     causes: tuple[Cause, ...]
+    unexplained: LogLine | None = None
 
     def has(self, *codes: str) -> bool:
         return any(cause.code in codes for cause in self.causes)
@@ -34,12 +38,14 @@ def diagnose(agent: Agent) -> Diagnosis:
                 Cause(code=rule.code, message=wording.message, remedy=wording.remedy, evidence=evidence)
             )
     identity = identity_taken(s)
+    explained = any(WORDING[cause.code].severity is not Severity.low for cause in causes)
     return Diagnosis(
         shown=s.log is not None and s.log.has_start,
         identity=identity,
         instance_id=_identity_id(s, identity),
         connected=s.log is not None and s.log.connected is not None,
         causes=tuple(causes),
+        unexplained=None if explained else unexplained(s),
     )
 
 

@@ -30,11 +30,14 @@ BAKE = (
 
 def judge_fleet(view: View) -> Iterator[Finding]:
     """One finding for each registration that came to its hosts with their image: several of one image have
-    it, or it is older than the image. One that a single host got later is that host's alone.
+    it, or it is older than the image, or the image was made of one that has it. One that a single host got
+    later is that host's alone.
     """
     for registration, carriers in sorted(_carriers(view).items()):
-        for image, some in sorted(_by_image(view, carriers).items()):
-            if len(some) < 2 and not _is_older(view, registration, image):
+        by_image = _by_image(view, carriers)
+        for image, some in sorted(by_image.items()):
+            older = _is_older(view, registration, image)
+            if len(some) < 2 and not older and not _descends(view, image, carriers, set(by_image)):
                 continue
             stale = [host for host in some if _has(view, host, registration)]
             producers = _producers(view, image)
@@ -54,9 +57,12 @@ def _baked(
     going_on = f" New hosts go on coming from it: {'; '.join(producers)}." if producers else ""
     if unknown := _unknown_producers(view, image[0]):
         going_on += f" What else starts hosts of it is not known: {'; '.join(unknown)}."
+    row = _row_of(view, image)
+    made_of = row.source_instance or row.source_image if row else ""
     had = [host for host in carriers if host not in stale]
     kin = [host for host in _of_image(view, image) if host.instance_id not in carriers]
-    evidence = [f"has it: {view.hosts[host].label}" for host in stale]
+    evidence = [f"the image was made of {made_of}"] if made_of else []
+    evidence += [f"has it: {view.hosts[host].label}" for host in stale]
     evidence += [f"had it, and was cleared: {view.hosts[host].label}" for host in had]
     evidence += [f"of the same image, its vault was not seen: {host.label}" for host in kin]
     members = sorted(_memberships(view, [*carriers, *(host.instance_id for host in kin)]))
@@ -116,6 +122,19 @@ def _is_older(view: View, registration: Registration, image: Image) -> bool:
         return False
     made = row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC)
     return node.registered_at < made
+
+
+def _descends(view: View, image: Image, carriers: Sequence[str], images: set[Image]) -> bool:
+    """Made of a host that has it; or copied from the image of another that has it, or the other way round."""
+    row = _row_of(view, image)
+    if row is not None and row.source_instance in carriers:
+        return True
+    others = {one: _row_of(view, one) for one in images - {image}}
+    copied_from = row.source_image if row is not None else ""
+    return any(
+        ami == copied_from or (other is not None and other.source_image == image[1])
+        for (_, ami), other in others.items()
+    )
 
 
 def _of_image(view: View, image: Image) -> list[Host]:

@@ -9,11 +9,11 @@ the newest. Of a journal or a syslog, only the agent's own lines are looked at.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from haltuun.stages.repair.entries import ENTRY_LINES, TAGS, own_words
 from haltuun.stages.repair.facts import LogLine
@@ -22,8 +22,10 @@ from haltuun.stages.repair.layout import Kind
 BLOCK = 1 << 20
 # A restart loop is one story, told by its last few starts.
 STARTS = 8
-# What is kept of a log as it stands, before lines are let go of.
-RAW_BYTES = 2 << 20
+# What is kept of a log as it stands, before lines are let go of: of the last start, and of each before it.
+RAW_BYTES, OLDER_BYTES = 2 << 20, 256 << 10
+# A line that is kept costs some hundred bytes, however short.
+RAW_LINES, ROW_BYTES = 30_000, 100
 # Of entries that say the same but for numbers, the newest are kept; and so many that differ, in so much.
 ALIKE, SHAPES, KEPT_BYTES = 4, 4000, 8 << 20
 # The beginning of a start (proxies, identity) and the end of a log are kept whole.
@@ -82,9 +84,12 @@ _WORDS = (
     b"Mismatch",
     b"DoesNotMatch",
     b"Starting",
+    b"redentials",
+    b"starting worker",
     b"panic: ",
 )
 _LEVELS = (b" WARN ", b" ERROR ", b" CRITICAL ", b" FATAL ")
+_ENTRY = re.compile(rb"[^\n]*(?:\n(?!\d)[^\n]*){0,%d}" % (ENTRY_LINES - 1))
 _NUMBERS = re.compile(rb"[0-9a-f]*[0-9][0-9a-f]*")
 _Rows = list[tuple[int, bytes]]  # number in the file, text
 
@@ -103,7 +108,7 @@ class _Start:
 
     def keep(self, entry: _Rows) -> None:
         """One entry, its continuation lines included."""
-        shape = _shape(entry[0][1][TIME_BYTES : TIME_BYTES + SHAPE_BYTES])
+        shape = _shape_at(entry[0][1], 0)
         alike = self.kept.pop(shape, None) or deque()
         alike.append(entry)
         self.kept_size += _size(entry)
@@ -157,6 +162,16 @@ class LogTail:
         finally:
             if carry:
                 self._add(carry)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Of each start no more than is looked at."""
+        for start in self._starts:
+            most_bytes, most_lines = OLDER_BYTES, RAW_LINES // STARTS
+            if start is self._starts[-1]:
+                most_bytes, most_lines = RAW_BYTES, RAW_LINES
+            if start.raw_size > most_bytes or sum(text.count(b"\n") for text in start.raw) > most_lines:
+                self._thin(start)
 
     def _add(self, text: bytes) -> None:
         """Whole lines (the last may lack its newline)."""
@@ -255,7 +270,7 @@ class LogTail:
             start.head += [(number, row[:TEXT_BYTES]) for number, row in enumerate(head, line)]
             line += len(head)
         at = 0
-        for begin in _entries_that_matter(old):
+        for begin in _newest_alike(old, _entries_that_matter(old)):
             line += old.count(b"\n", at, begin)
             at = begin
             start.keep(_entry(line, old, begin))
@@ -293,7 +308,7 @@ def _is_tagged(row: bytes) -> bool:
 
 
 def _size(entry: _Rows) -> int:
-    return sum(len(row) for _, row in entry)
+    return sum(len(row) + ROW_BYTES for _, row in entry)
 
 
 def _rows(first: int, text: bytes) -> _Rows:
@@ -306,6 +321,24 @@ def _rows(first: int, text: bytes) -> _Rows:
 @lru_cache(maxsize=SHAPES)
 def _shape(text: bytes) -> bytes:
     return _NUMBERS.sub(b"#", text)
+
+
+def _shape_at(text: bytes, begin: int) -> bytes:
+    """Of the entry that begins there, by its first line."""
+    end = text.find(b"\n", begin, begin + TIME_BYTES + SHAPE_BYTES)
+    return _shape(text[begin + TIME_BYTES : begin + TIME_BYTES + SHAPE_BYTES if end < 0 else end])
+
+
+def _newest_alike(text: bytes, begins: Sequence[int]) -> list[int]:
+    """Without those that the ones after them would push out."""
+    seen: Counter[bytes] = Counter()
+    newest = []
+    for begin in reversed(begins):
+        shape = _shape_at(text, begin)
+        seen[shape] += 1
+        if seen[shape] <= ALIKE:
+            newest.append(begin)
+    return newest[::-1]
 
 
 def _lines_with(words: Sequence[bytes], text: bytes) -> list[int]:
@@ -321,38 +354,32 @@ def _lines_with(words: Sequence[bytes], text: bytes) -> list[int]:
 
 
 def _entries_that_matter(text: bytes) -> list[int]:
-    """Where they begin. Word by word over the whole text, which is ten times as fast as line by line."""
+    """Where they begin. Word by word over the whole text, which is ten times as fast as line by line; lines
+    that continue an entry are gone through once, however many of them are hits."""
     found: set[int] = set()
     for word in (*_WORDS, *_LEVELS):
-        at, hit = text.find(word), _Hit(0, 0, 0)
+        least, at = 0, text.find(word)
         while at >= 0:
-            hit = _hit(text, at, hit)
-            found.add(hit.entry)
-            end = text.find(b"\n", at)
+            begin = text.rfind(b"\n", 0, at) + 1
+            if text[begin : begin + 1].isdigit():  # as most do
+                least, end = begin, text.find(b"\n", at)
+            else:
+                begin = _first_line(text, begin, least)
+                whole = _ENTRY.match(text, begin)
+                end = whole.end() if whole else -1
+                least = end + 1
+            found.add(begin)
             at = text.find(word, end) if end >= 0 else -1
     return sorted(found)
 
 
-class _Hit(NamedTuple):
-    """Where a line begins, the entry that it is of, and how many lines below the entry's first it stands."""
-
-    line: int
-    entry: int
-    depth: int
-
-
-def _hit(text: bytes, at: int, last: _Hit) -> _Hit:
-    """The line at `at`, of itself or of the line above it that it continues. No further up than the hit
-    before it, which knows its own: an entry whose every line is a hit is gone through once."""
-    line = begin = text.rfind(b"\n", 0, at) + 1
-    for depth in range(ENTRY_LINES):
-        if begin == 0 or text[begin : begin + 1].isdigit():
-            return _Hit(line, begin, depth)
-        if begin <= last.line:
-            whole = last.depth + depth
-            return _Hit(line, last.entry, whole) if whole < ENTRY_LINES else _Hit(line, begin, depth)
+def _first_line(text: bytes, begin: int, least: int) -> int:
+    """Of the entry that the line which begins there continues; not before `least`."""
+    for _ in range(ENTRY_LINES - 1):
+        if begin <= least or text[begin : begin + 1].isdigit():
+            break
         begin = text.rfind(b"\n", 0, begin - 1) + 1
-    return _Hit(line, begin, ENTRY_LINES)
+    return begin
 
 
 def _entry(line: int, text: bytes, begin: int) -> _Rows:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from haltuun.model import Unknown, is_false, is_true
-from haltuun.stages.repair.agentlog import METADATA_ADDRESS
+from haltuun.stages.repair.agentlog import METADATA_ADDRESS, covers
 from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import CORE, LogLine
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE
@@ -213,7 +213,11 @@ _NO_ANSWER = (
     r"|status code: (0|40[13]))"
 )
 # The SDK says of whatever keeps it from the metadata that there is no role; the line below tells.
-_NO_ROLE = r"no EC2 (instance|IMDS) role found"
+# The first agents (2.0 to 2.2) name no more than the SDK's whole chain.
+_NO_ROLE = (
+    r"(no EC2 (instance|IMDS) role found"
+    r"|(error details|hibernate|failed with error) - ([A-Za-z]+ Error: )?NoCredentialProviders:)"
+)
 # From the entry's beginning, the first such words taken for good: a hostile log repeats them.
 _NO_ROLE_FOR_IMDS = rf"^(?>[\s\S]*?{_NO_ROLE})[\s\S]*?{_NO_ANSWER}"
 _NO_INSTANCE_ROLE = rf"^(?>[\s\S]*?failed to retrieve instance identity role\. Error)[\s\S]*?{_NO_ANSWER}"
@@ -246,21 +250,43 @@ def _no_identity_unexplained(s: Situation) -> Sequence[LogLine]:
 
 
 def _imds_unreachable(s: Situation) -> Sequence[LogLine]:
-    if s.log is not None and s.log.metadata_is_proxied():
-        return ()
-    return _imds(s)
+    return () if _metadata_proxy(s) is not None else _imds(s)
 
 
 def _proxy_intercepts_imds(s: Situation) -> Sequence[LogLine]:
-    proxied = s.log.metadata_is_proxied() if s.log is not None else None
-    lines = _imds(s)
-    return (proxied.evidence(), *lines) if proxied is not None and lines else ()
+    proxied, lines = _metadata_proxy(s), _imds(s)
+    return (*proxied, *lines) if proxied is not None and lines else ()
+
+
+def _metadata_proxy(s: Situation) -> Sequence[LogLine] | None:
+    """What shows that a proxy takes the metadata calls: it is set, or (where the log's beginning is lost) the
+    failed call says so itself, and that is shown anyway."""
+    proxied = _proxy_to(s, "http_proxy", METADATA_ADDRESS, 80)  # it is plain http
+    if proxied is not None:
+        return (proxied,)
+    failed = rf"http://{_METADATA}\S* proxyconnect "
+    return () if any(re.search(failed, entry.text) for entry in _imds_entries(s)) else None
 
 
 _CALLS = r"send request failed|request send failed|dial tcp|proxyconnect|Client\.Timeout exceeded|x509:"
 _MESSAGES = r"ssmmessages|[Cc]ontrol ?channel|MGSInteractor|MessageGatewayService"
-# Logs, metrics, updates and keys are other services: a host may well do without them.
-_OTHERS = r"https://(?:[^/\s\"]*\.)?(?:s3|logs|monitoring|kms|sts|ec2)[.-]"
+# These call nothing but Systems Manager, wherever they are sent.
+_CALLS_SSM_ALONE = (
+    r"^(\[Registrar\]|\[CredentialRefresher\]|EC2RoleProvider|\[TokenRequestService\]|\[OnPremCredsProvider\]"
+    r"|(\[ssm-agent-worker\] )?(\[HealthCheck\]|Entering SSM Agent hibernate|Health ping failed))"
+)
+_NAMED_HOST = re.compile(r"(?:(?:https?|wss)://|\blookup )([^/\s\":]+)")
+_OWN_HOST = re.compile(
+    r"(ssm|ssmmessages|ec2messages)(-fips)?\.|vpce-[0-9a-z-]+\.(ssm|ssmmessages|ec2messages)\."
+)
+
+
+def _is_of_others(entry: Entry) -> bool:
+    """Logs, metrics, updates, keys, and what documents fetch: a host may well do without them."""
+    hosts = _NAMED_HOST.findall(entry.text)
+    if not hosts or any(map(_OWN_HOST.match, hosts)):
+        return False
+    return re.match(_CALLS_SSM_ALONE, entry.text) is None
 
 
 # A service that grants or refuses was reached.
@@ -280,7 +306,7 @@ def _failing_calls(pattern: str, *, without: str = "") -> Find:
 
 
 def _failing_entries(s: Situation, pattern: str, without: str = "") -> list[Entry]:
-    failed = _entries(s.refused_entries, pattern, f"{without}|{_OTHERS}" if without else _OTHERS)
+    failed = _entries([e for e in s.refused_entries if not _is_of_others(e)], pattern, without)
     answered = failed and any(
         _ANSWERED.search(entry.text) for entry in s.refused_entries if entry.place > failed[-1].place
     )
@@ -296,28 +322,86 @@ _BY_PROXY = (
 _DIRECT = r"dial tcp"
 
 
+# Where a call that failed does not say whom it was for.
+_SOME_SERVICE = "ssm.amazonaws.com"
+_HOST = re.compile(r"https://([^/\s\":]+)")
+
+
+def _proxy_of(s: Situation, entry: Entry | None = None) -> LogLine | None:
+    """What sets the proxy that takes such a call."""
+    named = _HOST.search(entry.text) if entry is not None else None
+    return _proxy_to(s, "https_proxy", named.group(1) if named else _SOME_SERVICE, 443)
+
+
+def _proxy_to(s: Situation, name: str, host: str, port: int) -> LogLine | None:
+    """`name`: the variable that calls of that kind go by."""
+    proxies = _proxies(s)
+    spared, _ = proxies.get("no_proxy", ("", None))
+    return proxies[name][1] if name in proxies and not covers(spared, host, port) else None
+
+
+def _proxies(s: Situation) -> dict[str, tuple[str, LogLine]]:
+    """By what the log says of its last start; else by what the running agent has."""
+    told = s.log.proxies if s.log is not None else None
+    if told is not None:
+        return {name: (value, entry.evidence()) for name, (value, entry) in told.items()}
+    running = () if isinstance(s.agent.proxy, Unknown) else s.agent.proxy
+    set_to = {name.lower(): value for name, _, value in (text.partition("=") for text in running)}
+    return {name: (value, _file("/proc", f"{name}={value}")) for name, value in set_to.items()}
+
+
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
-    by_proxy = _failing_calls(_BY_PROXY)(s)
+    by_proxy = _failing_calls(_BY_PROXY, without=_METADATA)(s)
     if by_proxy:
         return by_proxy
-    proxies = s.log.proxies if s.log is not None else {}
-    if "https_proxy" not in proxies or _failing_entries(s, _DIRECT, _METADATA):
+    if _failing_entries(s, _DIRECT, _METADATA):
         return ()
-    failing = _failing_calls(_CALLS, without=_METADATA)(s)
-    return (proxies["https_proxy"][1].evidence(), *failing) if failing else ()
+    failing = [entry for entry in _failing_entries(s, _CALLS, _METADATA) if _proxy_of(s, entry)]
+    proxy = _proxy_of(s, failing[-1]) if failing else _proxy_of(s)
+    lines = _still(s, failing) or _silent_registration(s)
+    return (proxy, *lines) if proxy is not None and lines else ()
 
 
 _ADDRESS = r"dial tcp [0-9a-f.:\[\]]+:"
+# Windows tells both in its own language: English, German, French, Spanish, Portuguese, Italian, Japanese.
+_WINDOWS_TIMES_OUT = (
+    r"A (connection attempt failed|socket operation was attempted to an unreachable)"
+    r"|Ein Verbindungsversuch ist fehlgeschlagen|Une tentative de connexion a échoué"
+    r"|[^\n]*(intento de conexión|tentativa de conexão falhou|Risposta non corretta|正しく応答しな)"
+)
+_WINDOWS_REFUSED = (
+    r"No connection could be made"
+    r"|[^\n]*(die Verbindung verweigert|expressément refus|denegó expresamente|recusou ativamente"
+    r"|Rifiuto persistente|拒否された)"
+)
 _TIMES_OUT = (
     rf"{_ADDRESS} (i/o timeout|connect: (network is unreachable|no route to host|connection timed out)"
-    r"|connectex: A (connection attempt failed|socket operation was attempted to an unreachable))"
+    rf"|connectex: ({_WINDOWS_TIMES_OUT}))"
     r"|https://\S+ .*(Client\.Timeout exceeded|deadline exceeded|TLS handshake timeout)"
 )
 
 
+_REFUSES = (
+    rf"{_ADDRESS} (connect: connection refused|connectex: ({_WINDOWS_REFUSED}))"
+    r"|https://\S+ ((read|write) tcp \S+ (read|write): connection reset by peer|(unexpected )?EOF\s*$)"
+)
+_NOT_THESE = rf"{_BY_PROXY}|{_METADATA}|{_MESSAGES}"
+
+
 def _egress_blocked(s: Situation) -> Sequence[LogLine]:
-    timeouts = _failing_calls(_TIMES_OUT, without=rf"{_BY_PROXY}|dial tcp: lookup|{_METADATA}|{_MESSAGES}")(s)
-    return timeouts or _silent_registration(s)
+    """What a proxy has taken and not answered is the proxy's matter."""
+    others = rf"{_BY_PROXY}|dial tcp: lookup|{_METADATA}|{_MESSAGES}"
+    timeouts = _unproxied(s, _failing_entries(s, _TIMES_OUT, others))
+    return _still(s, timeouts) or (_silent_registration(s) if _proxy_of(s) is None else ())
+
+
+def _unproxied(s: Situation, entries: Sequence[Entry]) -> list[Entry]:
+    """Those that no proxy took."""
+    return [e for e in entries if re.search(_DIRECT, e.text) or _proxy_of(s, e) is None]
+
+
+def _endpoint_refused(s: Situation) -> Sequence[LogLine]:
+    return _still(s, _unproxied(s, _failing_entries(s, _REFUSES, _NOT_THESE)))
 
 
 def _silent_registration(s: Situation) -> Sequence[LogLine]:
@@ -335,15 +419,18 @@ def _silent_registration(s: Situation) -> Sequence[LogLine]:
 
 # With it, and it alone, Systems Manager is asked for everything (ec2_role_provider.go:126-152).
 _FIRST_CALL = "ssm:UpdateInstanceInformation"
+# Said of that call alone, in whatever words the refusal comes.
+_PROFILE_DENIED = r"with instance profile role credentials\. Err: [^\n]*AccessDenied"
 _MAY_NOT = r"AccessDenied(Exception)?: User: \S+ is not authorized to perform: "
 
 
 def _role_denied(s: Situation) -> Sequence[LogLine]:
+    """Which parameters a document may read is no matter of the agent's."""
     if identity_taken(s) == "OnPrem":  # its role belongs to the registration, not to the instance
         return ()
     return _refused(
-        rf"{_MAY_NOT}{_FIRST_CALL}|AssumeRoleUnauthorizedAccess"  # the role does not trust EC2
-    )(s) or _lines(rf"{_MAY_NOT}(ssm|ec2messages):", without=_FIRST_CALL)(s)
+        rf"{_MAY_NOT}{_FIRST_CALL}|{_PROFILE_DENIED}|AssumeRoleUnauthorizedAccess"  # it does not trust EC2
+    )(s) or _lines(rf"{_MAY_NOT}(ssm|ec2messages):", without=rf"{_FIRST_CALL}|ssm:GetParameter")(s)
 
 
 def _role_missing(s: Situation) -> Sequence[LogLine]:
@@ -453,11 +540,19 @@ def _config_broken(s: Situation) -> Sequence[LogLine]:
     return [line for line in unloaded if re.search(r"cannot unmarshal|invalid character 'ï'", line.text)]
 
 
+# The agent itself calls its region's own names: an interface endpoint's must have been given to it, and so
+# must any other that the core or a health ping calls, for these call nothing but Systems Manager.
+_OTHER_ENDPOINT = (
+    r"(https|wss)://vpce-[0-9a-z-]+\."
+    rf"|{_CALLS_SSM_ALONE}"
+    r"[\s\S]*?\bPost \"?https://(?!ssm(-fips)?\.)"
+)
+
+
 def _endpoint_override(s: Situation) -> Sequence[LogLine]:
     config = s.agent.config
     if isinstance(config, Unknown):
-        # The agent itself calls its region's own names: an interface endpoint's must have been given to it.
-        return _lines(r"(https|wss)://vpce-[0-9a-z-]+\.")(s)
+        return _lines(_OTHER_ENDPOINT)(s)
     return tuple(_file(CONFIG_FILE, endpoint) for endpoint in config.endpoints)
 
 
@@ -502,7 +597,6 @@ def _hibernating(s: Situation) -> Sequence[LogLine]:
     )(s)
 
 
-_NOT_THESE = rf"{_BY_PROXY}|{_METADATA}|{_MESSAGES}"
 # The agent names the channel before the error as well as after it.
 _MESSAGES_FAIL = (
     rf"^(?=[\s\S]*({_MESSAGES}))[\s\S]*"
@@ -513,6 +607,12 @@ _MESSAGES_FAIL = (
 _CLOSES = r"websocket: close|Reach the retry limit|Failed to close|websocket ping"
 # A certificate that is not valid yet is valid: the host's clock is behind.
 _NOT_YET = r"x509: certificate has expired or is not yet valid: current time \S+ is before"
+# What is between answers with an alert, an old version (agents from 3.3.987 want TLS 1.2), or no TLS.
+_NO_TLS = (
+    r"remote error: tls: |tls: (server selected unsupported protocol version"
+    r"|first record does not look like a TLS handshake|no supported versions)"
+)
+_OF_CLOUDWATCH = r"[Cc]loud[Ww]atch|LogEvents|[Ll]og ?(Stream|Group)"
 
 RULES: tuple[Rule, ...] = (
     Rule("CONFIG_BROKEN", _config_broken),
@@ -537,21 +637,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("DNS_FAILS", _failing_calls(r"dial tcp: lookup |no such host", without=rf"{_BY_PROXY}|{_METADATA}")),
     Rule("EGRESS_BLOCKED", _egress_blocked),
-    Rule(
-        "ENDPOINT_REFUSED",
-        _failing_calls(
-            rf"{_ADDRESS} (connect: connection refused|connectex: No connection could be made)"
-            r"|https://\S+ (read|write) tcp \S+ (read|write): connection reset by peer",
-            without=_NOT_THESE,
-        ),
-    ),
+    Rule("ENDPOINT_REFUSED", _endpoint_refused),
     Rule(
         "TLS_UNTRUSTED",
         _failing_calls(r"x509: |tls: failed to verify certificate", without=rf"proxyconnect|{_NOT_YET}"),
     ),
+    Rule("TLS_FAILS", _failing_calls(_NO_TLS, without="proxyconnect")),
     Rule("ROLE_MISSING", _role_missing),
     Rule("ROLE_DENIED", _role_denied),
-    Rule("THROTTLED", _refused(r"ThrottlingException|Rate exceeded|due to throttling")),
+    Rule(
+        "THROTTLED", _refused(r"ThrottlingException|Rate exceeded|due to throttling", without=_OF_CLOUDWATCH)
+    ),
     Rule(
         "TOKEN_EXPIRED",
         _refused(
@@ -582,5 +678,19 @@ RULES: tuple[Rule, ...] = (
     Rule("SNAP_AND_DEB", _snap_and_deb),
     Rule("DISK_FULL", _disk_full),
 )
+
+# How the agent says that it gets no further, whatever the reason.
+_NO_FURTHER = (
+    r"\[CredentialRefresher\] Retrieve credentials produced|\[Registrar\] failed to register identity"
+    r"|Entering SSM Agent hibernate|Health ping failed with error|Failed to get controlchannel token"
+    r"|error when calling AWS APIs\. error details|[Ee]rror occurr?ed when starting amazon-ssm-agent"
+)
+
+
+def unexplained(s: Situation) -> LogLine | None:
+    """The newest line of a fault that still holds: all there is to tell where no rule knows its cause."""
+    said = _refused(_NO_FURTHER)(s)
+    return said[-1] if said else None
+
 
 VERSIONS = {rule.code: rule.versions for rule in RULES}

@@ -92,6 +92,8 @@ AGAINST: dict[str, Callable[[Sides], str]] = {
     "EGRESS_BLOCKED": _reached,
     "DNS_FAILS": _reached,
     "ENDPOINT_REFUSED": _reached,
+    "TLS_UNTRUSTED": _reached,
+    "TLS_FAILS": _reached,
     "CLOCK_SKEW": _clock,
 }
 

@@ -123,6 +123,11 @@ WORDING: dict[str, Wording] = {
         "The host does not trust the certificate that it sees for Systems Manager.",
         "Update ca-certificates, or add the inspecting proxy's authority.",
     ),
+    "TLS_FAILS": _w(
+        _HIGH,
+        "TLS with Systems Manager does not come about.",
+        "Look at what stands between the host and AWS and inspects TLS or speaks an old version of it.",
+    ),
     "ENDPOINT_OVERRIDE": _w(
         _MEDIUM,
         "amazon-ssm-agent.json sends the agent to another endpoint than its region's.",

@@ -21,12 +21,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from haltuun.cli.diagnose import diagnose_files
 from haltuun.errors import ConfigError
 from haltuun.model import Unknown
 from haltuun.redaction import redact
 from haltuun.stages.repair import bundle, layout, logtail, plaintext
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
+from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.offline import read_agent
 
@@ -106,6 +108,34 @@ def test_errors_alone_are_read_where_the_log_is_not_at_hand(tmp_path: Path) -> N
     assert codes(laid_out(tmp_path, errors)) == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
     came_up = STALE[0] + TIME.format(9) + "INFO Agent will take identity from EC2\n"
     assert codes(laid_out(tmp_path, {LOG: came_up.encode()})) == set()
+
+
+@pytest.mark.parametrize("case", ["L1-no-role", "L3-role-access-denied"])
+def test_a_fault_whose_cause_the_files_do_not_show_is_told_all_the_same(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = LOG.replace("amazon-ssm-agent.log", "errors.log")
+    host = laid_out(tmp_path, {errors: (CASES / case / errors).read_bytes()})
+    assert codes(host) == set()
+    diagnose_files(host, as_json=False)
+    told = capsys.readouterr().out
+    assert f"/{errors}:3: " in told and "no fault" not in told
+    diagnose_files(host, as_json=True)
+    assert json.loads(capsys.readouterr().out)["unexplained"]["line"] == 3
+    diagnose_files(CASES / case, as_json=True)
+    assert json.loads(capsys.readouterr().out)["unexplained"] is None
+
+
+def test_what_nobody_has_a_rule_for_is_told_until_it_is_over() -> None:
+    text = "ERROR [CredentialRefresher] Retrieve credentials produced error: UnrecognizedClientException: x"
+    ready = "INFO [CredentialRefresher] Credentials ready"
+    waits = "INFO [CredentialRefresher] Sleeping for 5m0s before retrying retrieve credentials"
+    rows = [STALE[0].rstrip("\n"), TIME.format(2) + "INFO Agent will take identity from EC2"]
+    rows += [TIME.format(n) + row for n, row in enumerate((text, waits, ready), 3)]
+    log = tuple(LogLine(file="/log", line=n, text=row) for n, row in enumerate(rows, 1))
+    held, over = diagnose(Agent(log=log[:4])), diagnose(Agent(log=log))
+    assert held.causes == over.causes == ()
+    assert held.unexplained is not None and held.unexplained.line == 3 and over.unexplained is None
 
 
 @pytest.mark.parametrize("cut", range(0, 400, 37))
@@ -299,6 +329,48 @@ def test_a_start_that_goes_on_for_ever_is_thinned_and_says_the_same() -> None:
     assert all(rows[line.line - 1] == line.text for line in lines)
 
 
+def test_of_many_long_starts_and_of_short_lines_no_more_is_kept_than_is_looked_at() -> None:
+    begins = STALE[0] + TIME.format(2) + "INFO Agent will take identity from EC2\n"
+    short = "\n" * 100_000
+    for text in ((begins + CHATTER * 15_000) * 8, (begins + short) * 8, begins + short * 15):
+        tail = LogTail("/log")
+        tail.feed(io.BytesIO(text.encode()))
+        lines = tail.lines()
+        assert sum(line.text == STALE[0].rstrip("\n") for line in lines) == text.count(STALE[0])
+        assert lines[-1].line == text.count("\n")
+        assert (
+            len(lines) < 30_000
+        )  # with all of it a hundred megabytes more, and as many seconds as megabytes
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            (
+                "ERROR [CredentialRefresher] Retrieve credentials produced error: ThrottlingException: Rate",
+                "INFO [CredentialRefresher] Sleeping for 5m0s before retrying retrieve credentials",
+                "INFO [CredentialRefresher] Credentials ready",
+            ),
+            set(),
+        ),
+        (
+            ("INFO [WorkerProvider] Worker ssm-agent-worker is not running, starting worker process",) * 3,
+            {"AGENT_CRASHES"},
+        ),
+    ],
+)
+def test_what_is_over_and_what_repeats_is_told_of_a_log_of_any_size(
+    tmp_path: Path, said: tuple[str, ...], wanted: set[str]
+) -> None:
+    begins = STALE[0] + TIME.format(2) + "INFO Agent will take identity from EC2\n"
+    debug = TIME.format(5) + "DEBUG [ssm-agent-worker] nothing of note\n"
+    (tmp_path / "amazon-ssm-agent.log").write_text(
+        begins + debug * 500 + "".join(f"{TIME.format(6)}{line}\n" for line in said) + debug * 50_000
+    )
+    assert codes(tmp_path) == wanted
+
+
 def test_one_line_without_an_end_is_cut() -> None:
     tail = LogTail("/log")
     tail.feed(io.BytesIO(STALE[0].encode() + b"x" * (9 << 20) + b"\n" + STALE[1].encode()))
@@ -337,6 +409,23 @@ def test_many_long_starts_keep_no_more_than_one(monkeypatch: pytest.MonkeyPatch)
     lines = tail.lines()
     assert sum(len(line.text) for line in lines) < (1 << 17) + 8 * (1 << 15)
     assert sum(line.text == STALE[0].rstrip("\n") for line in lines) == 8
+
+
+def test_a_line_is_counted_however_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept in full, ten megabytes of such lines take a gigabyte."""
+    for name, bound in {"RAW_BYTES": 1 << 14, "KEPT_BYTES": 1 << 17, "TAIL_LINES": 9}.items():
+        monkeypatch.setattr(logtail, name, bound)
+    words = (chr(ord("k") + n // 14) + chr(ord("k") + n % 14) for n in range(196))
+    tail = LogTail("/log")
+    tail.feed(io.BytesIO("".join(f"{TIME.format(9)}ERROR {word}\n" + "x\n" * 99 for word in words).encode()))
+    assert len(tail.lines()) < (1 << 17) // 100 + (1 << 14) // 2 + logtail.HEAD_LINES
+
+
+def test_lines_that_continue_an_entry_are_gone_through_once() -> None:
+    tail, began = LogTail("/log"), time.process_time()
+    tail.feed(io.BytesIO(STALE[0].encode() + b"panic: \n" * 2_000_000))
+    assert time.process_time() - began < 4  # a fifth; looked at one by one, twice as many
+    assert tail.lines()[-1].line == 2_000_001
 
 
 def test_a_line_without_blanks_is_searched_once() -> None:

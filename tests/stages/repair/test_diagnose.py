@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from haltuun.model import Unknown
-from haltuun.stages.repair.agentlog import FILE, covers_metadata
+from haltuun.stages.repair.agentlog import FILE, covers
 from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
@@ -49,7 +49,23 @@ def test_a_host_that_came_up_has_no_cause(case: str) -> None:
     ],
 )
 def test_no_proxy_as_go_reads_it(no_proxy: str, spared: bool) -> None:
-    assert covers_metadata(no_proxy) is spared
+    assert covers(no_proxy, "169.254.169.254", 80) is spared
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "spared"),
+    [
+        (".amazonaws.com", True),
+        ("169.254.169.254, *.Amazonaws.com", True),
+        ("amazonaws.com:443", True),
+        ("ssm.eu-west-1.amazonaws.com", True),
+        ("ssm.us-east-1.amazonaws.com,xssm.eu-west-1.amazonaws.com", False),
+        ("aws.com,10.0.0.0/8", False),
+        ("169.254.169.254,", False),
+    ],
+)
+def test_whom_no_proxy_spares_by_name(no_proxy: str, spared: bool) -> None:
+    assert covers(no_proxy, "ssm.eu-west-1.amazonaws.com", 443) is spared
 
 
 START = (

@@ -22,7 +22,7 @@ from haltuun.stages.discover.facts import (
     ScalingGroup,
     Template,
 )
-from haltuun.stages.discover.parse_account import parse_region
+from haltuun.stages.discover.parse_account import parse_image, parse_region
 from haltuun.stages.repair.facts import Cleared, RepairAccount, RepairFacts
 from haltuun.stages.repair.judge import judge
 from haltuun.stages.repair.parse import host_columns, node_columns, without_host
@@ -171,6 +171,31 @@ def test_of_each_image_only_what_it_shows() -> None:
     assert "BAKED_REGISTRATION" not in codes(found(two, own={CLONE: {"image_id": "ami-2"}}))
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "baked"),
+    [
+        ({}, {"source_instance": IID}, ["ami-2"]),
+        ({}, {"source_instance": OTHER}, []),
+        ({}, {"source_image": AMI}, [AMI, "ami-2"]),
+        ({"source_image": "ami-2"}, {}, [AMI, "ami-2"]),
+        ({"source_image": "ami-0"}, {"source_image": "ami-0"}, []),
+    ],
+)
+def test_what_an_image_was_made_of_tells_whether_it_has_it(
+    here: dict[str, str], there: dict[str, str], baked: list[str]
+) -> None:
+    images = (ImageFacts(image_id=AMI, **here), ImageFacts(image_id="ami-2", **there))
+    seen = found(
+        {IID: stale(), CLONE: stale()}, own={CLONE: {"image_id": "ami-2"}}, region={"images": images}
+    )
+    told = [finding for finding in seen if finding.code == "BAKED_REGISTRATION"]
+    assert [ami for ami in (AMI, "ami-2") for one in told if f"image {ami}" in one.message] == baked
+    made_of = "".join(there.values())
+    assert not baked or not there or any(f"made of {made_of}" in one.evidence[0] for one in told)
+    row = {"ImageId": "ami-2", "SourceInstanceId": IID, "SourceImageId": AMI}
+    assert (parse_image(row).source_instance, parse_image(row).source_image) == (IID, AMI)
+
+
 def test_a_template_that_looks_its_image_up_is_said_to_be_unknown() -> None:
     by_parameter = Template(
         label="launch template gold (version 7)", image_id="resolve:ssm:/golden/web:4", called=("gold:7",)
@@ -304,6 +329,7 @@ NO_ROLE = (
 )
 SKEW = "Retrieve credentials produced error: InvalidSignatureException: Signature expired: now earlier"
 BLOCKED = 'Post "https://ssm.eu-central-1.amazonaws.com/": dial tcp 10.0.0.9:443: i/o timeout'
+NO_TRUST = 'Post "https://ssm.eu-central-1.amazonaws.com/": x509: certificate signed by unknown authority'
 REFUSED = "Retrieve credentials produced error: MachineFingerprintDoesNotMatch: "
 UNKNOWN_ID = f"Retrieve credentials produced error: InvalidInstanceId: Not existing InstanceId {MI}"
 PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
@@ -331,6 +357,12 @@ PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
             agent(log=log(*AS_EC2, BLOCKED)),
             {"verified": {"source": "host", "tls_ok": True}},
             "EGRESS_BLOCKED",
+            "answers now",
+        ),
+        (
+            agent(log=log(*AS_EC2, NO_TRUST)),
+            {"verified": {"source": "host", "tls_ok": True}},
+            "TLS_UNTRUSTED",
             "answers now",
         ),
         (agent(log=log(*AS_EC2, BLOCKED)), {"verified": {"egress_ok": True}}, "EGRESS_BLOCKED", ""),

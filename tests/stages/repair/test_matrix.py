@@ -112,6 +112,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "EGRESS_BLOCKED": _up(f"{_SENT}{_POST}dial tcp 10.0.0.9:443: i/o timeout"),
     "ENDPOINT_REFUSED": _up(f"{_SENT}{_POST}dial tcp 10.0.0.9:443: connect: connection refused"),
     "TLS_UNTRUSTED": _up(f"{_SENT}{_POST}tls: failed to verify certificate: x509: unknown authority"),
+    "TLS_FAILS": _up(f"{_SENT}{_POST}remote error: tls: handshake failure"),
     "ENDPOINT_OVERRIDE": _config(endpoints=("Ssm.Endpoint=vpce-1.ssm",)),
     "REGION_PINNED": _config(region="us-east-1"),
     "IDENTITY_ORDER_OVERRIDE": _config(consumption_order=("OnPrem",)),

@@ -84,6 +84,16 @@ def test_a_registration_without_metadata_is_meant_only_as_far_as_files_tell() ->
     assert _codes(text, processes=RUNS) == {"STALE_HYBRID"}  # what it is, the account tells
 
 
+def test_where_the_log_does_not_tell_the_proxies_the_running_agent_does() -> None:
+    late = CASES["proxy that answers too late"][1].partition("INFO Agent will take")[2]
+    rows = f"INFO Agent will take{late}"
+    proxy = "https_proxy=http://10.0.0.8:3128"
+    assert _codes(rows) == {"EGRESS_BLOCKED"}
+    assert _codes(rows, processes=RUNS, proxy=(proxy,)) == {"PROXY_CONFIGURED"}
+    assert _codes(rows, processes=RUNS, proxy=(proxy, "NO_PROXY=.amazonaws.com")) == {"EGRESS_BLOCKED"}
+    assert _codes("@start", rows, processes=RUNS, proxy=(proxy,)) == {"EGRESS_BLOCKED"}  # set since
+
+
 def test_the_core_gives_up_and_not_its_worker() -> None:
     failed = "error occurred when starting amazon-ssm-agent: x"
     by_worker = f"ERROR [ssm-agent-worker] {failed}"
