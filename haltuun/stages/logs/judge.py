@@ -47,8 +47,8 @@ CHECKS = (
         values=(True,),
         code="MARKER_MISSING",
         message="No line of the host was found in its log group.",
-        remedy="Mend what it names (free space, say); else read amazon-cloudwatch-agent.log on the host: its role"
-        " and its way to 'logs' come first.",
+        remedy="Mend what it names (free space, say); else read amazon-cloudwatch-agent.log on the host: its"
+        " role and its way to 'logs' come first.",
         because="marker_note",
     ),
 )
