@@ -39,7 +39,7 @@ ui: $(VENV)/.installed
 
 test: setup lint
 	@scripts/setup.sh root "The tests' lab"
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not soak"
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 # A crowd of a thousand; a worker killed in each stage, and a run that is stopped; on real hosts repairs for any
 # two of cause, init and first state, runs killed in the middle in every way, and at each step of every script that

@@ -83,6 +83,7 @@ def repair_answer(host: Host, init: str) -> str:
         "rpm": "",
         "service": "deb running, enabled",
         "processes": "read",
+        "up_s": "8640000",
         "binary": "/usr/bin/amazon-ssm-agent",
         "dpkg_arch": "amd64",
         "enabled": "yes",
