@@ -329,9 +329,10 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> R
     "own_node": row} or Unknown."""
     account = view.account_facts[StageName.repair]
     assert isinstance(account, RepairAccount)
-    seen = _node_columns(account, host)
-    if not isinstance(host_raw, Unknown) and isinstance(host_raw["own_node"], dict):
-        seen = node_columns(parse_node(host.region, host_raw["own_node"]))
+    seen = _node_columns(account.node(host.region, host.instance_id))
+    own = None if isinstance(host_raw, Unknown) else host_raw["own_node"]
+    if own is not None:  # looked at after the list
+        seen = _node_columns(own if isinstance(own, Unknown) else parse_node(host.region, own))
     agent = _agent_or_unknown(host_raw)
     if isinstance(agent, Unknown):
         return RepairFacts(observed_at=view.now, **seen, **without_host(agent, seen), agent=agent)
@@ -350,8 +351,7 @@ def _agent_or_unknown(host_raw: Json | Unknown) -> Agent | Unknown:
         return Unknown(unknown=f"PROBE_UNREADABLE: the probe's output cannot be read ({error}).")
 
 
-def _node_columns(account: RepairAccount, host: Host) -> dict[str, Any]:
-    node = account.node(host.region, host.instance_id)
+def _node_columns(node: NodeRow | Unknown | None) -> dict[str, Any]:
     if isinstance(node, Unknown):
         return {
             "ssm_status": node,

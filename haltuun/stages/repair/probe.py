@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,22 +11,24 @@ from weakref import WeakKeyDictionary
 
 from haltuun.aws import Aws
 from haltuun.envelope import host_script
-from haltuun.errors import AwsError
+from haltuun.errors import AwsError, NoCredentials
 from haltuun.ledger import ChangeEvent
 from haltuun.model import Host, Json, StageName, Unknown, is_true
 from haltuun.run import Run
 from haltuun.stages.base import View
 from haltuun.stages.discover.host import no_way_in, standing_of
 from haltuun.stages.polling import poll
+from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, RepairAccount
 from haltuun.stages.repair.package import package_problems
-from haltuun.stages.repair.parse import host_columns, parse_agent, vault_node
+from haltuun.stages.repair.parse import parse_agent
+from haltuun.stages.repair.state import identity_of, is_connected
 
 PROBE_TIMEOUT_S = 420.0
 # A job of Haltuun that is still at work (its run was killed) is waited for: what it leaves counts.
 BUSY_WAIT_S = 300
-# How long after its start an agent may take until it is listed Online.
-JUST_STARTED_S = 180.0
+# A node that was restarted is listed Online within a minute or two.
+ONLINE_WAIT_S = 180.0
 # One id that is no managed node here fails the call for all.
 INVALID_ID = "InvalidInstanceId"
 # The kinds of change that take a registration off a host, and the one that puts it back.
@@ -114,32 +117,47 @@ def look_at(run: Run, host: Host, view: View) -> Json:
         agent = parse_agent(output)
     except (ValueError, TypeError):
         return {"stdout": output, "vault_node": None, "own_node": None}
-    asked = _vault_node(run, view, agent)
-    return {"stdout": output, "vault_node": asked, "own_node": own_node(run, host, view, agent, asked)}
+    return {
+        "stdout": output,
+        "vault_node": _vault_node(run, view, agent),
+        "own_node": own_node(run, host, view, agent),
+    }
 
 
-def own_node(run: Run, host: Host, view: View, agent: Agent, vault: Json | Unknown) -> Json | Unknown | None:
+def own_node(run: Run, host: Host, view: View, agent: Agent) -> Json | Unknown | None:
     """The host's own node as it is by now; None where the list of all nodes tells it.
 
     An agent that has just started, with the machine or by a run that was killed, is listed Online within a
-    minute or two. That is waited for: its host is none of those that only time can help.
+    minute or two. That is waited for, in a plan as well: its host is none of those that only time can help.
+    Those that this run itself has started are waited for together, by the proof.
     """
     account = view.account_facts.get(StageName.repair)
     assert isinstance(account, RepairAccount)
     listed, running_s = account.node(host.region, host.instance_id), agent.running_s
-    if isinstance(listed, Unknown) or isinstance(running_s, Unknown) or running_s >= JUST_STARTED_S:
+    if isinstance(listed, Unknown) or (listed is not None and listed.ping_status == "Online"):
         return None
-    seen = host_columns(view, host, account, agent, vault_node(account, agent, vault))
-    online = listed is not None and listed.ping_status == "Online"
-    if online or seen["identity"] != "EC2" or not is_true(seen["connected"]):
+    left_s = 0.0 if isinstance(running_s, Unknown) else online_wait_s() - max(running_s, 0.0)
+    if left_s <= 0 or any(stage is StageName.repair for stage, _, _ in run.did(host.instance_id)):
+        return None
+    diagnosis = diagnose(agent)
+    if identity_of(agent, diagnosis)[0] != "EC2" or not is_true(is_connected(agent, diagnosis)):
         return None
 
     def done(row: Json | Unknown | None) -> bool:
         return isinstance(row, Unknown) or (row is not None and row["PingStatus"] == "Online")
 
-    return poll(
-        lambda: get_node(run, host.region, host.instance_id), done, JUST_STARTED_S - max(running_s, 0.0)
-    )
+    return poll(lambda: get_node(run, host.region, host.instance_id), done, left_s)
+
+
+def online_wait_s() -> float:
+    """How long after its start an agent may take until it is listed Online."""
+    return seconds("HALTUUN_ONLINE_WAIT_S", ONLINE_WAIT_S)
+
+
+def seconds(name: str, default: float) -> float:
+    """A lab's agents answer sooner than real ones."""
+    given = os.environ.get(name)
+    return float(given) if given else default
 
 
 def _vault_node(run: Run, view: View, agent: Agent) -> Json | Unknown | None:
@@ -168,6 +186,8 @@ def get_node(run: Run, region: str, node_id: str) -> Json | Unknown | None:
         rows = run.aws.pages(
             "ssm", "DescribeInstanceInformation", "InstanceInformationList", region, Filters=filters
         )
+    except NoCredentials:
+        raise
     except AwsError as error:
         # A region that the account has not enabled refuses credentials that are good elsewhere.
         return None if error.code == INVALID_ID else Unknown(unknown=f"{error.code}: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,10 +16,8 @@ from haltuun.stages.commands import BATCH, Sent, send
 from haltuun.stages.polling import poll
 from haltuun.stages.repair.facts import NodeRow, RepairFacts
 from haltuun.stages.repair.parse import discovered, node_columns, parse_node
-from haltuun.stages.repair.probe import INVALID_ID
+from haltuun.stages.repair.probe import INVALID_ID, online_wait_s, seconds
 
-# A node that was restarted is listed Online within a minute or two.
-ONLINE_WAIT_S = 180.0
 ECHO_WAIT_S = 120.0
 # Who is Online fetches it at once.
 DELIVERY_S = 60
@@ -88,12 +85,22 @@ def await_online(run: Run, region: str, hosts: Sequence[Host], view: View) -> Se
     """The hosts' own nodes; waited for where the agent says that it is connected as itself."""
     ids = [host.instance_id for host in hosts]
     hopeful = [i for i in ids if _is_hopeful(view, i)]
+    seen: Seen = {}
 
-    def done(seen: Seen) -> bool:
-        return all(is_online(seen.get(i)) or isinstance(seen.get(i), Unknown) for i in hopeful)
+    def look(asked: list[str]) -> list[str]:
+        """Who is waited for still. Nobody who was seen Online is asked for again."""
+        seen.update(get_nodes(run, region, asked))
+        return [i for i in hopeful if not is_online(seen.get(i)) and not isinstance(seen.get(i), Unknown)]
 
-    wait_s = 0.0 if run.aws.read_only else _seconds("HALTUUN_ONLINE_WAIT_S", ONLINE_WAIT_S)
-    return poll(lambda: get_nodes(run, region, ids), done, wait_s)
+    left = look(ids)
+
+    def look_again() -> bool:
+        left[:] = look(left)
+        return not left
+
+    if left and not run.aws.read_only:
+        poll(look_again, bool, online_wait_s())
+    return seen
 
 
 def _is_hopeful(view: View, instance_id: str) -> bool:
@@ -129,12 +136,6 @@ def _get_nodes(run: Run, region: str, ids: Sequence[str]) -> dict[str, NodeRow]:
         return {**_get_nodes(run, region, ids[:half]), **_get_nodes(run, region, ids[half:])}
     nodes = (parse_node(region, row) for row in rows)
     return {node.node_id: node for node in nodes}
-
-
-def _seconds(name: str, default: float) -> float:
-    """A lab's agents answer sooner than real ones."""
-    given = os.environ.get(name)
-    return float(given) if given else default
 
 
 # -- a command that comes back -------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def _send_and_await(run: Run, region: str, hosts: Sequence[Host], document: str)
                 answers.update(dict.fromkeys(asked, seen) if isinstance(seen, Unknown) else seen)
         return all(_is_final(answers.get(i)) for i in ids)
 
-    poll(look, bool, _seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S))
+    poll(look, bool, seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S))
     return {
         host.instance_id: _echo_of(run, host, sent, nonce, answers.get(host.instance_id, ("Pending", "")))
         for host in hosts

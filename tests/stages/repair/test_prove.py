@@ -24,8 +24,10 @@ from haltuun.run import Run
 from haltuun.stages import commands
 from haltuun.stages.base import View
 from haltuun.stages.repair.facts import Agent, IdentityConfig, Process, RepairAccount, RepairFacts
-from haltuun.stages.repair.probe import JUST_STARTED_S, get_node, own_node
-from haltuun.stages.repair.prove import prove
+from haltuun.stages.repair.parse import parse_host
+from haltuun.stages.repair.probe import ONLINE_WAIT_S, get_node, own_node
+from haltuun.stages.repair.prove import await_online, is_online, prove
+from lab.answers import repair_answer
 from lab.cloud.extensions import apply_extensions
 from lab.cloud.state import SsmState, ssm_state
 from tests.stages.repair.plan_kit import (
@@ -38,6 +40,7 @@ from tests.stages.repair.plan_kit import (
     agent,
     log,
     node,
+    plan,
     stale,
 )
 
@@ -143,13 +146,13 @@ def test_a_node_whose_agent_has_become_another_is_not_asked(run: Run, online: Ho
 
 def test_an_agent_that_has_just_started_is_waited_for(run: Run, online: Host) -> None:
     """When all were listed it was not there yet."""
-    row = own_node(run, online, _listed(run, online), _started(online, 20), None)
+    row = own_node(run, online, _listed(run, online), _started(online, 20))
     assert isinstance(row, dict) and row["PingStatus"] == "Online"
 
 
 def test_it_is_waited_for_until_it_is_none_that_has_just_started(run: Run, online: Host) -> None:
     gone = Host(account=ACCOUNT, region=REGION, instance_id=GONE)
-    assert own_node(run, gone, _listed(run, gone), _started(gone, JUST_STARTED_S - 1.5), None) is None
+    assert own_node(run, gone, _listed(run, gone), _started(gone, ONLINE_WAIT_S - 1.5)) is None
     assert len(run.aws.calls) > 1
 
 
@@ -161,8 +164,55 @@ def test_nothing_else_is_waited_for(run: Run, online: Host, seen: str) -> None:
         "not connected": _started(online, 20, log=log(*AS_EC2)),
         "nobody knows": _started(online, 20, up_s=5),  # a container that is shown a boot of its own
     }
-    assert own_node(run, online, _listed(run, online), agents[seen], None) is None
+    assert own_node(run, online, _listed(run, online), agents[seen]) is None
     assert run.aws.calls == []
+
+
+def test_whom_this_run_has_started_the_proof_waits_for_together_with_the_others(
+    run: Run, online: Host
+) -> None:
+    listed, seen = _listed(run, online), _started(online, 20)
+    run.journal(plan(stale()).changes[0].model_copy(update={"hosts": (online.instance_id,)}), "confirmed")
+    assert own_node(run, online, listed, seen) is None
+    assert run.aws.calls == []
+
+
+@pytest.mark.parametrize(
+    ("own", "self_online"),
+    [
+        (None, False),
+        ({"InstanceId": "i-1", "PingStatus": "Online"}, True),
+        (Unknown(unknown="THROTTLED"), Unknown(unknown="THROTTLED")),
+    ],
+)
+def test_the_own_node_goes_before_the_list_of_before(
+    run: Run, online: Host, own: Any, self_online: bool | Unknown
+) -> None:
+    raw = {"stdout": repair_answer(online, "systemd"), "vault_node": None, "own_node": own}
+    facts = parse_host(_listed(run, online), online, None, raw)
+    assert facts.online_as_self == self_online
+    assert (facts.ssm_status == "ConnectionLost") is (own is None)
+
+
+def test_who_was_seen_online_is_not_asked_for_again(
+    run: Run, online: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HALTUUN_ONLINE_WAIT_S", "1.5")
+    gone = Host(account=ACCOUNT, region=REGION, instance_id=GONE)
+    hopeful = RepairFacts(observed_at=NOW, identity="EC2", connected=True)
+    view = _view(run, [online, gone], {online.instance_id: hopeful, GONE: hopeful})
+    asked: list[list[str]] = []
+    pages = run.aws.pages
+
+    def listening(*what: str, **given: Any) -> Any:
+        asked.append(given["Filters"][0]["Values"])
+        return pages(*what, **given)
+
+    monkeypatch.setattr(run.aws, "pages", listening)
+    seen = await_online(run, REGION, [online, gone], view)
+    assert is_online(seen[online.instance_id]) and GONE not in seen
+    first = asked.index([GONE], asked.index([GONE]) + 1)
+    assert first and all(one == [GONE] for one in asked[first:])
 
 
 def _started(host: Host, age_s: float, **special: Any) -> Agent:
