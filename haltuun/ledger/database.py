@@ -65,23 +65,28 @@ class Database:
         Several may open one that is not there yet: the first makes it whole, the others wait for that.
         """
         with self._engine.begin() as connection:
-            if META.tables.keys() - set(sa.inspect(connection).get_table_names()):
-                alone = _ALONE[connection.dialect.name]
-                connection.execute(sa.text(alone))
+            there = set(sa.inspect(connection).get_table_names())
+            found = self._identity(connection) if SCHEMA_TABLE.name in there else None
+            if found is None or META.tables.keys() - there:
+                connection.execute(sa.text(_ALONE[connection.dialect.name]))
                 META.create_all(connection)
-            found = connection.execute(sa.select(SCHEMA_TABLE)).first()
+                found = self._identity(connection)
             if found is None:
-                made = uuid.uuid4().hex
-                connection.execute(SCHEMA_TABLE.insert().values(version=SCHEMA, id=made))
-                return made
-        if found.version != SCHEMA:
+                found = uuid.uuid4().hex
+                connection.execute(SCHEMA_TABLE.insert().values(version=SCHEMA, id=found))
+            return found
+
+    def _identity(self, connection: sa.Connection) -> str | None:
+        """Of a ledger that this version may write to; None where it is not made yet."""
+        found = connection.execute(sa.select(SCHEMA_TABLE)).first()
+        if found is not None and found.version != SCHEMA:
             raise HaltuunError(
                 f"it was written by another version of Haltuun (schema {found.version}, here {SCHEMA}).",
                 subject=_without_password(self.url),
                 remedy="Use the Haltuun that wrote it; or move it aside, or name another 'database_url'.",
                 code="LEDGER",
             )
-        return str(found.id)
+        return None if found is None else str(found.id)
 
     def _insert(self, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
         """All or none. `rows` may be made on the way: of many hosts there is never all the text at once."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
 import pytest
+import sqlalchemy as sa
 
 from haltuun.errors import HaltuunError, LeaseHeld, LeaseLost
 from haltuun.ledger import Ledger, database, leases
@@ -127,11 +128,16 @@ def test_several_that_open_a_new_one_at_once_open_the_same(url):
         assert len(set(pool.map(opened, range(6)))) == 1
 
 
-def test_another_versions_ledger_is_refused(url, monkeypatch):
+def test_another_versions_ledger_is_refused_and_left_as_it_is(url, monkeypatch):
     Ledger(url).close()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE proofs"))  # which the other version has not
     monkeypatch.setattr(database, "SCHEMA", database.SCHEMA + 1)
     with pytest.raises(HaltuunError, match="another version"):
         Ledger(url)
+    assert "proofs" not in sa.inspect(engine).get_table_names()
+    engine.dispose()
 
 
 def test_a_takeover_that_failed_or_was_killed_is_no_beginning(ledger):
