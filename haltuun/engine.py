@@ -118,7 +118,8 @@ class Takeover:
         self._only_hosts = tuple(only_hosts)
         self._planned: dict[str, Change] = {}  # of the plan, by id
         self._in_effect: set[str] = set()
-        self._admitted: set[str] = set()  # hosts with changes of their own in this run
+        self._admitted: set[str] = set()  # hosts that this run may change, one by one
+        self._changed: set[str] = set()  # and those of them of which it did
         self._lock = threading.Lock()
 
     # -- beginning and end -------------------------------------------------------------------
@@ -527,6 +528,8 @@ class Takeover:
             progress.outcomes[change.id] = outcome
             if outcome.in_effect:
                 self._in_effect.add(change.id)
+            if of_one_host(change):
+                self._count(change.hosts[0], outcome)
             if outcome.status in ("done", "not_taken", "failed"):
                 progress.touched.update(change.hosts or progress.entered)
                 if self.stages[name].kinds[change.kind].on_host:
@@ -557,6 +560,14 @@ class Takeover:
             if limit is None or len(self._admitted) < limit:
                 self._admitted.add(host)
             return host in self._admitted
+
+    def _count(self, host: str, outcome: Outcome) -> None:
+        """A host of which nothing was changed leaves its place to another, in this run and the next ones."""
+        unchanged = outcome.error is not None and outcome.error.unchanged
+        if outcome.status in ("done", "not_taken", "failed") and not unchanged:
+            self._changed.add(host)
+        elif host not in self._changed:
+            self._admitted.discard(host)
 
     # -- prove and gate ----------------------------------------------------------------------------
 
