@@ -66,7 +66,7 @@ def get_association(
     return get_own(run, question)
 
 
-def get_status(run: Run, region: str, instance_id: str, name: str) -> str | Unknown | None:
+def status_on_host(run: Run, region: str, instance_id: str, name: str) -> str | Unknown | None:
     """How State Manager's last run of the association of that name stands on the host; None where it has not
     begun there. One call for one host.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 from haltuun.model import Host, Proof, StageName, Unknown, is_true
 from haltuun.run import Run
-from haltuun.stages.associations import get_status, send_once
+from haltuun.stages.associations import send_once, status_on_host
 from haltuun.stages.base import Proven, View
 from haltuun.stages.commands import UNDELIVERED, Sent, send
 from haltuun.stages.discover.lines import script
@@ -35,6 +35,8 @@ VALID = timedelta(days=7)
 PROOF = "marker"
 # How long a host is asked that nobody is about to configure.
 GLANCE_S = 2
+# How often State Manager is asked of a host by itself: it takes a call for each.
+ASK_AGAIN_S = 60.0
 _TAGGED = (StageName.logs, CONFIGURE.name, "confirmed")
 _LACKS = "NOT_CONFIGURED"  # as marker.sh says it
 # Statuses of State Manager's run on a host that brings nothing any more.
@@ -133,6 +135,7 @@ class _Watch:
     _documents: list[Sent] = field(default_factory=list)
     _written: dict[str, float] = field(default_factory=dict)
     _coming: dict[str, str] = field(default_factory=dict)  # why State Manager may bring it still
+    _asked: dict[str, tuple[float, str]] = field(default_factory=dict)  # when, and what came of it
     _unread: str = ""  # why the group could not be read the last time
     _begun_s: float = 0.0
 
@@ -156,7 +159,7 @@ class _Watch:
         for sent in self._documents:
             sent.look(self.run)
         failed = (i for i in self.wanted if i not in self.found and self._why_not_configured(i))
-        self._coming = {i: why for i in failed if (why := self._may_come(i))}
+        self._coming = {i: why for i in failed if (why := self._may_come(i, now_s))}
         return not any(self._is_awaited(i, now_s) for i in self.wanted)
 
     def end(self) -> None:
@@ -270,12 +273,19 @@ class _Watch:
         endings = (s.endings.get(instance_id, "") for s in self._documents if instance_id in s.commands)
         return next((why for why in endings if why and why not in UNDELIVERED), "")
 
-    def _may_come(self, instance_id: str) -> str:
+    def _may_come(self, instance_id: str, now_s: float) -> str:
         """Why State Manager may bring it still to a host that this run tagged; "" where it will not."""
         if _TAGGED not in self.run.did(instance_id):
             return ""
+        asked_s, why = self._asked.get(instance_id, (-ASK_AGAIN_S, ""))
+        if now_s - asked_s >= ASK_AGAIN_S:
+            why = self._ask(instance_id)
+            self._asked[instance_id] = (now_s, why)
+        return why
+
+    def _ask(self, instance_id: str) -> str:
         name = ASSOCIATION_PREFIX + self.wanted[instance_id].tag
-        status = get_status(self.run, self.region, instance_id, name)
+        status = status_on_host(self.run, self.region, instance_id, name)
         if isinstance(status, Unknown):
             return f"how State Manager's own run stands could not be read ({status.unknown})"
         if status is None or status in _FAILED:
