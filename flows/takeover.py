@@ -191,8 +191,8 @@ def wide(subflow: Flow[..., Any], config: Config) -> Flow[..., Any]:
 
 def finish(futures: Iterable[PrefectFuture[Any]]) -> None:
     """Wait for all, then raise the first error: a lost lease or a defect, as faults of hosts are values."""
-    started = list(futures)
     try:
+        started = list(futures)
         wait(started)
     except STOPPED:
         ask()  # the threads, which no signal reaches

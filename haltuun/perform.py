@@ -159,9 +159,11 @@ class Performer:
         """Look what became of a change whose answer never came, and journal it. Where AWS has said that it
         is there, a look that does not show it yet is made again for up to `wait_s`.
         """
-        seen = poll(
-            lambda: self._look(change), lambda seen: canonical(seen) != canonical(change.before), wait_s
-        )
+
+        def settled(seen: Json | Unknown) -> bool:
+            return not isinstance(seen, Unknown) and canonical(seen) != canonical(change.before)
+
+        seen = poll(lambda: self._look(change), settled, wait_s)
         if isinstance(seen, Unknown):
             event = "unknown"
         elif canonical(seen) == canonical(change.after):

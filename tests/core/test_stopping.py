@@ -7,7 +7,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
 
+from flows.takeover import finish
 from haltuun import stopping
 from haltuun.cli.interrupt import stoppable
 
@@ -49,3 +52,17 @@ def test_of_several_hosts_the_one_in_hand_is_the_last() -> None:
     finally:
         stopping.forget()
     assert worked == ["first", "in hand"]
+
+
+def test_a_cancel_that_strikes_while_tasks_are_begun_is_told_to_the_threads() -> None:
+    def begun() -> Iterator[PrefectFuture[None]]:
+        raise TerminationSignal(signal=signal.SIGTERM)
+        yield
+
+    try:
+        with pytest.raises(TerminationSignal):
+            finish(begun())
+        with pytest.raises(KeyboardInterrupt):
+            stopping.heed()
+    finally:
+        stopping.forget()
