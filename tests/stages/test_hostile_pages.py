@@ -63,12 +63,15 @@ CHECKED = {
     "VpcEndpointType": ("Interface", "Gateway"),
 }
 NETWORK = {
-    "groups": ("ec2", "DescribeSecurityGroups", "SecurityGroups"),
-    "subnets": ("ec2", "DescribeSubnets", "Subnets"),
-    "acls": ("ec2", "DescribeNetworkAcls", "NetworkAcls"),
-    "route_tables": ("ec2", "DescribeRouteTables", "RouteTables"),
-    "endpoints": ("ec2", "DescribeVpcEndpoints", "VpcEndpoints"),
-    "interfaces": ("ec2", "DescribeNetworkInterfaces", "NetworkInterfaces"),
+    name: ("ec2", f"Describe{member}", member)
+    for name, member in {
+        "groups": "SecurityGroups",
+        "subnets": "Subnets",
+        "acls": "NetworkAcls",
+        "route_tables": "RouteTables",
+        "endpoints": "VpcEndpoints",
+        "interfaces": "NetworkInterfaces",
+    }.items()
 }
 SESSION = botocore.session.Session()
 STATES = SESSION.get_service_model("ec2").shape_for("InstanceStateName").enum

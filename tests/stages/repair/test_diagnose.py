@@ -37,35 +37,29 @@ def test_a_host_that_came_up_has_no_cause(case: str) -> None:
     assert found.connected
 
 
-@pytest.mark.parametrize(
-    ("no_proxy", "spared"),
-    [
-        ("169.254.169.254", True),
-        ("localhost, 169.254.169.254:80", True),
-        ("169.254.0.0/16", True),
-        ("*", True),
-        ("localhost,10.0.0.0/8", False),
-        ("", False),
-    ],
-)
-def test_no_proxy_as_go_reads_it(no_proxy: str, spared: bool) -> None:
-    assert covers(no_proxy, "169.254.169.254", 80) is spared
+METADATA, SERVICE = ("169.254.169.254", 80), ("ssm.eu-west-1.amazonaws.com", 443)
 
 
 @pytest.mark.parametrize(
-    ("no_proxy", "spared"),
+    ("no_proxy", "call", "spared"),
     [
-        (".amazonaws.com", True),
-        ("169.254.169.254, *.Amazonaws.com", True),
-        ("amazonaws.com:443", True),
-        ("ssm.eu-west-1.amazonaws.com", True),
-        ("ssm.us-east-1.amazonaws.com,xssm.eu-west-1.amazonaws.com", False),
-        ("aws.com,10.0.0.0/8", False),
-        ("169.254.169.254,", False),
+        ("169.254.169.254", METADATA, True),
+        ("localhost, 169.254.169.254:80", METADATA, True),
+        ("169.254.0.0/16", METADATA, True),
+        ("*", METADATA, True),
+        ("localhost,10.0.0.0/8", METADATA, False),
+        ("", METADATA, False),
+        (".amazonaws.com", SERVICE, True),
+        ("169.254.169.254, *.Amazonaws.com", SERVICE, True),
+        ("amazonaws.com:443", SERVICE, True),
+        ("ssm.eu-west-1.amazonaws.com", SERVICE, True),
+        ("ssm.us-east-1.amazonaws.com,xssm.eu-west-1.amazonaws.com", SERVICE, False),
+        ("aws.com,10.0.0.0/8", SERVICE, False),
+        ("169.254.169.254,", SERVICE, False),
     ],
 )
-def test_whom_no_proxy_spares_by_name(no_proxy: str, spared: bool) -> None:
-    assert covers(no_proxy, "ssm.eu-west-1.amazonaws.com", 443) is spared
+def test_no_proxy_as_go_reads_it(no_proxy: str, call: tuple[str, int], spared: bool) -> None:
+    assert covers(no_proxy, *call) is spared
 
 
 START = (
