@@ -107,6 +107,7 @@ def repair_answer(host: Host, init: str) -> str:
         "state_kb": "12",
         "log_file": "yes",
         "log_read": "yes",
+        "journal_read": "journalctl -u amazon-ssm-agent",
     }
     rows = [f"{name}={value}" for name, value in known.items()]
     rows += ["process=amazon-ssm-agen 56 417919", "process=ssm-agent-worke 59 418097"]

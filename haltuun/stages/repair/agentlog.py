@@ -89,19 +89,21 @@ _WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup
 _TELLS_PROXIES = re.compile(r"^(Proxy environment variables|(https?|no)_proxy):", re.IGNORECASE)
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
 # The agent's end that nobody asked for: the runtime's words, its own (it recovers in main() and exits), and
-# systemd's. A credentials refresher that panics sleeps, and begins again without credentials.
+# systemd's (before 220, as on Amazon Linux 2 and CentOS 7, in other words). A credentials refresher that
+# panics sleeps, and begins again without credentials.
 _CRASHED = re.compile(
     r"^(?:panic|fatal error): |^(?:\[amazon-ssm-agent\] )?(?:[Cc]ore )?Agent crashed with message"
     r"|^\[CredentialRefresher\] credentials refresher panic"
     r"|^amazon-ssm-agent\.service: (?:Start request repeated too quickly|Failed with result 'oom-kill'"
-    r"|Main process exited, code=(?:dumped|killed, status=(?:4|6|7|9|11)/|exited, status=2/))"
+    r"|[Mm]ain process exited, code=(?:dumped|killed, status=(?:4|6|7|9|11)/|exited, status=2/))"
+    r"|^start request repeated too quickly for "
 )
-_REPEATED = "amazon-ssm-agent.service: Start request repeated too quickly"
-_RESTARTED = "amazon-ssm-agent.service: Scheduled restart job"
+_REPEATED = re.compile(r"^(?:amazon-ssm-agent\.service: S|s)tart request repeated too quickly")
+_RESTARTED = re.compile(r"^amazon-ssm-agent\.service:? .*(?:Scheduled restart job|hold-?off time over)")
 # A stop that somebody asked for, and that took too long.
-_STOP_TIMED_OUT = re.compile(r"^amazon-ssm-agent\.service: State 'stop-\S+' timed out")
+_STOP_TIMED_OUT = re.compile(r"^amazon-ssm-agent\.service:? (?:State ')?stop-\S+ timed out")
 _TIMED_OUT = "amazon-ssm-agent.service: Failed with result 'timeout'"
-_KILLED = re.compile(r"^amazon-ssm-agent\.service: Main process exited, code=(?:killed|dumped)")
+_KILLED = re.compile(r"^amazon-ssm-agent\.service: [Mm]ain process exited, code=(?:killed|dumped)")
 # Once in a start, and again for each worker that has ended.
 _STARTS_WORKER, WORKERS = "Worker ssm-agent-worker is not running, starting worker process", 3
 _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
@@ -266,6 +268,23 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     return _summary(last, tuple(story), meant=meant, crashes=_crashes(starts))
 
 
+def deaths(own: Sequence[LogLine], story: Sequence[LogLine]) -> tuple[LogLine, ...]:
+    """How the agent ended by the journal (`story`), which alone has the runtime's last words; nothing where
+    its own log shows that it was started after that, or does not show when it was."""
+    crashes = read_log(story).crashes
+    began = last_start(own)
+    if own and (began is None or (last_start(story) or datetime.min) < began):
+        return ()
+    of_crash = {(entry.file, entry.line) for entry in crashes}
+    return tuple(line for line in story if (line.file, line.line) in of_crash)
+
+
+def last_start(lines: Sequence[LogLine]) -> datetime | None:
+    """When the last start began, as the agent itself writes it into both."""
+    took = (entry.at for entry in reversed(read_entries(lines)) if _STARTS.match(entry.text))
+    return next(filter(None, took), None)
+
+
 def _crashes(starts: Sequence[Start]) -> tuple[Entry, ...]:
     """What ended the last start; where that has but begun, what ended the two before it: a loop."""
     last = starts[-1].entries
@@ -280,7 +299,7 @@ def _crashes(starts: Sequence[Start]) -> tuple[Entry, ...]:
 
 def _restarted(entries: Sequence[Entry], ended: Sequence[Entry]) -> bool:
     """Whether systemd began it anew after that, and that was all."""
-    restarts = [e for e in entries if e.text.startswith(_RESTARTED) and e.place > ended[0].place]
+    restarts = [e for e in entries if _RESTARTED.match(e.text) and e.place > ended[0].place]
     return len(restarts) == 1 and restarts[0].place > ended[-1].place
 
 
@@ -292,7 +311,7 @@ def _crash(start: Start) -> tuple[Entry, ...]:
     since = [entry for entry in entries if entry.place > well]
     crashed = _unasked(since)
     if start.gave_up:  # that is why it ends again and again
-        crashed = [entry for entry in crashed if not entry.text.startswith(_REPEATED)]
+        crashed = [entry for entry in crashed if not _REPEATED.match(entry.text)]
     workers = tuple(entry for entry in since if _STARTS_WORKER in entry.text)
     return tuple(crashed) or (workers if len(workers) >= WORKERS else ())
 
@@ -414,11 +433,6 @@ def _reported(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
         elif _REPORTS in entry.text:
             newest, report = report or newest, entry
     return newest
-
-
-def begins(entry: Entry) -> bool:
-    """Whether a start begins with it."""
-    return _STARTS.match(entry.text) is not None
 
 
 def _starts(entries: Sequence[Entry]) -> list[Start]:

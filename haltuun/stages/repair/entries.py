@@ -31,11 +31,16 @@ _PREFIX = re.compile(
 )
 # What systemd says of the agent's process.
 _OF_UNIT = re.compile(
-    r"^(?:.{0,120}?\s)?systemd\[\d+\]: (?:snap\.amazon-ssm-agent\.)?(amazon-ssm-agent\.service: .*)", re.S
+    r"^(?:.{0,120}?\s)?systemd(?:\[\d+\])?: (?:snap\.amazon-ssm-agent\.)?"
+    r"(amazon-ssm-agent\.service:? .*|start request repeated too quickly for .*amazon-ssm-agent\.service.*)",
+    re.S,
 )
 # What Go's runtime prints as a process of it dies, and systemd of its end: neither has a time of its own.
-_DYING_HEAD = re.compile(r"^()()((?:panic|fatal error): .*|amazon-ssm-agent\.service: .*)", re.S)
-_OF_DYING = ("goroutine ", "[signal ", "runtime stack:", "amazon-ssm-agent.service: ")
+_DYING_HEAD = re.compile(
+    r"^()()((?:panic|fatal error): .*|amazon-ssm-agent\.service:? .*|start request repeated too quickly .*)",
+    re.S,
+)
+_OF_DYING = ("goroutine ", "[signal ", "runtime stack:", "amazon-ssm-agent.service", "start request repeated")
 DYING_LINES = 12
 # errors.log (and debug lines) name the place in the source first.
 _PLACE = re.compile(r"^\[\w+ @ [\w.-]+\.go\.\d+\] ")

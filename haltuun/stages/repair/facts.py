@@ -131,6 +131,8 @@ class Agent(Frozen):
     unfinished: tuple[Unfinished, ...] | Unknown = _NOT_ASKED
     # At debug level the agent logs what passes through sessions: the run judges by it and never records it.
     log: tuple[LogLine, ...] | Unknown = Field(default=_NOT_ASKED, exclude=True)
+    # What the journal says of its end after the last start in its log: (): of none.
+    died: tuple[LogLine, ...] | Unknown = _NOT_ASKED
 
     @property
     def running_s(self) -> float | Unknown:

@@ -14,6 +14,7 @@ FINGERPRINT_FILE=$STATE/Vault/Store/InstanceFingerprint
 MANIFEST=$STATE/Vault/Manifest
 IDENTITY_CONFIG=$STATE/runtimeconfig/identity_config.json
 AGENT_LOG=/var/log/amazon/ssm/amazon-ssm-agent.log
+UPSTART_LOG=/var/log/upstart/amazon-ssm-agent.log
 CREDENTIALS=/root/.aws/credentials
 CONFIG=/etc/amazon/ssm/amazon-ssm-agent.json
 HALTUUN=/var/lib/haltuun

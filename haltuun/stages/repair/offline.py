@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from haltuun.model import Unknown
 from haltuun.redaction import redact
 from haltuun.stages.repair import layout as at
-from haltuun.stages.repair.agentlog import begins, read_log
+from haltuun.stages.repair.agentlog import deaths, read_log
 from haltuun.stages.repair.bundle import Bundle
-from haltuun.stages.repair.entries import read_entries
 from haltuun.stages.repair.facts import Agent, AgentConfig, IdentityConfig, LogLine, RootCredentials, Vault
 from haltuun.stages.repair.logtail import LogTail
 from haltuun.stages.repair.parse import parse_config
@@ -35,6 +33,7 @@ def read_agent(bundle: Bundle) -> Agent:
         config=_config(bundle),
         credentials=_credentials(bundle),
         log=log,
+        died=_died(bundle, log),
     )
 
 
@@ -54,33 +53,23 @@ def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
         taken.append(log)
         if log.has_start:
             break
-    lines = [line for log in reversed(taken) for line in log.lines()]
-    if taken[0].kind == "agent":
-        lines += _deaths(bundle, lines)
+    return _redacted([line for log in reversed(taken) for line in log.lines()])
+
+
+def _died(bundle: Bundle, own: tuple[LogLine, ...] | Unknown) -> tuple[LogLine, ...] | Unknown:
+    """By the newest journal that tells; where one is all there is, it is the log itself."""
+    journals = _of_kind(bundle, "system")
+    if isinstance(own, Unknown) or not journals or not _of_kind(bundle, "agent"):
+        return _missing(bundle, f"{at.SYSTEM_LOGS}/syslog")
+    for log in sorted(journals, key=lambda log: (log.began_at, log.file), reverse=True):
+        found = deaths(own, log.lines())
+        if found or log.has_start:
+            return _redacted(found)
+    return ()
+
+
+def _redacted(lines: Sequence[LogLine]) -> tuple[LogLine, ...]:
     return tuple(line.model_copy(update={"text": redact(line.text)}) for line in lines)
-
-
-def _deaths(bundle: Bundle, lines: Sequence[LogLine]) -> list[LogLine]:
-    """How the agent ended by the journal, which alone has the runtime's last words; nothing where its own log
-    shows that it was started after that, or does not show when it was."""
-    began = _last_start(lines)
-    if began is None:
-        return []
-    for log in sorted(_of_kind(bundle, "system"), key=lambda log: (log.began_at, log.file), reverse=True):
-        story = log.lines()
-        crashes = read_log(story).crashes
-        if crashes and (_last_start(story) or datetime.min) >= began:
-            of_crash = {(entry.file, entry.line) for entry in crashes}
-            return [line for line in story if (line.file, line.line) in of_crash]
-        if log.has_start:
-            break
-    return []
-
-
-def _last_start(lines: Sequence[LogLine]) -> datetime | None:
-    """When the last start began, as the agent itself writes it into both."""
-    took = (entry.at for entry in reversed(read_entries(lines)) if begins(entry))
-    return next(filter(None, took), None)
 
 
 def _of_kind(bundle: Bundle, kind: str) -> list[LogTail]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
-from haltuun.stages.repair.agentlog import FILE
+from haltuun.stages.repair.agentlog import FILE, deaths
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import (
     Agent,
@@ -81,6 +81,7 @@ def parse_agent(output: str) -> Agent:
     lines = _key_values(output)
     if "end" not in lines:
         raise ValueError("the probe's output ends too early")
+    log = _log(lines)
     return Agent(
         root=_yes(lines, "root"),
         init=_init(lines),
@@ -111,7 +112,8 @@ def parse_agent(output: str) -> Agent:
         state_kb=_number(lines, "state_kb"),
         clock=parse_clock(_one(lines, "clock")),
         unfinished=tuple(_unfinished(text) for text in lines["unfinished"]),
-        log=_log(lines),
+        log=log,
+        died=_died(lines, log),
     )
 
 
@@ -162,7 +164,14 @@ def _log(lines: Lines) -> tuple[LogLine, ...] | Unknown:
     """Of no file no lines; of one that could not be read to its end, nobody knows what it says."""
     if _one(lines, "log_read") != "yes" and _one(lines, "log_file") != "no":
         return _not_shown("log")
-    return tuple(_log_line(text) for text in lines["log"])
+    return tuple(_log_line(FILE, text) for text in lines["log"])
+
+
+def _died(lines: Lines, log: tuple[LogLine, ...] | Unknown) -> tuple[LogLine, ...] | Unknown:
+    where = _one(lines, "journal_read")
+    if isinstance(log, Unknown) or not where:
+        return _not_shown("journal")
+    return deaths(log, [_log_line(where, text) for text in lines["journal"]])
 
 
 def _init(lines: Lines) -> Literal["systemd", "upstart", "sysv"] | Unknown:
@@ -309,9 +318,9 @@ def parse_clock(text: str) -> datetime | Unknown:
         return Unknown(unknown="NOT_SHOWN: the host did not say its time")
 
 
-def _log_line(text: str) -> LogLine:
+def _log_line(file: str, text: str) -> LogLine:
     number, _, rest = text.partition(":")
-    return LogLine(file=FILE, line=int(number), text=rest)
+    return LogLine(file=file, line=int(number), text=rest)
 
 
 def parse_proxy_line(text: str) -> LogLine:

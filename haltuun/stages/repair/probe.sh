@@ -131,6 +131,44 @@ look_at_log() {
         }' "$AGENT_LOG" | redact
 }
 
+newest_of_journal() {
+    case $journal in
+        /*) tail -n 2000 "$journal" ;;
+        *) have journalctl && bounded 20 journalctl -u "${journal##* }" -q --no-pager -n 2000 -o short-iso ;;
+    esac 2>/dev/null
+}
+
+# What the agent printed, and what systemd says of it: the words with which the runtime dies are in no file of the
+# agent's. The newest lines, and the last start's first; not what continues an entry (people's words, traces).
+# Where nothing is kept, or nothing may be read, nobody knows how it ended.
+look_at_journal() {
+    case $(init_system) in
+        systemd) journal="journalctl -u $(unit_in_use)" ;;
+        upstart) journal=$UPSTART_LOG ;;
+        *) return 0 ;;
+    esac
+    whole=--haltuun-read-it-whole
+    { newest_of_journal && echo "$whole"; } | awk -v whole="$whole" -v from="$journal" '
+        $0 == whole { read = 1; next }
+        {
+            said = $0
+            matters = sub(/^[^ ]+T[^ ]+ [^ ]+ systemd[^ ]*: /, "", said)
+            if (!matters) sub(/^[^ ]+T[^ ]+ [^ ]+ [^ ]+: /, "", said)
+            dies = said ~ /^panic: |^fatal error: /
+            if (dies) trace = 0
+            if (said ~ /^goroutine |^runtime stack:/) matters = !trace++
+        }
+        matters || dies || said ~ /^[0-9]+-[0-9]+-[0-9]+ [0-9]/ {
+            line[++n] = substr($0, 1, 700)
+            if (said ~ /INFO (Proxy environment variables:|Create new startup processor|Starting Agent: )/) start = n
+        }
+        END {
+            if (read && n) print "journal_read=" from
+            for (i = 1; i <= n; i++)
+                if (i > n - 150 || (start && i >= start && i < start + 5)) print "journal=" i ":" line[i]
+        }' | redact
+}
+
 # State that was saved by a repair which was killed, and not ended since: "change foreign saved-at mi-…".
 look_at_unfinished() {
     for complete in "$HALTUUN"/saved/*/COMPLETE; do
@@ -187,4 +225,5 @@ say inodes_free "$(df -Pi /var/lib 2>/dev/null | awk 'NR == 2 && $2 > 0 {print $
 say state_kb "$(du -sk "$STATE" 2>/dev/null | cut -f1)"
 look_at_unfinished
 look_at_log
+look_at_journal
 say end yes

@@ -466,7 +466,9 @@ def _agent_stopped(s: Situation) -> Sequence[LogLine]:
 
 
 def _agent_crashes(s: Situation) -> Sequence[LogLine]:
-    return [entry.evidence() for entry in s.log.crashes[-EVIDENCE_LINES:]] if s.log is not None else ()
+    if s.log is None or s.agent.binary == "":  # what is not there does not die
+        return ()
+    return [entry.evidence() for entry in s.log.crashes[-EVIDENCE_LINES:]]
 
 
 def _agent_missing(s: Situation) -> Sequence[LogLine]:

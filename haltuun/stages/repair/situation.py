@@ -40,8 +40,8 @@ class Situation:
 
 
 def situation_of(agent: Agent) -> Situation:
-    lines = agent.log
-    return Situation(agent=agent, log=None if isinstance(lines, Unknown) or not lines else read_log(lines))
+    lines = [line for part in (agent.log, agent.died) if not isinstance(part, Unknown) for line in part]
+    return Situation(agent=agent, log=read_log(lines) if lines else None)
 
 
 def identity_taken(s: Situation) -> Identity | None:
