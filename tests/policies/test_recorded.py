@@ -181,7 +181,9 @@ def run_commands(folder: Path) -> Iterator[Recording]:
 def run_deregister(folder: Path) -> Iterator[Recording]:
     with account(folder) as made:
         takeover = made.start(PATCH)
-        ssm_state(ACCOUNT, REGION).put_node(MI, last_ping=datetime(2025, 1, 1, tzinfo=UTC))
+        known = {"last_ping": datetime(2025, 1, 1, tzinfo=UTC), "activation_id": "activation-1"}
+        ssm_state(ACCOUNT, REGION).put_node(MI, **known)
+        REPAIR.probe_account(takeover.run, list(takeover.hosts.values()))
         (change,) = plan_orphans(orphans_view(left()))
         assert Performer(takeover.run, {StageName.repair: REPAIR}).perform(change).status == "done"
         takeover.end("Done")

@@ -188,6 +188,20 @@ class Cause(Frozen):
     evidence: tuple[LogLine, ...] = ()
 
 
+class Activation(Frozen):
+    """What a hybrid node was registered with, as DescribeActivations gives it, which never tells its code."""
+
+    activation_id: str
+    description: str = ""
+    default_name: str = ""  # of the nodes that it registers
+    iam_role: str = ""
+    count: int = 0  # machines that were registered with it, of `limit` at most
+    limit: int = 0
+    expires_at: datetime | None = None
+    expired: bool = False
+    tags: tuple[str, ...] = ()  # "team=web"
+
+
 class NodeRow(Frozen):
     """A managed node of this account as DescribeInstanceInformation gives it."""
 
@@ -201,6 +215,7 @@ class NodeRow(Frozen):
     activation_id: str = ""  # of a hybrid node: what it was registered with, when, and its role
     registered_at: datetime | None = None
     iam_role: str = ""
+    activation: Activation | Unknown | None = _NOT_ASKED  # None: it exists no more
 
 
 class Cleared(Frozen):

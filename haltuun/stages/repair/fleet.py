@@ -16,6 +16,7 @@ from haltuun.stages.discover.facts import (
     ScalingGroup,
     Template,
 )
+from haltuun.stages.repair import activations
 from haltuun.stages.repair.facts import NodeRow, RepairAccount, RepairFacts
 
 Registration = tuple[str, str]  # region, mi-…
@@ -67,13 +68,15 @@ def _baked(
     evidence += [f"of the same image, its vault was not seen: {host.label}" for host in kin]
     members = sorted(_memberships(view, [*carriers, *(host.instance_id for host in kin)]))
     evidence += [f"some of them are members of the Auto Scaling group {name}" for name in members]
+    node = _node(view, registration)
+    evidence += activations.told(node) if node else ()
     return Finding(
         code="BAKED_REGISTRATION",
         severity=Severity.high,
         message=f"The hybrid registration {node_id} ({region}) is baked into {_named(view, image)}:"
         f" {len(carriers)} host(s) came up with it, {len(stale)} of them still have it." + going_on,
         evidence=tuple(evidence),
-        remedy=BAKE,
+        remedy=BAKE + (activations.remedy(node) if node else ""),
     )
 
 
@@ -115,13 +118,17 @@ def _by_image(view: View, hosts: Sequence[str]) -> dict[Image, list[str]]:
 
 def _is_older(view: View, registration: Registration, image: Image) -> bool:
     """Made before the image was: then the image was made of a machine that had it."""
-    account = view.account_facts.get(StageName.repair)
-    node = account.node(*registration) if isinstance(account, RepairAccount) else None
-    row = _row_of(view, image)
-    if not isinstance(node, NodeRow) or node.registered_at is None or row is None or row.created_at is None:
+    node, row = _node(view, registration), _row_of(view, image)
+    if node is None or node.registered_at is None or row is None or row.created_at is None:
         return False
     made = row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC)
     return node.registered_at < made
+
+
+def _node(view: View, registration: Registration) -> NodeRow | None:
+    account = view.account_facts.get(StageName.repair)
+    node = account.node(*registration) if isinstance(account, RepairAccount) else None
+    return node if isinstance(node, NodeRow) else None
 
 
 def _descends(view: View, image: Image, carriers: Sequence[str], images: set[Image]) -> bool:

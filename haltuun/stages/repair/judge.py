@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_true
 from haltuun.stages.base import View
-from haltuun.stages.repair.facts import Cause, RepairFacts
+from haltuun.stages.repair import activations
+from haltuun.stages.repair.facts import Cause, NodeRow, RepairFacts
 from haltuun.stages.repair.fleet import judge_fleet
 from haltuun.stages.repair.leftovers import shown
 from haltuun.stages.repair.orphans import judge_orphans
@@ -20,12 +21,24 @@ def judge(view: View) -> Sequence[Finding]:
     for instance_id, facts in view.facts.get(StageName.repair, {}).items():
         if isinstance(facts, RepairFacts):
             sides = sides_of(view, instance_id, facts)
-            found.extend(judge_host(instance_id, facts, sides))
+            found.extend(_with_activation(view, facts, judge_host(instance_id, facts, sides)))
             found.extend(judge_sides(instance_id, sides))
             if not view.account.host(instance_id).deliberate_hybrid:
                 found.extend(judge_authenticates(instance_id, sides, view.account_id))
                 found.extend(judge_windows(instance_id, sides))
     return found
+
+
+def _with_activation(view: View, facts: RepairFacts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """What its registration came from belongs to the finding that names it, be it stale or wanted."""
+    for finding in found:
+        node = facts.vault_node
+        if finding.code != "STALE_HYBRID" or not isinstance(node, NodeRow):
+            yield finding
+            continue
+        more = (*activations.told(node), *activations.kin(view, finding.host or "", node))
+        remedy = finding.remedy + activations.remedy(node)
+        yield finding.model_copy(update={"evidence": (*finding.evidence, *more), "remedy": remedy})
 
 
 def judge_host(instance_id: str, facts: RepairFacts, sides: Sides) -> list[Finding]:

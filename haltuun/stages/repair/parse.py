@@ -15,6 +15,7 @@ from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.repair.agentlog import FILE, deaths
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import (
+    Activation,
     Agent,
     AgentConfig,
     Cleared,
@@ -33,16 +34,22 @@ from haltuun.stages.repair.state import identity_of, is_connected
 
 Lines = Mapping[str, Sequence[str]]
 
+_NO_ACTIVATIONS = Unknown(unknown="NOT_ASKED: activations")
 _NODE_ID = re.compile(r"^(mi|i)-[0-9a-f]{8,}$")
 
 
 def parse_account(view: View, raw: Json) -> RepairAccount:
     """`raw`: {"nodes": {region: [InstanceInformation, …] or Unknown}, "package_problems": {sha256: text},
+    "activations": {region: [Activation, …] or Unknown}, of regions with hybrid nodes,
     "cleared": [{"node_id", "region", "hosts", "at", "node": InstanceInformation, None or Unknown}]}.
     """
     nodes: dict[str, tuple[NodeRow, ...] | Unknown] = {}
     for region, rows in raw["nodes"].items():
-        nodes[region] = rows if isinstance(rows, Unknown) else tuple(parse_node(region, row) for row in rows)
+        if isinstance(rows, Unknown):
+            nodes[region] = rows
+        else:
+            asked = _by_activation(raw["activations"].get(region))
+            nodes[region] = tuple(parse_node(region, row, asked) for row in rows)
     cleared = tuple(
         Cleared(
             node_id=row["node_id"],
@@ -56,7 +63,33 @@ def parse_account(view: View, raw: Json) -> RepairAccount:
     return RepairAccount(nodes=nodes, package_problems=raw["package_problems"], cleared=cleared)
 
 
-def parse_node(region: str, row: Mapping[str, Any]) -> NodeRow:
+_Activations = Mapping[str, Activation] | Unknown
+
+
+def _by_activation(rows: Json | Unknown | None) -> _Activations:
+    if rows is None:
+        return _NO_ACTIVATIONS
+    if isinstance(rows, Unknown):
+        return rows
+    return {row["ActivationId"]: parse_activation(row) for row in rows}
+
+
+def parse_activation(row: Mapping[str, Any]) -> Activation:
+    return Activation(
+        activation_id=row["ActivationId"],
+        description=row.get("Description") or "",
+        default_name=row.get("DefaultInstanceName") or "",
+        iam_role=row.get("IamRole") or "",
+        count=row.get("RegistrationsCount") or 0,
+        limit=row.get("RegistrationLimit") or 0,
+        expires_at=_utc(row.get("ExpirationDate")),
+        expired=bool(row.get("Expired")),
+        tags=tuple(f"{tag['Key']}={tag['Value']}" for tag in row.get("Tags") or ()),
+    )
+
+
+def parse_node(region: str, row: Mapping[str, Any], activations: _Activations = _NO_ACTIVATIONS) -> NodeRow:
+    activation_id = row.get("ActivationId") or ""
     return NodeRow(
         node_id=row["InstanceId"],
         region=region,
@@ -65,7 +98,8 @@ def parse_node(region: str, row: Mapping[str, Any]) -> NodeRow:
         computer_name=row.get("ComputerName", ""),
         agent_version=row.get("AgentVersion", ""),
         last_ping_at=_utc(row.get("LastPingDateTime")),
-        activation_id=row.get("ActivationId") or "",
+        activation_id=activation_id,
+        activation=activations if isinstance(activations, Unknown) else activations.get(activation_id),
         registered_at=_utc(row.get("RegistrationDate")),
         iam_role=row.get("IamRole") or "",
     )
@@ -335,7 +369,7 @@ def parse_proxy_line(text: str) -> LogLine:
 
 def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> RepairFacts:
     """`raw` is the account's, parsed already; `host_raw` {"stdout": probe.sh's output, "vault_node": row,
-    "own_node": row} or Unknown."""
+    "vault_activations": rows, "own_node": row} or Unknown."""
     account = view.account_facts[StageName.repair]
     assert isinstance(account, RepairAccount)
     seen = _node_columns(account.node(host.region, host.instance_id))
@@ -345,8 +379,10 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> R
     agent = _agent_or_unknown(host_raw)
     if isinstance(agent, Unknown):
         return RepairFacts(observed_at=view.now, **seen, **without_host(agent, seen), agent=agent)
-    asked = host_raw if isinstance(host_raw, Unknown) else host_raw["vault_node"]
-    node = vault_node(account, agent, asked)
+    if isinstance(host_raw, Unknown):
+        node = vault_node(account, agent, host_raw)
+    else:
+        node = vault_node(account, agent, host_raw["vault_node"], host_raw["vault_activations"])
     columns = host_columns(view, host, account, agent, node)
     return RepairFacts(observed_at=view.now, **seen, **columns, agent=agent)
 
@@ -391,7 +427,9 @@ def without_host(reason: Unknown, seen: Mapping[str, Any]) -> dict[str, Any]:
     return dict.fromkeys((*columns, *more, "causes"), reason)
 
 
-def vault_node(account: RepairAccount, agent: Agent, asked: Json | Unknown) -> NodeRow | Unknown | None:
+def vault_node(
+    account: RepairAccount, agent: Agent, asked: Json | Unknown, activations: Json | Unknown | None = None
+) -> NodeRow | Unknown | None:
     """The managed node that the vault names: of the account's list, or `asked` if its region is not there."""
     vault = agent.vault
     if isinstance(vault, Unknown):
@@ -402,7 +440,7 @@ def vault_node(account: RepairAccount, agent: Agent, asked: Json | Unknown) -> N
         return account.node(vault.region, vault.instance_id)
     if asked is None or isinstance(asked, Unknown):
         return asked
-    return parse_node(vault.region, asked)
+    return parse_node(vault.region, asked, _by_activation(activations))
 
 
 def host_columns(

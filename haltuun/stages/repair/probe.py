@@ -36,9 +36,11 @@ CLEARING = ("agent.clear", "agent.vault_aside")
 RESTORING = "agent.restore"
 # DescribeInstanceInformation takes 5 to 50 a page (botocore 1.44).
 NODES_A_PAGE = 50
+ACTIVATIONS_A_PAGE = 50  # 1 to 50, by its API reference
 # What a host says is not asked unseen: it goes into the endpoint's name.
 _REGION = re.compile(r"^[a-z]{2,4}(-[a-z]+){1,2}-\d$")
-# Clones share a registration, so one answer serves them all: (region, id) → row. As long as the run lives.
+# Clones share a registration, so one answer serves them all: (region, id) → row, and (region, "activations")
+# → rows. As long as the run lives.
 _asked: WeakKeyDictionary[Aws, dict[tuple[str, str], Json | Unknown]] = WeakKeyDictionary()
 
 
@@ -54,8 +56,11 @@ def script(*names: str) -> str:
 def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
     regions = sorted({host.region for host in hosts})
     nodes = {region: get_nodes(run, region) for region in regions}
+    # No activation has registered anything where there is no hybrid node.
+    hybrid = [region for region, rows in nodes.items() if not isinstance(rows, Unknown) and _hybrid(rows)]
     return {
         "nodes": nodes,
+        "activations": {region: get_activations(run, region) for region in hybrid},
         "package_problems": package_problems(run.config.agent),
         "cleared": [{**row, "node": _listed_node(run, nodes, row)} for row in get_cleared(run)],
     }
@@ -101,8 +106,22 @@ def get_nodes(run: Run, region: str) -> list[Json] | Unknown:
     )
 
 
+def _hybrid(nodes: Sequence[Json]) -> bool:
+    return any(node.get("ActivationId") for node in nodes)
+
+
+def get_activations(run: Run, region: str) -> list[Json] | Unknown:
+    """Every activation of the region, expired ones too; their codes are told only when they are made."""
+    return run.aws.ask(
+        lambda: run.aws.pages(
+            "ssm", "DescribeActivations", "ActivationList", region, MaxResults=ACTIVATIONS_A_PAGE
+        )
+    )
+
+
 def probe_host(run: Run, host: Host, view: View) -> Json | Unknown:
-    """probe.sh's output and the node that its vault names, or why nobody should connect.
+    """probe.sh's output, and where the account's lists lack it the node that its vault names, with the
+    activations of its region; or why nobody should connect.
 
     Raises:
         Unreachable: or a subclass.
@@ -116,10 +135,12 @@ def look_at(run: Run, host: Host, view: View) -> Json:
     try:
         agent = parse_agent(output)
     except (ValueError, TypeError):
-        return {"stdout": output, "vault_node": None, "own_node": None}
+        return {"stdout": output, "vault_node": None, "vault_activations": None, "own_node": None}
+    node = _vault_node(run, view, agent)
     return {
         "stdout": output,
-        "vault_node": _vault_node(run, view, agent),
+        "vault_node": node,
+        "vault_activations": _vault_activations(run, agent, node),
         "own_node": own_node(run, host, view, agent),
     }
 
@@ -174,6 +195,16 @@ def _vault_node(run: Run, view: View, agent: Agent) -> Json | Unknown | None:
     key = (vault.region, vault.instance_id)
     if key not in known:
         known[key] = get_node(run, *key)
+    return known[key]
+
+
+def _vault_activations(run: Run, agent: Agent, node: Json | Unknown | None) -> Json | Unknown | None:
+    if node is None or isinstance(node, Unknown) or isinstance(agent.vault, Unknown) or not _hybrid([node]):
+        return None
+    known = _asked.setdefault(run.aws, {})
+    key = (agent.vault.region, "activations")
+    if key not in known:
+        known[key] = get_activations(run, agent.vault.region)
     return known[key]
 
 

@@ -188,7 +188,12 @@ def test_whom_this_run_has_started_the_proof_waits_for_together_with_the_others(
 def test_the_own_node_goes_before_the_list_of_before(
     run: Run, online: Host, own: Any, self_online: bool | Unknown
 ) -> None:
-    raw = {"stdout": repair_answer(online, "systemd"), "vault_node": None, "own_node": own}
+    raw = {
+        "stdout": repair_answer(online, "systemd"),
+        "vault_node": None,
+        "vault_activations": None,
+        "own_node": own,
+    }
     facts = parse_host(_listed(run, online), online, None, raw)
     assert facts.online_as_self == self_online
     assert (facts.ssm_status == "ConnectionLost") is (own is None)

@@ -1,0 +1,82 @@
+"""Where a hybrid registration came from, and whether that goes on registering machines. Pure."""
+
+from __future__ import annotations
+
+from haltuun.model import StageName, Unknown
+from haltuun.stages.base import View
+from haltuun.stages.repair.facts import Activation, NodeRow, RepairFacts
+
+_MAX_TEXT = 100  # of a description or a tag; AWS allows 256
+_SHOWN = 5
+
+
+def told(node: NodeRow) -> tuple[str, ...]:
+    """What an operator has to know of the node's activation; () for a node without one."""
+    if not node.activation_id:
+        return ()
+    name = f"its activation {node.activation_id}"
+    found = node.activation
+    if isinstance(found, Unknown):
+        return (f"{name}: unknown ({found.unknown})",)
+    if found is None:
+        return (f"{name} exists no more, and registers nothing any more",)
+    day = f"{found.expires_at:%Y-%m-%d}" if found.expires_at else "an unknown day"
+    used = f"{found.count} of {found.limit} registrations used"
+    if is_open(node):
+        state = f"open until {day}, {used}: whatever has its code and id goes on registering as mi-…"
+    elif found.expired:
+        state = f"expired on {day}, {used}: it registers nothing any more"
+    else:
+        state = f"used up, {used}: it registers nothing any more"
+    return (f"{name} ({_described(found)}) is {state}",)
+
+
+def is_open(node: NodeRow) -> bool:
+    found = node.activation
+    return isinstance(found, Activation) and not found.expired and found.count < found.limit
+
+
+def remedy(node: NodeRow) -> str:
+    """What ends it, where something still goes on."""
+    if not is_open(node):
+        return ""
+    return (
+        " Its activation is open: take it out of user data, images and scripts, then 'aws ssm"
+        f" delete-activation --region {node.region} --activation-id {node.activation_id}'; nodes that are"
+        " registered stay."
+    )
+
+
+def kin(view: View, host: str, node: NodeRow) -> tuple[str, ...]:
+    """Hosts with other registrations of the same activation: something registers each machine."""
+    if not node.activation_id:
+        return ()
+    others = [
+        f"{view.hosts[other].label} ({seen.vault_node.node_id})"
+        for other, seen in view.facts.get(StageName.repair, {}).items()
+        if other != host
+        and other in view.hosts
+        and isinstance(seen, RepairFacts)
+        and isinstance(seen.vault_node, NodeRow)
+        and seen.vault_node.activation_id == node.activation_id
+        and seen.vault_node.node_id != node.node_id
+    ]
+    if not others:
+        return ()
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return (f"by the same activation: {', '.join(sorted(others)[:_SHOWN])}{more}",)
+
+
+def _described(found: Activation) -> str:
+    said = [f"role {found.iam_role or 'unknown'}"]
+    if found.description:
+        said.append(f"'{_shown(found.description)}'")
+    if found.default_name:
+        said.append(f"its nodes are named '{_shown(found.default_name)}'")
+    if found.tags:
+        said.append(f"tags {', '.join(map(_shown, found.tags))}")
+    return ", ".join(said)
+
+
+def _shown(text: str) -> str:
+    return "".join(one if one.isprintable() else " " for one in text[:_MAX_TEXT])
