@@ -9,6 +9,8 @@ import re
 
 from haltuun.model import Frozen
 
+# systemd before 250 names a unit's description alone.
+_FAILED = r"Failed to start (?:\S{1,80} - )?"
 _WINDOWS_STOP = r"\*\*\* STOP: 0x|BugCheck"
 # What may stand there, what it says of the host, and whether a host that came up after it got over it; of
 # each the last line is evidence.
@@ -16,6 +18,8 @@ SIGNS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
     (re.compile(rf"^.*({pattern}).*$", re.IGNORECASE | re.MULTILINE), meaning, at_boot)
     for pattern, meaning, at_boot in (
         (r"Kernel panic - not syncing", "its kernel has stopped", False),
+        (r"soft lockup - CPU|blocked for more than \d+ seconds", "its processor or disk hangs", False),
+        (r"grub rescue>|error: no such (?:device|partition)", "its boot loader finds no system", True),
         (
             r"VFS: Unable to mount root fs|ALERT!\s+\S+ does not exist|Gave up waiting for root",
             "its root file system was not found at boot",
@@ -27,19 +31,40 @@ SIGNS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
             True,
         ),
         (
-            r"You are in emergency mode|Entering emergency mode|Give root password for maintenance",
+            r"You are in emergency mode|Entering emergency mode|Give root password for maintenance"
+            r"|Cannot open access to console, the root account is locked",
             "it waits in emergency mode",
             True,
         ),
         (
-            r"Timed out waiting for device|Dependency failed for /",
+            r"Timed out waiting for device|Dependency failed for /|Failed to mount /",
             "something that /etc/fstab names did not come up",
             True,
         ),
+        # Shown in the first minute of any start.
+        (r"A start job is running for [^\n]{1,100}\(\d+min ", "it waits for one unit as it boots", True),
         (r"Out of memory: Kill(?:ed)? process", "it ran out of memory", False),
         (r"No space left on device", "its disk is full", False),
-        (r"EXT4-fs error|Remounting filesystem read-only", "its file system has errors", False),
-        (r"No DHCPOFFERS received|Failed to raise network interfaces", "it got no network address", False),
+        (
+            r"EXT4-fs error|Remounting filesystem read-only|I/O error, dev \w+, sector"
+            r"|XFS \(\w+\): (?:(?:Metadata )?Corruption|Internal error|metadata I/O error)",
+            "its file system or disk has errors",
+            False,
+        ),
+        (
+            r"No DHCPOFFERS received|Failed to raise network interfaces"
+            rf"|{_FAILED}(?:LSB: Bring up/down networking|Raise network interfaces)",
+            "it got no network address",
+            False,
+        ),
+        # cloud-init, which brings the keys; the second since 20.
+        (
+            r"Giving up on md from|IMDS's HTTP endpoint is probably disabled",
+            "it did not reach its metadata service as it booted",
+            False,
+        ),
+        (rf"{_FAILED}Open(?:SSH|BSD Secure Shell)", "its SSH server did not start", False),
+        (r"Failed to start [^\n]{0,80}amazon-ssm-agent", "its Systems Manager agent did not start", False),
         (_WINDOWS_STOP, "Windows has stopped", True),
     )
 )

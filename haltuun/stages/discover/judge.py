@@ -243,7 +243,8 @@ def judge_from_outside(host: Host, facts: DiscoverFacts) -> Iterator[Finding]:
             host=host.instance_id,
             message=f"It is silent, and its console says: {meanings}.",
             evidence=facts.console.signs,
-            remedy="Use the EC2 serial console, or attach its volume to another instance to repair it.",
+            remedy="Use the EC2 serial console, or attach its volume to another instance to repair it; what"
+            " to do for each sign stands in the runbook of CONSOLE_SAYS.",
         )
 
 
