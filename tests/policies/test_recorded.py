@@ -20,12 +20,13 @@ from deployments.iam.policies import declared
 from haltuun.aws import CallRecord
 from haltuun.config import PolicyConfig
 from haltuun.engine import Takeover
-from haltuun.errors import CommandTimeout
+from haltuun.errors import CommandTimeout, NotImplementedByEndpoint
 from haltuun.model import Host, StageName
 from haltuun.perform import Performer
 from haltuun.runcommand import RunCommandTransport
 from haltuun.stages.backup import STAGE as BACKUP
 from haltuun.stages.commands import send
+from haltuun.stages.discover.account import get_lineage
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.patch.kinds import WINDOW
@@ -134,7 +135,8 @@ def _set_otherwise(made: World, stage: Any) -> None:
 
 
 def run_verify(folder: Path) -> Iterator[Recording]:
-    """Discover and verify: hosts with faults of roles and network, a compromised one, an ECS member."""
+    """Discover and verify: hosts with faults of roles and network, a compromised one, an ECS member; and the
+    lineage of images, which moto does not keep."""
     demo = load_scenario("demo")
     wanted = [host for host in demo.hosts if host.name in ("web-01", "batch-01", "intern-01", "files-01")]
     suspect = demo.host("web-02").model_copy(update={"compromised": True})
@@ -143,6 +145,9 @@ def run_verify(folder: Path) -> Iterator[Recording]:
         _join_cluster(made.account, made.ids["web-01"])
         first = made.start()
         made.go(first)
+        kin = [{"ImageId": "ami-1", "SourceImageId": "ami-2"}, {"ImageId": "ami-3"}]
+        with pytest.raises(NotImplementedByEndpoint):
+            get_lineage(first.run.aws, REGION, kin)
         yield recording(first)
         second = made.start()
         done = recording(second)

@@ -96,6 +96,7 @@ class Pages:
             instances[0]["InstanceId"] = HOST.instance_id
         return answers | {
             "instances": instances,
+            "lineage": {image["ImageId"]: [self.text()] for image in answers["images"]},
             "ecs_instances": [self.text()],
             "dhmc": {"SettingValue": self.text()},
             "session_preferences": self.dice.choice((None, self.text())),

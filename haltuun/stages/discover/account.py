@@ -27,6 +27,8 @@ CONTAINER_INSTANCES = 100
 VOLUMES_A_PAGE = 500
 # DescribeInstanceStatus gives 1,000 a page at most (EC2 API reference).
 STATUSES_A_PAGE = 1000
+# No customer's registration is in what these sell; a lineage ends there (EC2 User Guide, "AMI ancestry").
+VENDORS = ("amazon", "aws-marketplace")
 REGIONS_AT_ONCE = 8
 T = TypeVar("T")
 
@@ -87,12 +89,16 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
         return aws.ask(lambda: aws.pages(service, operation, key, region, **{"each": plain, **parameters}))
 
     instances: Json = aws.ask(lambda: get_instances(aws, region, _instance))
+    images = _images(aws, region, instances)
     groups = pages("autoscaling", "DescribeAutoScalingGroups", "AutoScalingGroups")
     own = [{"Key": "OWNER", "Values": ["Self"]}]
     return {
         "instances": instances,
         "statuses": pages("ec2", "DescribeInstanceStatus", "InstanceStatuses", MaxResults=STATUSES_A_PAGE),
-        "images": _images(aws, region, instances),
+        "images": images,
+        "lineage": images
+        if isinstance(images, Unknown)
+        else aws.ask(lambda: get_lineage(aws, region, images)),
         "volumes": pages(
             "ec2",
             "DescribeVolumes",
@@ -146,6 +152,22 @@ def _images(aws: Aws, region: str, instances: Json) -> Json:
         return found
 
     return aws.ask(ask)
+
+
+def get_lineage(aws: Aws, region: str, images: Sequence[Json]) -> dict[str, list[str]]:
+    """Image → the ids of what it was made of, the nearest first. DescribeImages tells the first of them; of
+    the next it tells nothing where that is deregistered or another account's.
+
+    One call an image: only where several may be kin.
+    """
+    private = [image for image in images if image.get("ImageOwnerAlias") not in VENDORS]
+    asked = [image["ImageId"] for image in private if image.get("SourceImageId")]
+    return {one: _ancestors(aws, region, one) for one in asked} if len(private) > 1 else {}
+
+
+def _ancestors(aws: Aws, region: str, image_id: str) -> list[str]:
+    entries = aws.call("ec2", "GetImageAncestry", region, ImageId=image_id).get("ImageAncestryEntries") or ()
+    return [entry["SourceImageId"] for entry in entries if entry.get("SourceImageId")]
 
 
 def get_template_versions(aws: Aws, region: str, groups: Json) -> list[dict[str, Any]]:

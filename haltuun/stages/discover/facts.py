@@ -41,7 +41,10 @@ class ImageFacts(Frozen):
     imported: bool = False  # came in through VM Import, or says so
     created_at: datetime | None = None
     source_instance: str = ""  # what it was made of
-    source_image: str = ""  # what it was copied from
+    # The image that it was copied from, or that the machine was started from of which it was made.
+    source_image: str = ""
+    # Of that, and so on, the nearest first; (): not asked, as nothing depends on it.
+    lineage: tuple[str, ...] | Unknown = ()
 
 
 class Baseline(Frozen):

@@ -40,6 +40,7 @@ STATUSES: dict[str, SsmStatus] = {
     "Connection Lost": "ConnectionLost",
     "Inactive": "Inactive",
 }
+_NOT_ASKED: Json = {}
 # VM Import names its images so, and describes them so (AWS VM Import/Export user guide).
 IMPORT_NAME = re.compile(r"^import-ami-[0-9a-f]+$")
 IMPORT_DESCRIPTION = re.compile(r"^AWS-VMImport service:|^AWS-VMImport", re.IGNORECASE)
@@ -103,7 +104,7 @@ def parse_region(raw: Json) -> RegionFacts:
         hybrid_nodes=parse_hybrid_nodes(raw["nodes"]),
         groups=_each(raw["groups"], _group),
         templates=_templates(raw["launch_templates"], raw["launch_configurations"]),
-        images=_each(raw["images"], parse_image),
+        images=_each(raw["images"], lambda row: parse_image(row, raw["lineage"])),
     )
 
 
@@ -151,7 +152,7 @@ def node_of(instance_id: str, nodes: Json) -> Json:
     return find(_list(nodes), "InstanceId", instance_id)
 
 
-def parse_image(row: Json) -> ImageFacts:
+def parse_image(row: Json, lineage: Json | Unknown = _NOT_ASKED) -> ImageFacts:
     name, description = str(row.get("Name") or ""), str(row.get("Description") or "")
     imported = bool(IMPORT_NAME.match(name) or IMPORT_DESCRIPTION.match(description))
     return ImageFacts(
@@ -163,6 +164,7 @@ def parse_image(row: Json) -> ImageFacts:
         created_at=_created_at(row),
         source_instance=str(row.get("SourceInstanceId") or ""),
         source_image=str(row.get("SourceImageId") or ""),
+        lineage=lineage if isinstance(lineage, Unknown) else tuple(lineage.get(row["ImageId"], ())),
     )
 
 

@@ -43,13 +43,14 @@ def judge_fleet(view: View) -> Iterator[Finding]:
             stale = [host for host in some if _has(view, host, registration)]
             producers = _producers(view, image)
             if stale or producers:
-                yield _baked(view, registration, image, some, stale, producers)
+                yield _baked(view, registration, image, set(by_image), some, stale, producers)
 
 
 def _baked(
     view: View,
     registration: Registration,
     image: Image,
+    images: set[Image],
     carriers: Sequence[str],
     stale: Sequence[str],
     producers: Sequence[str],
@@ -63,6 +64,7 @@ def _baked(
     had = [host for host in carriers if host not in stale]
     kin = [host for host in _of_image(view, image) if host.instance_id not in carriers]
     evidence = [f"the image was made of {made_of}"] if made_of else []
+    evidence += _further_back(row, images)
     evidence += [f"has it: {view.hosts[host].label}" for host in stale]
     evidence += [f"had it, and was cleared: {view.hosts[host].label}" for host in had]
     evidence += [f"of the same image, its vault was not seen: {host.label}" for host in kin]
@@ -132,16 +134,37 @@ def _node(view: View, registration: Registration) -> NodeRow | None:
 
 
 def _descends(view: View, image: Image, carriers: Sequence[str], images: set[Image]) -> bool:
-    """Made of a host that has it; or copied from the image of another that has it, or the other way round."""
+    """Made of a host that has it; or of the image of another that has it, be it over others, or the other way
+    round: but not because a host of it, on which it may have been registered, became the other's image."""
     row = _row_of(view, image)
     if row is not None and row.source_instance in carriers:
         return True
     others = {one: _row_of(view, one) for one in images - {image}}
-    copied_from = row.source_image if row is not None else ""
+    made_of = _ancestors(row)
     return any(
-        ami == copied_from or (other is not None and other.source_image == image[1])
+        ami in made_of
+        or (other is not None and other.source_image == image[1] and other.source_instance not in carriers)
         for (_, ami), other in others.items()
     )
+
+
+def _ancestors(row: ImageFacts | None) -> tuple[str, ...]:
+    """As far as they are known."""
+    if row is None:
+        return ()
+    return (row.source_image, *(() if isinstance(row.lineage, Unknown) else row.lineage))
+
+
+def _further_back(row: ImageFacts | None, images: set[Image]) -> list[str]:
+    """The images of other carriers from which it comes by way of others."""
+    if row is not None and isinstance(row.lineage, Unknown):
+        return (
+            [f"what its source image was made of is unknown ({row.lineage.unknown})"]
+            if row.source_image
+            else []
+        )
+    kin = [ami for _, ami in images if ami in _ancestors(row)[2:]]
+    return [f"and goes back to {ami}, of which other hosts with it are" for ami in sorted(kin)]
 
 
 def _of_image(view: View, image: Image) -> list[Host]:

@@ -64,7 +64,8 @@ def region(**more: Any) -> dict[str, Any]:
         " backup_plans backup_vaults log_groups volumes evidence"
     )
     parts: dict[str, Any] = {name: [] for name in lists.split()}
-    return {REGION: parts | {"instances": [instance()], "dhmc": {}, "session_preferences": None} | more}
+    plain = {"instances": [instance()], "lineage": {}, "dhmc": {}, "session_preferences": None}
+    return {REGION: parts | plain | more}
 
 
 def inside(stdout: str) -> dict[str, Any]:

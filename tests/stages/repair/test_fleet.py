@@ -193,7 +193,42 @@ def test_what_an_image_was_made_of_tells_whether_it_has_it(
     made_of = "".join(there.values())
     assert not baked or not there or any(f"made of {made_of}" in one.evidence[0] for one in told)
     row = {"ImageId": "ami-2", "SourceInstanceId": IID, "SourceImageId": AMI}
-    assert (parse_image(row).source_instance, parse_image(row).source_image) == (IID, AMI)
+    image = parse_image(row, {"ami-2": [AMI, "ami-0"]})
+    assert (image.source_instance, image.source_image, image.lineage) == (IID, AMI, (AMI, "ami-0"))
+    unknown = Unknown(unknown="ACCESS_DENIED: ec2:GetImageAncestry")
+    assert parse_image(row, unknown).lineage == unknown
+
+
+# Of an image that was made of a machine AWS names the machine's own image, too.
+@pytest.mark.parametrize(
+    ("there", "baked", "says"),
+    [
+        ({"source_instance": IID, "source_image": AMI}, ["ami-2"], f"the image was made of {IID}"),
+        ({"source_instance": OTHER, "source_image": AMI}, [AMI, "ami-2"], f"was made of {OTHER}"),
+        (
+            {"source_image": "ami-gone", "lineage": ("ami-gone", "ami-1", AMI, "ami-0")},
+            ["ami-2"],
+            f"goes back to {AMI}",
+        ),
+        ({"source_image": "ami-gone", "lineage": ("ami-gone", "ami-0")}, [], ""),
+        ({"source_image": "ami-gone", "lineage": Unknown(unknown="ACCESS_DENIED: no")}, [], ""),
+        (
+            {"source_image": AMI, "lineage": Unknown(unknown="ACCESS_DENIED: no")},
+            [AMI, "ami-2"],
+            "(ACCESS_DENIED",
+        ),
+    ],
+)
+def test_an_images_ancestors_tell_whether_it_has_it(
+    there: dict[str, Any], baked: list[str], says: str
+) -> None:
+    images = (ImageFacts(image_id=AMI), ImageFacts(image_id="ami-2", **there))
+    seen = found(
+        {IID: stale(), CLONE: stale()}, own={CLONE: {"image_id": "ami-2"}}, region={"images": images}
+    )
+    told = [finding for finding in seen if finding.code == "BAKED_REGISTRATION"]
+    assert [ami for ami in (AMI, "ami-2") for one in told if f"image {ami}" in one.message] == baked
+    assert not baked or any(says in line for one in told for line in one.evidence)
 
 
 def test_a_template_that_looks_its_image_up_is_said_to_be_unknown() -> None:
