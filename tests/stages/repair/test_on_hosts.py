@@ -20,6 +20,7 @@ import pytest
 from haltuun.config import PackagePin
 from haltuun.errors import HaltuunError
 from haltuun.model import Change, Undo, Unknown, Verdict
+from haltuun.stages.repair.facts import Agent
 from haltuun.stages.repair.probe import get_output
 from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
@@ -130,6 +131,15 @@ def test_refused_on_upstart_is_cleared_proven_and_undone(hosts: Hosts) -> None:
         assert vault(hosts, "refused") == original
         assert hosts.file("refused", TOKEN).read_bytes() == token
         assert b.look().identity == "OnPrem"
+
+        # The real agent prints what it logs; the lab's does not.
+        own = hosts.file("refused", "/var/log/amazon/ssm/amazon-ssm-agent.log").read_text()
+        printed = hosts.file("refused", "/var/log/upstart/amazon-ssm-agent.log")
+        for last_words, dies in (("", False), ("panic: x\n\ngoroutine 44 [running]:\n", True)):
+            printed.write_text(own + last_words)
+            seen = b.look()
+            assert isinstance(seen.agent, Agent) and not isinstance(seen.agent.died, Unknown)
+            assert ("AGENT_CRASHES" in seen.causes) == dies
 
 
 def test_where_clearing_takes_nothing_the_vault_is_moved_aside(hosts: Hosts) -> None:
