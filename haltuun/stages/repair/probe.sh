@@ -127,8 +127,8 @@ look_at_log() {
         tail -n 1 | cut -d: -f1)
     awk -v start="${start:-0}" -v tail_from=$((total - 399)) '
         NR >= tail_from || (start && NR >= start && NR < start + 250) {
-            print "log=" NR ":" substr($0, 1, 700)
-        }' "$AGENT_LOG" | redact
+            print "log=" NR ":" $0
+        }' "$AGENT_LOG" | redact | cut -c 1-700 # a password that is cut in two is not known for one
 }
 
 newest_of_journal() {
@@ -148,7 +148,7 @@ look_at_journal() {
         *) return 0 ;;
     esac
     whole=--haltuun-read-it-whole
-    { newest_of_journal && echo "$whole"; } | awk -v whole="$whole" -v from="$journal" '
+    { newest_of_journal && echo "$whole"; } | redact | awk -v whole="$whole" -v from="$journal" '
         $0 == whole { read = 1; next }
         {
             said = $0
@@ -159,14 +159,14 @@ look_at_journal() {
             if (said ~ /^goroutine |^runtime stack:/) matters = !trace++
         }
         matters || dies || said ~ /^[0-9]+-[0-9]+-[0-9]+ [0-9]/ {
-            line[++n] = substr($0, 1, 700)
+            line[++n] = substr($0, 1, 400)
             if (said ~ /INFO (Proxy environment variables:|Create new startup processor|Starting Agent: )/) start = n
         }
         END {
             if (read && n) print "journal_read=" from
             for (i = 1; i <= n; i++)
-                if (i > n - 150 || (start && i >= start && i < start + 5)) print "journal=" i ":" line[i]
-        }' | redact
+                if (i > n - 100 || (start && i >= start && i < start + 5)) print "journal=" i ":" line[i]
+        }'
 }
 
 # State that was saved by a repair which was killed, and not ended since: "change foreign saved-at mi-…".

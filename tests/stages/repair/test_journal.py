@@ -14,6 +14,7 @@ from haltuun.stages.repair.parse import parse_agent
 from haltuun.stages.repair.probe import script
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host
 
+FUNCTIONS = script("host.sh", "probe.sh").partition("\nwait_for_job\nsay root")[0]
 START = "2026-11-23 06:00:01.0000 INFO Proxy environment variables:"
 TOOK = "2026-11-23 06:00:02.0000 INFO Agent will take identity from EC2"
 UP = "2026-11-23 06:00:03.0000 INFO [ssm-agent-worker] [MGSInteractor] Set up control channel successfully"
@@ -44,9 +45,8 @@ def host(tmp_path: Path) -> FakeHost:
 
 
 def look(host: FakeHost, shell: str = "dash", init: str = "systemd") -> str:
-    functions = script("host.sh", "probe.sh").partition("\nwait_for_job\nsay root")[0]
     mine = f"PATH={host.bin}\nUPSTART_LOG={host.root}/upstart.log\ninit_system() {{ echo {init}; }}"
-    done = host.run(shell, f"{functions}\n{mine}\nlook_at_journal\n")
+    done = host.run(shell, f"{FUNCTIONS}\n{mine}\nlook_at_journal\n")
     assert done.stderr == ""
     return done.stdout
 
@@ -146,10 +146,18 @@ def test_no_word_of_a_session_is_printed_and_a_program_in_it_is_not_the_agent(ho
     assert codes(agent(said)) == []
 
 
-def test_a_proxys_password_stays_on_the_host(host: FakeHost) -> None:
-    keeps(host, printed(START, "2026-11-23 06:00:01.0000 INFO https_proxy: http://bob:hunter2@proxy:3128"))
+@pytest.mark.parametrize("over", [5, 12, 15])
+def test_a_proxys_password_stays_on_the_host(host: FakeHost, over: int) -> None:
+    """Also where the password itself is cut: at 400 characters of a journal's line, and at 700 of a log's."""
+    head, proxy = "2026-11-23 06:00:01.0000 INFO ", "https_proxy: http://bob:hunter2@proxy:3128"
+    before = len(printed(head)[0])
+    keeps(host, printed(START, head + proxy, head + proxy.rjust(400 + over - before)))
     said = look(host)
-    assert "hunter2" not in said and "proxy:3128" in said
+    assert "hunt" not in said and "proxy:3128" in said
+    own = host.root / "agent.log"
+    own.write_text(f"{START}\n{head}{proxy}\n{head}{proxy.rjust(700 + over - len(head))}\n")
+    said = host.run("dash", f"{FUNCTIONS}\nPATH={host.bin}\nAGENT_LOG={own}\nlook_at_log").stdout
+    assert "hunt" not in said and "proxy:3128" in said and max(map(len, said.splitlines())) <= 700
 
 
 def test_the_last_start_is_there_however_much_it_has_said_since(host: FakeHost) -> None:
@@ -157,4 +165,4 @@ def test_the_last_start_is_there_however_much_it_has_said_since(host: FakeHost) 
     keeps(host, printed(START, TOOK, *[UP] * 1000, "fatal error: all is lost", *trace, EXITED))
     said = look(host)
     assert codes(agent(said)) == ["AGENT_CRASHES"]
-    assert said.count("\njournal=") == 155 and said.count("goroutine") == 1
+    assert said.count("\njournal=") == 105 and said.count("goroutine") == 1
