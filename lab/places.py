@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import time
@@ -16,6 +17,8 @@ from typing import Any
 from lab.errors import LabError
 
 RUN_ROOT = Path("/run/haltuun-lab")
+# The process of tests: a lab ends with it, also where it was killed and has nobody else to end it.
+OWNER = "HALTUUN_LAB_OWNER"
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,30}$")
 
 
@@ -126,6 +129,26 @@ class Places:
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()
+
+
+class Owner:
+    """Whom the environment says that the lab belongs to; without one it stays until it is taken down."""
+
+    def __init__(self, pid: str | None) -> None:
+        self._descriptor: int | None = None
+        self._gone = False
+        if pid:
+            try:
+                self._descriptor = os.pidfd_open(int(pid))
+            except ProcessLookupError:
+                self._gone = True
+
+    @property
+    def has_ended(self) -> bool:
+        """A zombie has, too."""
+        if self._descriptor is None:
+            return self._gone
+        return bool(select.select([self._descriptor], [], [], 0)[0])
 
 
 def _is_zombie(pid: int) -> bool:

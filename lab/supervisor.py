@@ -31,7 +31,7 @@ from lab.box.machine import Machine
 from lab.control import ControlSocket
 from lab.errors import LabError
 from lab.hosts import LabHost
-from lab.places import Places
+from lab.places import OWNER, Owner, Places
 from lab.scenario import Host, Scenario, load_scenario
 from lab.workspace import PACKAGES, Reached, write_workspace
 
@@ -278,9 +278,11 @@ class Lab:
             except (OSError, LabError) as error:
                 log.warning("%s: the account's view of the host could not be read: %s", lab_host.name, error)
 
-    def serve(self) -> None:
+    def serve(self, owner: Owner) -> None:
         while not self.stopping.wait(1.0):
             self._tick()
+            if owner.has_ended:
+                return
             if not self.account.is_running:
                 self.say("the emulated account has ended", state="failed")
                 return
@@ -354,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--agent-deb", type=Path)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    places = Places(given.run_dir)
+    places, owner = Places(given.run_dir), Owner(os.environ.get(OWNER))
     places.record(os.getpid())
     lab = Lab(places, load_scenario(given.scenario, given.seed), given.out, given.slot, given.agent_deb)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -362,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
     control = ControlSocket(places.control, lab.answer)
     try:
         lab.up()
-        lab.serve()
+        lab.serve(owner)
     except Exception as error:
         log.exception("the lab could not be brought up")
         lab.say(str(error) or type(error).__name__, state="failed")
@@ -370,6 +372,8 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         control.close()
         lab.down()
+        if owner.has_ended:
+            places.remove()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from lab.places import OWNER
 from tests.lab.agent_package import WrongPackage, check_package
 
 pytest_plugins = ["tests.prefect_fixtures", "tests.postgres_fixtures"]
@@ -70,6 +72,13 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whoever runs the tests may have jumps and users for any host in ~/.ssh/config."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def labs_end_with_the_session() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OWNER, str(os.getpid()))
         yield
 
 
