@@ -202,13 +202,18 @@ def finish(futures: Iterable[PrefectFuture[Any]]) -> None:
 
 
 def batches(known: Mapping[str, Host], hosts: Sequence[str]) -> list[tuple[Sequence[str], str]]:
-    """Hosts for one task run each, and its label; several share one where they are very many."""
+    """Hosts for one task run each, and its label; several share one where they are very many.
+
+    They are dealt out one by one: hosts that hang for one cause mostly have names alike, are listed by them,
+    and would have their deadlines one after the other in a single thread while the others have nothing to do.
+    """
     size = max(1, -(-len(hosts) * RUNS_PER_HOST // TASK_RUNS_PER_STAGE))
+    count = -(-len(hosts) // size)
     result = []
-    for start in range(0, len(hosts), size):
-        batch = hosts[start : start + size]
+    for first in range(count):
+        batch = hosts[first::count]
         label = known[batch[0]].label
-        result.append((batch, label if len(batch) == 1 else f"{len(batch)} hosts from {batch[0]}"))
+        result.append((batch, label if len(batch) == 1 else f"{len(batch)} hosts with {batch[0]}"))
     return result
 
 

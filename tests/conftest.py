@@ -21,7 +21,7 @@ pytest_plugins = ["tests.prefect_fixtures", "tests.postgres_fixtures"]
 # Each line is one worker's: its files share what is dear to start, a Prefect server and the command line's
 # account. They come before all others, as they take longest.
 TOGETHER = (
-    ("tests/e2e/test_takeover_story.py", "tests/test_prefect_server.py"),
+    ("tests/e2e/test_takeover_story.py", "tests/test_prefect_server.py", "tests/test_hanging_hosts.py"),
     ("tests/test_prefect_takeover.py", "tests/cli/"),
     ("tests/stages/repair/test_on_hosts.py",),
 )
