@@ -43,8 +43,8 @@ test: setup lint
 
 # A crowd of a thousand; a worker killed in each stage, and a run that is stopped; on real hosts repairs for any
 # two of cause, init and first state, runs killed in the middle in every way, and at each step of every script that
-# changes a host; runs and undos killed at each AWS call that changes patch, backup or an account's roles; the two
-# largest scenarios. An hour, which `make test` has no room for: it has one or a few of each.
+# changes a host; runs and undos killed at each AWS call that changes patch, backup or an account's roles; the other
+# scenarios. An hour, which `make test` has no room for: it has one or a few of each.
 soak: setup
 	@$(BIN)/python -m pytest -m soak
 

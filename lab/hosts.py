@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lab.cloud.hostservices import HostServices
 
 log = logging.getLogger("lab")
+DISK_FULL = "disk_full"
 CLOCK_OFFSET = "var/lib/lab/clock_offset_s"
 SKEW_S = 3600
 # A shell on the host learns the time from `date` alone; the stand-ins read the offset themselves.
@@ -114,7 +115,7 @@ BOX_FAULTS: dict[str, BoxFault] = {
     "sshd_hang": _sshd_hang,
     "sshd_refused": _sshd_refused,
     "host_key_changed": _host_key_changed,
-    "disk_full": _disk_full,
+    DISK_FULL: _disk_full,
     "clock_skew": _clock_skew,
     "agent_killed": _agent_killed,
     "rebooted": _rebooted,

@@ -155,6 +155,8 @@ class Host(Strict):
 
     `profile` is none, ok, no-permissions or the name of an instance profile of its own; `ssh` is ok, hang,
     refused, changed-key, no-key or `twin-of: NAME`, where NAME is the host that really answers there.
+    `sudo` asks for a password or, with requiretty, wants a terminal; with `login_noise` the login shell
+    prints of its own on both streams.
     """
 
     name: str
@@ -168,6 +170,10 @@ class Host(Strict):
     fingerprint: str = ""
     apps: list[Literal["wordpress", "mysql"]] = []
     ssh: str = "ok"
+    login_shell: Literal["bash", "csh", "rbash"] = "bash"
+    login_noise: bool = False
+    sudo: Literal["passwordless", "asks", "requiretty"] = "passwordless"
+    tmp: Literal["plain", "noexec"] = "plain"
     state: Literal["running", "stopped"] = "running"
     platform: Literal["linux", "windows"] = "linux"
     asg: str = ""

@@ -30,7 +30,7 @@ from lab.box.layers import build_common_layer
 from lab.box.machine import Machine
 from lab.control import ControlSocket
 from lab.errors import LabError
-from lab.hosts import LabHost
+from lab.hosts import DISK_FULL, LabHost
 from lab.places import OWNER, Owner, Places
 from lab.scenario import Host, Scenario, load_scenario
 from lab.workspace import PACKAGES, Reached, write_workspace
@@ -167,6 +167,10 @@ class Lab:
             host_keys=make_host_keys(host.name) if host.ssh_mode == "changed-key" else keys,
             machine_id=hashlib.md5(source.encode(), usedforsecurity=False).hexdigest(),
             patches_missing=[patch.message() for patch in host.patches_missing],
+            shell=host.login_shell,
+            noisy=host.login_noise,
+            sudo=host.sudo,
+            tmp=host.tmp,
         )
 
     def _boot(self, lab_host: LabHost, furnisher: Furnisher) -> None:
@@ -193,9 +197,12 @@ class Lab:
             on_reach_change=lambda service, up: box.gateway.answer_for(SERVICE_ADDRESSES[service][0], up),
         )
         lab_host.services.start()
-        for fault in host.faults:
+        early = [fault for fault in host.faults if fault != DISK_FULL]
+        for fault in early:
             lab_host.set_fault(self.doors, fault, True)
         furnisher.install(host, box)
+        if DISK_FULL in host.faults:  # what is installed needs the room
+            lab_host.set_fault(self.doors, DISK_FULL, True)
 
     def _open_doors(self) -> None:
         for lab_host in self.hosts.values():

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Makes the world of one box and becomes its PID 1. Runs in fresh mount, pid, uts, ipc and network namespaces.
-# usage: boot.sh LOWER UPPER ROOT HOSTNAME IP/PREFIX GATEWAY GATE INIT
+# usage: boot.sh LOWER UPPER ROOT HOSTNAME IP/PREFIX GATEWAY GATE INIT TMP
 #   LOWER  lower layers of the overlay, joined by ':'      UPPER  folder on a tmpfs, with up/ and work/
-#   GATE   path of the gateway's network namespace
+#   GATE   path of the gateway's network namespace   TMP  noexec: as on hardened hosts
 set -eu
-lower=$1 upper=$2 root=$3 name=$4 address=$5 gateway=$6 gate=$7 init=$8
+lower=$1 upper=$2 root=$3 name=$4 address=$5 gateway=$6 gate=$7 init=$8 tmp=$9
 PATH=$PATH:/usr/sbin:/sbin
 
 hostname "$name"
@@ -21,6 +21,7 @@ mount -t overlay -o "lowerdir=$lower,upperdir=$upper/up,workdir=$upper/work" ove
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755,size=64m tmpfs "$root/run"
+[ "$tmp" != noexec ] || mount -t tmpfs -o mode=1777,size=64m,nosuid,nodev,noexec tmpfs "$root/tmp"
 mount -t tmpfs -o mode=755,size=1m tmpfs "$root/dev"
 for device in null:3 zero:5 full:7 random:8 urandom:9 tty:; do
     minor=${device#*:}

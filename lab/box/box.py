@@ -71,7 +71,7 @@ class Box:
         boot = ["sh", str(Path(__file__).with_name("boot.sh")), ":".join(map(str, self.lower))]
         disk, root = str(self.folder / "disk"), str(self.folder / "root")
         address, gateway = f"{self.machine.private_ip}/24", self._network + GATEWAY_SUFFIX
-        own = [disk, root, self.name, address, gateway, gate, self.machine.init]
+        own = [disk, root, self.name, address, gateway, gate, self.machine.init, self.machine.tmp]
         boot_log = self.folder / "boot.log"
         with boot_log.open("wb") as stream:
             self._parent = subprocess.Popen(
@@ -149,9 +149,21 @@ class Box:
 
     def fill_disk(self, full: bool) -> None:
         """Shrink the disk to what is used (df says 100 %, writes fail), or give it back its size."""
-        stat = os.statvfs(self.folder / "disk")
-        used_kb = (stat.f_blocks - stat.f_bfree) * stat.f_frsize // 1024
-        size = f"{max(used_kb, 4)}k" if full else f"{self.disk_mb}m"
+        if not full:
+            self._resize_disk(f"{self.disk_mb}m")
+            return
+        for tries_left in reversed(range(20)):
+            stat = os.statvfs(self.folder / "disk")
+            used_kb = (stat.f_blocks - stat.f_bfree) * stat.f_frsize // 1024
+            try:
+                self._resize_disk(f"{max(used_kb, 4)}k")
+            except LabError:  # what runs there has written in between
+                if not tries_left:
+                    raise
+            else:
+                return
+
+    def _resize_disk(self, size: str) -> None:
         _run("mount", "-o", f"remount,size={size}", str(self.folder / "disk"))
 
 

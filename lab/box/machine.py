@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.box.keys import KeyPair
+from lab.errors import LabError
 
 # What OpenSSH 6.6 (Ubuntu 14.04) offers; no rsa-sha2-*, which came with 7.2.
 OPENSSH_6_6 = """\
@@ -64,6 +66,17 @@ start | stop | restart | status) exec /sbin/initctl "$verb" "$name" ;;
 esac
 """
 
+# Bash and csh read it alike; csh cannot write to the other stream by itself.
+GREETING = """\
+echo Welcome. All that you do here is recorded.
+sh -c 'echo the disk is almost full >&2'
+"""
+SUDO = {
+    "passwordless": "ALL=(ALL) NOPASSWD:ALL",
+    "asks": "ALL=(ALL) ALL",
+    "requiretty": "ALL=(ALL) NOPASSWD:ALL\nDefaults:{user} requiretty",
+}
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -79,7 +92,10 @@ class Machine:
     host_keys: dict[str, KeyPair] = field(default_factory=dict)
     machine_id: str = "0123456789abcdef0123456789abcdef"
     patches_missing: list[dict[str, str]] = field(default_factory=list)
-    sudo: str = "passwordless"
+    shell: str = "bash"  # bash | csh | rbash
+    noisy: bool = False
+    sudo: str = "passwordless"  # passwordless | asks | requiretty
+    tmp: str = "plain"  # plain | noexec
 
 
 def put(path: Path, text: str, mode: int = 0o644, owner: int = 0) -> None:
@@ -137,7 +153,7 @@ def _lsb_release(os_release: str) -> str:
 def _write_user(root: Path, base: Path, machine: Machine) -> None:
     user, number = machine.user, 1000
     rows = {
-        "passwd": f"{user}:x:{number}:{number}:{user}:/home/{user}:/bin/bash\n",
+        "passwd": f"{user}:x:{number}:{number}:{user}:/home/{user}:/bin/{machine.shell}\n",
         "group": f"{user}:x:{number}:\n",
         # `*` and not `!`: sshd without PAM takes `!` for a locked account and refuses its keys
         "shadow": f"{user}:*:19000:0:99999:7:::\n",
@@ -151,8 +167,21 @@ def _write_user(root: Path, base: Path, machine: Machine) -> None:
     put(home / ".profile", "umask 022\n", 0o644, number)
     put(home / ".ssh/authorized_keys", f"{machine.authorized_key}\n", 0o600, number)
     (home / ".ssh").chmod(0o700)
-    if machine.sudo == "passwordless":
-        put(root / f"etc/sudoers.d/90-{user}", f"{user} ALL=(ALL) NOPASSWD:ALL\n", 0o440)
+    if machine.noisy:
+        for file in (".bashrc", ".cshrc"):
+            put(home / file, GREETING, 0o644, number)
+    if machine.shell == "csh":
+        _bring_csh(root)
+    put(root / f"etc/sudoers.d/90-{user}", f"{user} {SUDO[machine.sudo].format(user=user)}\n", 0o440)
+
+
+def _bring_csh(root: Path) -> None:
+    """From this machine, whose release the base image is of: it needs what every Debian has."""
+    program = shutil.which("tcsh")
+    if program is None:
+        raise LabError("A host's login shell is csh, which this machine lacks.", "Run: apt-get install tcsh")
+    (root / "usr/bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(program, root / "usr/bin/csh")
 
 
 def write_host_keys(root: Path, keys: dict[str, KeyPair]) -> None:

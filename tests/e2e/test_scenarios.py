@@ -31,7 +31,7 @@ SCENARIOS = api.DEMO_SCENARIO.parent
 HARMLESS = {"ec2.snapshot.evidence", "ec2.tag", "backup.job", "backup.arm"}
 
 
-@pytest.mark.parametrize("which", ["full", "dhmc"])
+@pytest.mark.parametrize("which", ["full", "dhmc", "hardened"])
 def test_every_host_comes_to_its_end(which: str, prefect_server: PrefectServer, tmp_path: Path) -> None:
     scenario = load_scenario(SCENARIOS / f"{which}.yaml")
     name = f"{which}-{os.getpid()}"

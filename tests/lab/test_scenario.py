@@ -21,7 +21,7 @@ def test_the_demo_has_the_ten_hosts_of_the_story() -> None:
     assert not scenario.leftovers
 
 
-@pytest.mark.parametrize("name", ["demo", "full", "dhmc"])
+@pytest.mark.parametrize("name", ["demo", "full", "dhmc", "hardened"])
 def test_ids_depend_on_the_seed_and_on_nothing_else(name: str) -> None:
     first, again, other = load_scenario(name, 1), load_scenario(name, 1), load_scenario(name, 2)
     assert first == again

@@ -22,6 +22,7 @@ from haltuun.errors import HaltuunError
 from haltuun.model import Change, Undo, Unknown, Verdict
 from haltuun.stages.repair.facts import Agent
 from haltuun.stages.repair.probe import get_output
+from tests.lab.test_supervisor import ssh
 from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
 
@@ -34,11 +35,11 @@ region: eu-west-1
 images:
   lifted: {source: vmware, description: "lifted"}
 hosts:
-  - {name: refused, os: ubuntu-14.04, agent: stale-fingerprint}
-  - {name: clone-1, os: ubuntu-16.04, image: lifted, agent: stale}
+  - {name: refused, os: ubuntu-14.04, agent: stale-fingerprint, sudo: requiretty}
+  - {name: clone-1, os: ubuntu-16.04, image: lifted, agent: stale, login_shell: csh, login_noise: true}
   - {name: clone-2, os: ubuntu-16.04, image: lifted, agent: stale}
   - {name: killed, os: ubuntu-18.04, agent: half-repaired}
-  - {name: bare, os: ubuntu-20.04, agent: none}
+  - {name: bare, os: ubuntu-20.04, agent: none, tmp: noexec}
   - {name: meant, os: ubuntu-18.04, agent: hybrid-deliberate}
   - {name: waiting, os: ubuntu-22.04, agent: connection-lost}
   - {name: own-blocked, os: ubuntu-18.04, agent: stale, network: blocked}
@@ -85,6 +86,16 @@ def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.05)
+
+
+def test_accounts_and_disks_are_in_the_way(hosts: Hosts) -> None:
+    """As the scenario says; the repairs below go through them all the same."""
+    shell = ssh(hosts.info, "clone-1", "echo $shell")
+    assert shell.stdout.splitlines()[-1] == "/bin/csh"
+    assert "recorded" in shell.stdout and "almost full" in shell.stderr
+    old = {"PubkeyAcceptedAlgorithms": "+ssh-rsa", "HostKeyAlgorithms": "+ssh-rsa"}
+    assert "must have a tty" in ssh(hosts.info, "refused", "sudo -n id -u", **old).stderr
+    assert "ermission denied" in ssh(hosts.info, "bare", "cp /bin/true /tmp/try; /tmp/try").stderr
 
 
 def test_looking_and_planning_write_nothing(hosts: Hosts) -> None:
