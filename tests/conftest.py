@@ -83,6 +83,15 @@ def labs_end_with_the_session() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def bare_accounts() -> Iterator[None]:
+    """moto fills each account with 1300 images' snapshots, and 1500 policies where it may: at each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+        patch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "false")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def models_read_once() -> Iterator[None]:
     """botocore reads AWS's service models for each session anew, and a test's account has one of its own."""
     read = cache(botocore.loaders.JSONFileLoader().load_file)

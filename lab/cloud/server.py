@@ -16,11 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
-os.environ.setdefault("MOTO_ALLOW_NONEXISTENT_REGION", "false")
-# moto's default images belong to the account, with 1300 snapshots that no inherited account has.
-os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -44,6 +39,13 @@ UNSIGNED_BY_ROLE = frozenset({"ssm:RequestManagedInstanceRoleToken", "sts:GetCal
 # Only a machine makes these calls; from anybody else they are a stale or foreign token.
 AGENT_ONLY = frozenset({"ssm:UpdateInstanceInformation", "ssm:RegisterManagedInstance"})
 MAX_SKEW = timedelta(minutes=5)
+# moto reads these whenever it makes or resets the part of an account that is a service's.
+MOTO = {
+    "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
+    "MOTO_ALLOW_NONEXISTENT_REGION": "false",
+    # moto's default images belong to the account, with 1300 snapshots that no inherited account has.
+    "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
+}
 
 
 class QuietHandler(MotoRequestHandler):
@@ -153,8 +155,9 @@ class CloudServer:
     """The account on a port, in threads of this process; tests use it as a context manager."""
 
     def __init__(self, account_id: str, port: int = 0, run_dir: Path | None = None) -> None:
-        self._account_before = os.environ.get("MOTO_ACCOUNT_ID")
-        os.environ["MOTO_ACCOUNT_ID"] = account_id
+        settings = {**MOTO, "MOTO_ACCOUNT_ID": account_id}
+        self._before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
         self.cloud = Cloud(account_id, run_dir)
         self._server: BaseWSGIServer = make_server(
             "127.0.0.1", port, self.cloud, threaded=True, request_handler=QuietHandler
@@ -187,10 +190,11 @@ class CloudServer:
         self._server.server_close()
         for thread in self._threads:
             thread.join(timeout=5)
-        if self._account_before is None:
-            os.environ.pop("MOTO_ACCOUNT_ID", None)
-        else:
-            os.environ["MOTO_ACCOUNT_ID"] = self._account_before
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
     def __enter__(self) -> CloudServer:
         return self.start()

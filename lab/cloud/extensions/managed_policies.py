@@ -7,7 +7,6 @@ and at every reset, which costs a lab seconds at its start and a test suite minu
 from __future__ import annotations
 
 import json
-import os
 from copy import copy
 from datetime import datetime
 from functools import cache
@@ -52,5 +51,4 @@ def _init_aws_policies(self: IAMBackend) -> list[ManagedPolicy]:
 
 
 def apply() -> None:
-    os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
     IAMBackend._init_aws_policies = _init_aws_policies  # type: ignore[method-assign]
