@@ -201,6 +201,14 @@ take_install_back() {
     fi
 }
 
+# Where there was none, an agent that is there and runs is what was planned, and what an undo takes away. The look
+# that follows tells why it does not come up.
+stay_installed() {
+    saved_has_ended
+    say unproven "$REASON"
+    finish 'done' 0
+}
+
 do_install() {
     package=$JOB_DIR/$PACKAGE_FILE
     check_package "$package" "$PACKAGE_SHA256" "$PACKAGE_VERSION"
@@ -211,7 +219,7 @@ do_install() {
     await_lock
     remember_service
     remember_fresh
-    OFFSET=$(wc -c <"$AGENT_LOG" 2>/dev/null || echo 0)
+    remember_log
     if ! is_whole; then
         if is_fresh; then
             if [ "$PACKAGE_FORMAT" != deb ]; then
@@ -249,7 +257,7 @@ do_install() {
     STOPPED=no
     # An undo gives back what was there; that it came up is not asked of it.
     if [ -n "${UNDOES:-}" ]; then finish 'done' 0; fi
-    if is_fresh; then conclude; else conclude take_install_back; fi
+    if is_fresh; then conclude stay_installed; else conclude take_install_back; fi
 }
 
 # The format that was noted; an earlier Haltuun noted none.

@@ -104,6 +104,15 @@ remember_service() {
     service_enabled >"$NOTES/was_enabled.new" && mv "$NOTES/was_enabled.new" "$NOTES/was_enabled"
 }
 
+# Where the agent's log ended before this run's work: what is run again after a kill has to see all that an
+# agent which came up meanwhile has said.
+remember_log() {
+    if [ ! -e "$NOTES/offset" ]; then
+        { wc -c <"$AGENT_LOG" 2>/dev/null || echo 0; } >"$NOTES/offset.new" && mv "$NOTES/offset.new" "$NOTES/offset"
+    fi
+    OFFSET=$(cat "$NOTES/offset")
+}
+
 await_end() {
     waited=0
     while [ -n "$(agent_processes)" ] && [ "$waited" -lt "$1" ]; do

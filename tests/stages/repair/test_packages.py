@@ -121,6 +121,32 @@ def test_without_proof_the_former_package_is_put_back(
     assert seen.unfinished == ()
 
 
+def test_an_agent_that_does_not_come_up_where_there_was_none_is_there_until_an_undo(
+    moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were its change told as failed, no undo would know of the package that it left."""
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
+    moved.stand_in("rpm")
+    pin = moved.package("rpm", NEW)
+    (moved.root / "start.log").write_text("Agent will take identity from EC2\n")
+    run, (install,) = moved.run([pin], tmp_path), planned(moved, [pin], tmp_path)
+    assert "no open channel" in perform(run, install)["unproven"]
+    undo(run, install)
+    assert moved.look(run).package == "none"
+
+
+def test_run_again_it_sees_what_the_agent_said_when_it_came_up(
+    moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that was killed as it waited is run again, and an agent tells but once that it is there."""
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
+    moved.stand_in("rpm")
+    pin = moved.package("rpm", NEW)
+    run, (install,) = moved.run([pin], tmp_path), planned(moved, [pin], tmp_path)
+    assert "unproven" not in perform(run, install)
+    assert "unproven" not in STAGE.kinds[install.kind].apply(run, install)
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_port_that_falls_silent_takes_only_this_run_s_work_back(
     moved: Moved, tmp_path: Path, fresh: bool
