@@ -29,6 +29,8 @@ VOLUMES_A_PAGE = 500
 STATUSES_A_PAGE = 1000
 # No customer's registration is in what these sell; a lineage ends there (EC2 User Guide, "AMI ancestry").
 VENDORS = ("amazon", "aws-marketplace")
+# Images of a region that are asked for what they were made of, at a call each.
+LINEAGES = 20
 REGIONS_AT_ONCE = 8
 T = TypeVar("T")
 
@@ -154,7 +156,7 @@ def _images(aws: Aws, region: str, instances: Json) -> Json:
     return aws.ask(ask)
 
 
-def get_lineage(aws: Aws, region: str, images: Sequence[Json]) -> dict[str, list[str]]:
+def get_lineage(aws: Aws, region: str, images: Sequence[Json]) -> dict[str, list[str]] | Unknown:
     """Image → the ids of what it was made of, the nearest first. DescribeImages tells the first of them; of
     the next it tells nothing where that is deregistered or another account's.
 
@@ -162,6 +164,8 @@ def get_lineage(aws: Aws, region: str, images: Sequence[Json]) -> dict[str, list
     """
     private = [image for image in images if image.get("ImageOwnerAlias") not in VENDORS]
     asked = [image["ImageId"] for image in private if image.get("SourceImageId")]
+    if len(asked) > LINEAGES:
+        return Unknown(unknown=f"NOT_ASKED: {len(asked)} images, a call each")
     return {one: _ancestors(aws, region, one) for one in asked} if len(private) > 1 else {}
 
 

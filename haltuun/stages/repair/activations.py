@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from haltuun.model import StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.repair.facts import Activation, NodeRow, RepairFacts
@@ -47,24 +49,27 @@ def remedy(node: NodeRow) -> str:
     )
 
 
-def kin(view: View, host: str, node: NodeRow) -> tuple[str, ...]:
+def registered(view: View) -> Mapping[str, Mapping[str, str]]:
+    """Activation → hosts whose registration came from it, each with its `mi-`."""
+    found: dict[str, dict[str, str]] = {}
+    for host, seen in view.facts.get(StageName.repair, {}).items():
+        node = seen.vault_node if isinstance(seen, RepairFacts) else None
+        if host in view.hosts and isinstance(node, NodeRow) and node.activation_id:
+            found.setdefault(node.activation_id, {})[host] = node.node_id
+    return found
+
+
+def kin(
+    view: View, host: str, node: NodeRow, by_activation: Mapping[str, Mapping[str, str]]
+) -> tuple[str, ...]:
     """Hosts with other registrations of the same activation: something registers each machine."""
-    if not node.activation_id:
-        return ()
-    others = [
-        f"{view.hosts[other].label} ({seen.vault_node.node_id})"
-        for other, seen in view.facts.get(StageName.repair, {}).items()
-        if other != host
-        and other in view.hosts
-        and isinstance(seen, RepairFacts)
-        and isinstance(seen.vault_node, NodeRow)
-        and seen.vault_node.activation_id == node.activation_id
-        and seen.vault_node.node_id != node.node_id
-    ]
+    same = by_activation.get(node.activation_id, {})
+    others = [one for one, node_id in same.items() if one != host and node_id != node.node_id]
     if not others:
         return ()
+    shown = sorted(f"{view.hosts[other].label} ({same[other]})" for other in others[:_SHOWN])
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-    return (f"by the same activation: {', '.join(sorted(others)[:_SHOWN])}{more}",)
+    return (f"by the same activation: {', '.join(shown)}{more}",)
 
 
 def _described(found: Activation) -> str:

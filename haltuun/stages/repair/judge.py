@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_true
 from haltuun.stages.base import View
@@ -18,10 +18,12 @@ from haltuun.stages.repair.wording import WORDING
 
 def judge(view: View) -> Sequence[Finding]:
     found: list[Finding] = [*judge_fleet(view), *judge_orphans(view)]
+    by_activation = activations.registered(view)
     for instance_id, facts in view.facts.get(StageName.repair, {}).items():
         if isinstance(facts, RepairFacts):
             sides = sides_of(view, instance_id, facts)
-            found.extend(_with_activation(view, facts, judge_host(instance_id, facts, sides)))
+            own = judge_host(instance_id, facts, sides)
+            found.extend(_with_activation(view, facts, by_activation, own))
             found.extend(judge_sides(instance_id, sides))
             if not view.account.host(instance_id).deliberate_hybrid:
                 found.extend(judge_authenticates(instance_id, sides, view.account_id))
@@ -29,14 +31,16 @@ def judge(view: View) -> Sequence[Finding]:
     return found
 
 
-def _with_activation(view: View, facts: RepairFacts, found: Sequence[Finding]) -> Iterator[Finding]:
+def _with_activation(
+    view: View, facts: RepairFacts, by_activation: Mapping[str, Mapping[str, str]], found: Sequence[Finding]
+) -> Iterator[Finding]:
     """What its registration came from belongs to the finding that names it, be it stale or wanted."""
     for finding in found:
         node = facts.vault_node
         if finding.code != "STALE_HYBRID" or not isinstance(node, NodeRow):
             yield finding
             continue
-        more = (*activations.told(node), *activations.kin(view, finding.host or "", node))
+        more = (*activations.told(node), *activations.kin(view, finding.host or "", node, by_activation))
         remedy = finding.remedy + activations.remedy(node)
         yield finding.model_copy(update={"evidence": (*finding.evidence, *more), "remedy": remedy})
 

@@ -14,7 +14,7 @@ from haltuun.clock import Clock
 from haltuun.config import AccountConfig
 from haltuun.errors import AccessDenied
 from haltuun.model import Unknown
-from haltuun.stages.discover.account import get_lineage
+from haltuun.stages.discover.account import LINEAGES, get_lineage
 from haltuun.stages.discover.parse_account import parse_region
 from tests.stages.discover.test_parse import ACCOUNT, REGION
 from tests.stages.discover.test_parse import region as answers
@@ -52,6 +52,8 @@ def test_the_lineage_of_private_images_that_may_be_kin_is_asked_for(monkeypatch:
     assert get_lineage(aws, REGION, [MADE, SOLD]) == {} and asked == [], "nothing that it may be kin to"
     assert get_lineage(aws, REGION, [MADE, SOLD, OWN]) == {"ami-2": ["ami-gone", "ami-1"]}
     assert len(asked) == 1
+    many = get_lineage(aws, REGION, [{**MADE, "ImageId": f"ami-{n}"} for n in range(LINEAGES + 1)])
+    assert isinstance(many, Unknown) and len(asked) == 1, "a call each"
 
 
 def test_one_who_may_not_ask_goes_by_what_describe_images_tells(monkeypatch: pytest.MonkeyPatch) -> None:
