@@ -626,6 +626,8 @@ class Takeover:
         statuses = {host: waived(one, run.account.host(host).waive) for host, one in statuses.items()}
         progress.statuses = {h: s.model_copy(update={"since": now}) for h, s in statuses.items()}
         run.ledger.judged(run.account.id, run.id, name, progress.statuses, now)
+        # Nothing of it is parsed again, and of ten thousand hosts it is much.
+        progress.raw, progress.host_raw = b"", {}
         return progress.statuses
 
     def _untouched(self, name: StageName, host: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import botocore.client
 import botocore.loaders
 import pytest
 from hypothesis import settings
@@ -93,11 +96,28 @@ def bare_accounts() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def models_read_once() -> Iterator[None]:
-    """botocore reads AWS's service models for each session anew, and a test's account has one of its own."""
+    """botocore reads AWS's service models for each session anew, and makes the methods of each client anew; a
+    test's account has sessions and clients of its own."""
     read = cache(botocore.loaders.JSONFileLoader().load_file)
+    make, made = botocore.client.ClientCreator._create_methods, dict[str, dict[str, Any]]()
+
+    def methods(creator: Any, model: Any) -> dict[str, Any]:
+        if model.service_name not in made:
+            made[model.service_name] = make(creator, model)
+        return dict(made[model.service_name])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.loaders.JSONFileLoader, "load_file", lambda _, path: read(path))
+        patch.setattr(botocore.client.ClientCreator, "_create_methods", methods)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of what was imported and collected stay to the end: to go through them again and
+    again for garbage is a seventh of a worker's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(2000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
