@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from haltuun import gates
 from haltuun.gates import Check, evaluate, evaluate_plainly
 from haltuun.model import Verdict
 
@@ -68,3 +71,15 @@ def test_a_check_that_cannot_be_made_blocks_the_stage_and_makes_its_hosts_unknow
     result = evaluate(["i-1"], {"i-1": row}, [CHECKS[2]])
     assert result.verdicts["i-1"].verdict is Verdict.unknown
     assert "age_h" in result.blocked
+
+
+def test_what_great_expectations_only_takes_along_is_imported_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    gates._when_used("colorsys")
+    later = sys.modules["colorsys"]
+    assert "hls_to_rgb" not in vars(later)
+    assert later.rgb_to_hls(1.0, 1.0, 1.0) == (0.0, 1.0, 0.0)
+    assert sys.modules["colorsys"] is not later
+    assert vars(sys.modules["colorsys"])["__file__"]
