@@ -73,7 +73,7 @@ def test_a_check_that_cannot_be_made_blocks_the_stage_and_makes_its_hosts_unknow
     assert "age_h" in result.blocked
 
 
-def test_what_great_expectations_only_takes_along_is_imported_when_it_is_used(
+def test_what_is_only_taken_along_is_imported_when_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
