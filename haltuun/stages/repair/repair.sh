@@ -190,7 +190,11 @@ do_restore() {
     esac
     verify_saved "$SAVED_FROM" || failed "$SAVED_FROM does not match its checksums"
     stop_agent || failed "processes of the agent do not end"
-    restore_files "$SAVED_FROM" || failed "$SAVED_FROM could not be put back"
+    disable_as_before "$SAVED_FROM"
+    if ! restore_files "$SAVED_FROM"; then
+        [ "$(cat "$NOTES/was_enabled")" = no ] || enable_service
+        failed "$SAVED_FROM could not be put back"
+    fi
     service_as_before "$SAVED_FROM"
     finish 'done' 0
 }

@@ -98,13 +98,21 @@ restore_files() {
             continue
         fi
         if [ -e "$path" ]; then
-            mkdir -p "$kept${path%/*}"
-            mv "$path" "$kept$path" || return 1
+            mkdir -p "$kept${path%/*}" && cp -a "$path" "$kept$path" || return 1
         fi
         if [ -e "$1/files$path" ]; then
-            folder_as_in "$1/files" '' "${path%/*}" && cp -a "$1/files$path" "$path" || return 1
+            folder_as_in "$1/files" '' "${path%/*}" && put_file "$1/files$path" "$path" || return 1
+        else
+            rm -f "$path" || return 1
         fi
     done <"$1/restore"
+}
+
+# At no moment is it gone: who is killed here and looks again would take that for another's doing.
+put_file() {
+    if cp -a "$1" "$2.haltuun" && mv -f "$2.haltuun" "$2"; then return 0; fi
+    rm -f "$2.haltuun"
+    return 1
 }
 
 # After a repair without proof. Another account's registration stays off: its owner could run
@@ -123,6 +131,7 @@ give_back() {
 
 put_back() {
     stop_agent
+    disable_as_before "$NOTES"
     if restore_files "$1"; then
         say restored yes
         saved_has_ended

@@ -150,8 +150,13 @@ start_agent() {
     STOPPED=no
 }
 
-service_as_before() {
+# Before its state is put back: a host that starts anew in between would have the agent come up with it.
+disable_as_before() {
     if [ "$(cat "$1/was_enabled" 2>/dev/null)" = no ]; then disable_service; fi
+}
+
+service_as_before() {
+    disable_as_before "$1"
     if [ "$(cat "$1/was_running" 2>/dev/null)" = yes ]; then
         service start
     else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,26 @@ def test_a_file_is_replaced_whole_or_not_at_all(shell: str, fails: str, tmp_path
     assert file.read_text() == ("manual\n# ops\n" if fails else "# ops\n")
     assert about(file) == (0o640, 12, 34)
     assert not list(tmp_path.glob("*.haltuun"))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("fails", ["", "cp", "mv"])
+def test_what_is_put_back_is_at_no_moment_gone(shell: str, fails: str, tmp_path: Path) -> None:
+    """The command at which the script is ended does nothing."""
+    file, saved = tmp_path / "agent.json", tmp_path / "saved"
+    was = saved / f"files{file}"
+    was.parent.mkdir(parents=True)
+    was.write_text("as it was")
+    was.chmod(0o640)
+    (saved / "SHA256SUMS").write_text(f"{sha256(b'as it was').hexdigest()}  files{file}\n")
+    (saved / "restore").write_text(f"{file}\n")
+    file.write_text("as it is")
+    end = f"{fails}() {{ exit 1; }}\n" if fails else ""
+    run(shell, f"{end}restore_files {saved}", "host.sh", "job.sh", "saved.sh", "token.sh")
+    assert file.read_text() == ("as it is" if fails else "as it was")
+    if not fails:
+        assert about(file)[0] == 0o640
+        assert [kept.read_text() for kept in saved.glob(f"replaced.*{file}")] == ["as it is"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
