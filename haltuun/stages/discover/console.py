@@ -46,7 +46,7 @@ SIGNS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
         (r"Out of memory: Kill(?:ed)? process", "it ran out of memory", False),
         (r"No space left on device", "its disk is full", False),
         (
-            r"EXT4-fs error|Remounting filesystem read-only|I/O error, dev \w+, sector"
+            r"EXT4-fs error|Remounting filesystem read-only|I/O error, dev (?!fd|sr|loop|ram)\w+, sector"
             r"|XFS \(\w+\): (?:(?:Metadata )?Corruption|Internal error|metadata I/O error)",
             "its file system or disk has errors",
             False,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from haltuun.model import StageName, Unknown
 from haltuun.stages.base import View
@@ -49,27 +50,25 @@ def remedy(node: NodeRow) -> str:
     )
 
 
-def registered(view: View) -> Mapping[str, Mapping[str, str]]:
-    """Activation → hosts whose registration came from it, each with its `mi-`."""
-    found: dict[str, dict[str, str]] = {}
+def registered(view: View) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """Activation → the registrations that came from it → the hosts that have each."""
+    found: dict[str, dict[str, list[str]]] = {}
     for host, seen in view.facts.get(StageName.repair, {}).items():
         node = seen.vault_node if isinstance(seen, RepairFacts) else None
         if host in view.hosts and isinstance(node, NodeRow) and node.activation_id:
-            found.setdefault(node.activation_id, {})[host] = node.node_id
+            found.setdefault(node.activation_id, {}).setdefault(node.node_id, []).append(host)
     return found
 
 
-def kin(
-    view: View, host: str, node: NodeRow, by_activation: Mapping[str, Mapping[str, str]]
-) -> tuple[str, ...]:
+def kin(view: View, node: NodeRow, of_activation: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Hosts with other registrations of the same activation: something registers each machine."""
-    same = by_activation.get(node.activation_id, {})
-    others = [one for one, node_id in same.items() if one != host and node_id != node.node_id]
+    others = [one for one in islice(of_activation, _SHOWN + 1) if one != node.node_id][:_SHOWN]
     if not others:
         return ()
-    shown = sorted(f"{view.hosts[other].label} ({same[other]})" for other in others[:_SHOWN])
-    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-    return (f"by the same activation: {', '.join(shown)}{more}",)
+    shown = [f"{view.hosts[of_activation[one][0]].label} ({one})" for one in others]
+    left = len(of_activation) - 1 - len(others)
+    more = f" and {left} registrations more" if left else ""
+    return (f"by the same activation: {', '.join(sorted(shown))}{more}",)
 
 
 def _described(found: Activation) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import pairwise
 
-from haltuun.model import Frozen
+from haltuun.model import Frozen, Unknown
 from haltuun.stages.repair.entries import Entry, read_entries
 from haltuun.stages.repair.facts import Identity, LogLine
 
@@ -268,13 +268,18 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     return _summary(last, tuple(story), meant=meant, crashes=_crashes(starts))
 
 
-def deaths(own: Sequence[LogLine], story: Sequence[LogLine]) -> tuple[LogLine, ...]:
+def deaths(own: Sequence[LogLine], story: Sequence[LogLine]) -> tuple[LogLine, ...] | Unknown:
     """How the agent ended by the journal (`story`), which alone has the runtime's last words; nothing where
-    its own log shows that it was started after that, or does not show when it was."""
+    its own log shows that it was started after that."""
     crashes = read_log(story).crashes
-    began = last_start(own)
-    if own and (began is None or (last_start(story) or datetime.min) < began):
+    if not crashes:
         return ()
+    if own:
+        began, then = last_start(own), last_start(story)
+        if began is None or then is None:
+            return Unknown(unknown="NOT_SHOWN: whether the agent was started after it died")
+        if then < began:
+            return ()
     of_crash = {(entry.file, entry.line) for entry in crashes}
     return tuple(line for line in story if (line.file, line.line) in of_crash)
 

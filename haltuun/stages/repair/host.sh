@@ -38,6 +38,12 @@ redact() {
         -e 's/\(A[KS]IA\)[0-9A-Z]\{12,\}/\1***/g'
 }
 
+# numbered NAME: of lines "number<tab>text" those that may be shown, as "NAMEnumber:text". A colon before the text
+# would make the number a user and the text a password; and a password that is cut in two is not known for one.
+numbered() {
+    redact | cut -c 1-700 | awk -v name="$1" '{ number = $1; sub(/^[0-9]+\t/, ""); print name number ":" $0 }'
+}
+
 init_system() {
     if [ -d /run/systemd/system ] || [ "$(cat /proc/1/comm 2>/dev/null)" = systemd ]; then
         echo systemd

@@ -32,7 +32,10 @@ def judge(view: View) -> Sequence[Finding]:
 
 
 def _with_activation(
-    view: View, facts: RepairFacts, by_activation: Mapping[str, Mapping[str, str]], found: Sequence[Finding]
+    view: View,
+    facts: RepairFacts,
+    by_activation: Mapping[str, Mapping[str, Sequence[str]]],
+    found: Sequence[Finding],
 ) -> Iterator[Finding]:
     """What its registration came from belongs to the finding that names it, be it stale or wanted."""
     for finding in found:
@@ -40,7 +43,10 @@ def _with_activation(
         if finding.code != "STALE_HYBRID" or not isinstance(node, NodeRow):
             yield finding
             continue
-        more = (*activations.told(node), *activations.kin(view, finding.host or "", node, by_activation))
+        more = (
+            *activations.told(node),
+            *activations.kin(view, node, by_activation.get(node.activation_id, {})),
+        )
         remedy = finding.remedy + activations.remedy(node)
         yield finding.model_copy(update={"evidence": (*finding.evidence, *more), "remedy": remedy})
 

@@ -63,6 +63,8 @@ def _died(bundle: Bundle, own: tuple[LogLine, ...] | Unknown) -> tuple[LogLine, 
         return _missing(bundle, f"{at.SYSTEM_LOGS}/syslog")
     for log in sorted(journals, key=lambda log: (log.began_at, log.file), reverse=True):
         found = deaths(own, log.lines())
+        if isinstance(found, Unknown):
+            return found
         if found or log.has_start:
             return _redacted(found)
     return ()

@@ -165,6 +165,7 @@ lay_package() {
 
 # What Haltuun installed where nothing was.
 take_package_away() {
+    new_lines >"$JOB_DIR/unproven.log"
     CHANGED=yes
     stop_agent
     STOPPED=no
@@ -201,14 +202,6 @@ take_install_back() {
     fi
 }
 
-# Where there was none, an agent that is there and runs is what was planned, and what an undo takes away. The look
-# that follows tells why it does not come up.
-stay_installed() {
-    saved_has_ended
-    say unproven "$REASON"
-    finish 'done' 0
-}
-
 do_install() {
     package=$JOB_DIR/$PACKAGE_FILE
     check_package "$package" "$PACKAGE_SHA256" "$PACKAGE_VERSION"
@@ -235,6 +228,9 @@ do_install() {
             stop_agent || failed "processes of the agent do not end"
             save_registration
         fi
+        # What an agent that was there has said since this was begun proves nothing of the new one.
+        rm -f "$NOTES/offset"
+        remember_log
         if ! lay_package "$package"; then
             REASON=$(package_error)
             if [ "$PACKAGE_FORMAT" = deb ]; then say hint dpkg; fi
@@ -257,7 +253,7 @@ do_install() {
     STOPPED=no
     # An undo gives back what was there; that it came up is not asked of it.
     if [ -n "${UNDOES:-}" ]; then finish 'done' 0; fi
-    if is_fresh; then conclude stay_installed; else conclude take_install_back; fi
+    conclude take_install_back
 }
 
 # The format that was noted; an earlier Haltuun noted none.

@@ -113,7 +113,7 @@ look_at_proxy_files() {
     for file in "$units/$UNIT.service" "$units/$UNIT.service.d"/*.conf "$units/$SNAP_UNIT.service.d"/*.conf \
         "/etc/init/$UNIT.conf" "/etc/init/$UNIT.override"; do
         [ -f "$file" ] || continue
-        grep -n -i '^[^#]*[a-z]_proxy=' "$file" | redact | sed "s#^#proxy_file=$file:#"
+        awk 'tolower($0) ~ /^[^#]*[a-z]_proxy=/ { print NR "\t" $0 }' "$file" | numbered "proxy_file=$file:"
     done
 }
 
@@ -127,8 +127,8 @@ look_at_log() {
         tail -n 1 | cut -d: -f1)
     awk -v start="${start:-0}" -v tail_from=$((total - 399)) '
         NR >= tail_from || (start && NR >= start && NR < start + 250) {
-            print "log=" NR ":" $0
-        }' "$AGENT_LOG" | redact | cut -c 1-700 # a password that is cut in two is not known for one
+            print NR "\t" substr($0, 1, 8000)
+        }' "$AGENT_LOG" | numbered "log="
 }
 
 newest_of_journal() {

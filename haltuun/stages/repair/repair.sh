@@ -192,7 +192,7 @@ do_restore() {
     stop_agent || failed "processes of the agent do not end"
     disable_as_before "$SAVED_FROM"
     if ! restore_files "$SAVED_FROM"; then
-        [ "$(cat "$NOTES/was_enabled")" = no ] || enable_service
+        if [ "$(cat "$SAVED_FROM/was_enabled") $(cat "$NOTES/was_enabled")" = 'no yes' ]; then enable_service; fi
         failed "$SAVED_FROM could not be put back"
     fi
     service_as_before "$SAVED_FROM"

@@ -106,6 +106,7 @@ restore_files() {
             rm -f "$path" || return 1
         fi
     done <"$1/restore"
+    sync
 }
 
 # At no moment is it gone: who is killed here and looks again would take that for another's doing.

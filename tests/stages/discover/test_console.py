@@ -112,6 +112,10 @@ OOM, STOP, READY = "Out of memory: Kill process 1 (x)\n", "*** STOP: 0x7B\n", "W
         (BOOT + NO_SSHD + BANNER, 1),  # a login on the console is none over the network
         (BOOT + NO_SSHD + BOOT + BANNER, 0),
         (BOOT + BANNER + OOM, 1),
+        (
+            BOOT + "blk_update_request: I/O error, dev fd0, sector 0\n" + BANNER,
+            0,
+        ),  # there is no disk in the drive
         (BOOT + OOM + BANNER, 1),  # what runs out may run out again
         (STOP + READY, 0),
         (READY + STOP, 1),

@@ -79,6 +79,44 @@ def test_what_is_put_back_is_at_no_moment_gone(shell: str, fails: str, tmp_path:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("was", "now", "expected"),
+    [
+        ("no", "yes", ["stop", "disable", "restore", "enable", "failed"]),
+        ("no", "unknown", ["stop", "disable", "restore", "failed"]),
+        ("yes", "yes", ["stop", "restore", "failed"]),
+    ],
+)
+def test_an_agent_that_was_kept_from_starting_is_so_before_its_state_is_back(
+    shell: str, was: str, now: str, expected: list[str], tmp_path: Path
+) -> None:
+    """And enabled again only where that was undone: here nothing can be put back."""
+    saved = tmp_path / "saved/c"
+    saved.mkdir(parents=True)
+    (saved / "was_enabled").write_text(was)
+    (tmp_path / "was_enabled").write_text(now)
+    functions = script("repair.sh").partition("\nprove_right_box\nINIT=")[0].partition("\n# conclude")[2]
+    tells = {"stop_agent": "stop", "disable_service": "disable", "enable_service": "enable"}
+    said = "".join(f"{name}() {{ echo {word}; }}\n" for name, word in tells.items())
+    said += "restore_files() { echo restore; return 1; }\nfailed() { echo failed; exit; }\n"
+    given = f"verify_saved() {{ :; }}\nHALTUUN={tmp_path}\nNOTES={tmp_path}\nSAVED_FROM={saved}\n"
+    got = run(shell, f"#{functions}\n{said}{given}do_restore", "host.sh", "job.sh", "service.sh", "saved.sh")
+    assert got.split() == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("over", [5, 12, 15])
+def test_a_password_at_the_place_where_a_jobs_log_is_cut_stays_there(
+    shell: str, over: int, tmp_path: Path
+) -> None:
+    line = "https_proxy: http://bob:hunter2@proxy:3128".rjust(700 + over)
+    (tmp_path / "unproven.log").write_text(f"{line}\n")
+    quiet = "still_silenced() { :; }\ncore_runs() { :; }\n"
+    got = run(shell, f"{quiet}JOB_DIR={tmp_path}\nfinish not_proven 21", "host.sh", "job.sh", "service.sh")
+    assert "hunt" not in got and "log=1:" in got and got.endswith("result=not_proven\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_folder_comes_back_as_it_was(shell: str, tmp_path: Path) -> None:
     was, now = tmp_path / "was", tmp_path / "now"
     (was / "a/b/c").mkdir(parents=True)

@@ -121,18 +121,39 @@ def test_without_proof_the_former_package_is_put_back(
     assert seen.unfinished == ()
 
 
-def test_an_agent_that_does_not_come_up_where_there_was_none_is_there_until_an_undo(
+def test_an_agent_that_does_not_come_up_where_there_was_none_is_removed_again(
     moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were its change told as failed, no undo would know of the package that it left."""
+    """A change that failed is in no undo: nothing may be left of it."""
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
     moved.stand_in("rpm")
     pin = moved.package("rpm", NEW)
     (moved.root / "start.log").write_text("Agent will take identity from EC2\n")
     run, (install,) = moved.run([pin], tmp_path), planned(moved, [pin], tmp_path)
-    assert "no open channel" in perform(run, install)["unproven"]
-    undo(run, install)
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[install.kind].apply(run, install)
+    assert caught.value.code == "NOT_PROVEN" and not caught.value.unchanged
+    assert "The agent that Haltuun installed was removed again" in caught.value.message
     assert moved.look(run).package == "none"
+
+
+def test_what_the_former_agent_said_proves_nothing_of_the_new_one(
+    moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt was killed before it laid the package, and the host started anew with the old agent."""
+    monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
+    run, replace = old_rpm(moved, tmp_path)
+    notes = moved.root / f"var/lib/haltuun/notes/{replace.id}-{run.id}"
+    notes.mkdir(parents=True)
+    (notes / "offset").write_text("0\n")
+    moved.systemctl("stop", "amazon-ssm-agent")
+    moved.systemctl("start", "amazon-ssm-agent")
+    assert "channel" in (moved.root / "var/log/amazon/ssm/amazon-ssm-agent.log").read_text()
+    (moved.root / "start.log").write_text("")
+    with pytest.raises(HaltuunError) as caught:
+        STAGE.kinds[replace.kind].apply(run, replace)
+    assert caught.value.code == "NOT_PROVEN"
+    assert moved.look(run).version == OLD
 
 
 def test_run_again_it_sees_what_the_agent_said_when_it_came_up(
@@ -143,8 +164,8 @@ def test_run_again_it_sees_what_the_agent_said_when_it_came_up(
     moved.stand_in("rpm")
     pin = moved.package("rpm", NEW)
     run, (install,) = moved.run([pin], tmp_path), planned(moved, [pin], tmp_path)
-    assert "unproven" not in perform(run, install)
-    assert "unproven" not in STAGE.kinds[install.kind].apply(run, install)
+    assert perform(run, install)["result"] == "done"
+    assert STAGE.kinds[install.kind].apply(run, install)["result"] == "done"
 
 
 @pytest.mark.parametrize("fresh", [True, False])
