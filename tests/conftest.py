@@ -28,6 +28,8 @@ TOGETHER = (
     ("tests/test_prefect_takeover.py", "tests/cli/"),
     ("tests/stages/repair/test_on_hosts.py",),
 )
+# No file of these takes long, so that at the end no worker has much left while the others have nothing.
+LAST = ("tests/core/", "tests/report/")
 
 
 def _line(nodeid: str) -> int:
@@ -121,4 +123,4 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _line(item.nodeid))
+    items.sort(key=lambda item: (_line(item.nodeid), item.nodeid.startswith(LAST)))
