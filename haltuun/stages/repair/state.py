@@ -93,7 +93,16 @@ def as_planned(state: Mapping[str, Json], change: Change) -> Json:
     An undo names words that its original did not (the folder of the saved state), so only the words
     that a state has are compared.
     """
-    for wanted in (change.after, change.before):
-        if all(state[key] == value for key, value in wanted.items() if key in state):
+    # An undo that was killed leaves the agent stopped: it has no identity then, and the vault alone tells.
+    stopped = state["running"] is False and change.undoes and "vault" in change.before
+    for wanted, words in (
+        (change.after, state),
+        (change.before, _less_identity(state) if stopped else state),
+    ):
+        if all(words[key] == value for key, value in wanted.items() if key in words):
             return wanted
     return {key: state[key] for key in change.before if key in state}
+
+
+def _less_identity(state: Mapping[str, Json]) -> dict[str, Json]:
+    return {key: value for key, value in state.items() if key not in ("identity", "instance_id")}

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from haltuun.ledger import Ledger
-from haltuun.model import Host, StageName, Unknown
+from haltuun.model import Change, Host, Reach, StageName, Unknown
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, RepairFacts
 from haltuun.stages.repair.parse import parse_agent, parse_config
 from haltuun.stages.repair.probe import script
-from haltuun.stages.repair.state import UNKNOWN, state_of
+from haltuun.stages.repair.state import UNKNOWN, as_planned, state_of
 from tests.stages.fakehost import SHELLS, fake_host, metadata_service
 
 PROBES = Path(__file__).parents[2] / "cases" / "repair" / "probe"
@@ -177,3 +177,37 @@ def test_pythons_question_to_the_metadata_service_is_laid_in_no_file(shell: str,
         asked = script().replace('"169.254.169.254", 80', f'"{name}", {port}')
         done = host.run(shell, f'{asked}\nlook_at_imds\necho "$IMDS_ACCOUNT $IMDS_REGION"')
     assert (done.stdout, done.stderr) == ("111122223333 eu-central-1\n", "")
+
+
+CLEARED = {"identity": "EC2", "instance_id": "i-1", "vault": None}
+LEFT_STOPPED = {"running": False, "identity": "none", "instance_id": None, "vault": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "undoes", "there"),
+    [
+        ({}, "c", True),  # as an undo leaves it that was killed after it had stopped the agent
+        ({}, "", False),
+        ({"running": True}, "c", False),
+        ({"running": UNKNOWN}, "c", False),
+        ({"vault": "mi-2"}, "c", False),
+    ],
+)
+def test_an_undo_that_was_killed_goes_on_with_an_agent_that_it_has_stopped(
+    more: dict[str, object], undoes: str, there: bool
+) -> None:
+    state = {**LEFT_STOPPED, **more}
+    before = {"identity": "OnPrem", "instance_id": "mi-1", "vault": "mi-1"}
+    change = Change(
+        stage=StageName.repair,
+        kind="agent.restore",
+        region="eu-west-1",
+        target="i-1",
+        hosts=("i-1",),
+        before=CLEARED,
+        after=before,
+        reach=Reach.host,
+        summary="back",
+        undoes=undoes,
+    )
+    assert (as_planned(state, change) == CLEARED) is there
