@@ -85,12 +85,17 @@ same_file() {
     [ -f "$1" ] && [ -f "$2" ] && [ "$(sha256sum <"$1")" = "$(sha256sum <"$2")" ]
 }
 
-# Puts the noted paths back as they were saved; what stands there now is kept, too.
+# Puts the noted paths back as they were saved; what stands there now is kept, too. The registration comes last:
+# where it is back, whoever looks takes all of it for being back.
 restore_files() {
     verify_saved "$1" || return 1
     kept=$1/replaced.$(date +%s).$$
     CHANGED=yes
-    while read -r path; do
+    {
+        grep -vxF "$KEY_FILE" "$1/restore"
+        grep -xF "$KEY_FILE" "$1/restore"
+    } | while read -r path; do
+        rm -f "$path.haltuun"
         # What never was moved need not be movable, either.
         same_file "$path" "$1/files$path" && continue
         if [ "$path" = "$CREDENTIALS" ] && ! credentials_as_left "$1"; then
@@ -98,14 +103,14 @@ restore_files() {
             continue
         fi
         if [ -e "$path" ]; then
-            mkdir -p "$kept${path%/*}" && cp -a "$path" "$kept$path" || return 1
+            mkdir -p "$kept${path%/*}" && cp -a "$path" "$kept$path" || exit 1
         fi
         if [ -e "$1/files$path" ]; then
-            folder_as_in "$1/files" '' "${path%/*}" && put_file "$1/files$path" "$path" || return 1
+            folder_as_in "$1/files" '' "${path%/*}" && put_file "$1/files$path" "$path" || exit 1
         else
-            rm -f "$path" || return 1
+            rm -f "$path" || exit 1
         fi
-    done <"$1/restore"
+    done || return 1
     sync
 }
 
