@@ -40,8 +40,8 @@ def compare(
     """Each once to warm up, then in turns."""
     ours()
     peer()
-    timed = [(timed(ours), timed(peer)) for _ in range(rounds)]
-    ours_s, peer_s = (statistics.median(column) for column in zip(*timed, strict=True))
+    seconds = [(timed(ours), timed(peer)) for _ in range(rounds)]
+    ours_s, peer_s = (statistics.median(column) for column in zip(*seconds, strict=True))
     return Figure(what, ours_s, peer_is, peer_s, amount, unit)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.measure import compare
 from bench.scale import LOOKED_IN, Sample, broken, scale
 from haltuun.model import StageName
 
@@ -67,3 +68,18 @@ def test_reads_that_grow_with_each_host_are_not_batched(reads: int, told: list[s
 def test_a_real_run_keeps_them() -> None:
     (sample,) = scale([50])
     assert broken(sample) == []
+
+
+def test_two_ways_are_timed_in_turns() -> None:
+    turns: list[str] = []
+    figure = compare(
+        "ours",
+        lambda: turns.append("ours"),
+        "a loop",
+        lambda: turns.append("peer"),
+        rounds=2,
+        amount=1,
+        unit="MB",
+    )
+    assert turns == ["ours", "peer"] * 3, "once to warm up"
+    assert figure.ours_s > 0 and figure.peer_s > 0 and figure.rate(figure.ours_s).endswith("/s")
