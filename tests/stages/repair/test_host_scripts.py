@@ -79,6 +79,25 @@ def test_what_is_put_back_is_at_no_moment_gone(shell: str, fails: str, tmp_path:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_registration_is_put_back_last_and_only_after_all_else(
+    shell: str, ends: bool, tmp_path: Path
+) -> None:
+    """Who looks takes all for being back where it is."""
+    key, other, saved = tmp_path / "RegistrationKey", tmp_path / "InstanceFingerprint", tmp_path / "saved"
+    (saved / f"files{tmp_path}").mkdir(parents=True)
+    (saved / "restore").write_text(f"{key}\n{other}\n")
+    for file in (key, other):
+        (saved / f"files{file}").write_text("as it was")
+    (tmp_path / "InstanceFingerprint.haltuun").write_text("of one that was killed")
+    puts = f'put_file() {{ echo "${{2##*/}}"; return {int(ends)}; }}\nverify_saved() {{ :; }}\n'
+    told = f"KEY_FILE={key}\nrestore_files {saved} && echo done"
+    got = run(shell, f"{puts}{told}", "host.sh", "job.sh", "saved.sh", "token.sh").split()
+    assert got == (["InstanceFingerprint"] if ends else ["InstanceFingerprint", "RegistrationKey", "done"])
+    assert not (tmp_path / "InstanceFingerprint.haltuun").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     ("was", "now", "expected"),
     [

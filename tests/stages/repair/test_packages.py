@@ -67,6 +67,14 @@ def test_installed_proven_and_removed_again(moved: Moved, tmp_path: Path, shell:
     assert caught.value.code == "PLAN_STALE", "what Haltuun did not install is not removed"
 
 
+def no_rpm(moved: Moved, tmp_path: Path) -> tuple[Run, Change]:
+    """No agent, and the change that installs one."""
+    moved.stand_in("rpm")
+    pin = moved.package("rpm", NEW)
+    (install,) = planned(moved, [pin], tmp_path)
+    return moved.run([pin], tmp_path), install
+
+
 def old_rpm(moved: Moved, tmp_path: Path, *, up: bool = True, former: bool = True) -> tuple[Run, Change]:
     """An old agent, of which the binary is gone where it is not up; and the change that replaces it."""
     moved.stand_in("rpm")
@@ -126,10 +134,8 @@ def test_an_agent_that_does_not_come_up_where_there_was_none_is_removed_again(
 ) -> None:
     """A change that failed is in no undo: nothing may be left of it."""
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
-    moved.stand_in("rpm")
-    pin = moved.package("rpm", NEW)
     (moved.root / "start.log").write_text("Agent will take identity from EC2\n")
-    run, (install,) = moved.run([pin], tmp_path), planned(moved, [pin], tmp_path)
+    run, install = no_rpm(moved, tmp_path)
     with pytest.raises(HaltuunError) as caught:
         STAGE.kinds[install.kind].apply(run, install)
     assert caught.value.code == "NOT_PROVEN" and not caught.value.unchanged
@@ -161,9 +167,7 @@ def test_run_again_it_sees_what_the_agent_said_when_it_came_up(
 ) -> None:
     """A script that was killed as it waited is run again, and an agent tells but once that it is there."""
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
-    moved.stand_in("rpm")
-    pin = moved.package("rpm", NEW)
-    run, (install,) = moved.run([pin], tmp_path), planned(moved, [pin], tmp_path)
+    run, install = no_rpm(moved, tmp_path)
     assert perform(run, install)["result"] == "done"
     assert STAGE.kinds[install.kind].apply(run, install)["result"] == "done"
 
@@ -173,10 +177,7 @@ def test_a_port_that_falls_silent_takes_only_this_run_s_work_back(
     moved: Moved, tmp_path: Path, fresh: bool
 ) -> None:
     if fresh:
-        moved.stand_in("rpm")
-        pin = moved.package("rpm", NEW)
-        run = moved.run([pin], tmp_path)
-        (change,) = planned(moved, [pin], tmp_path)
+        run, change = no_rpm(moved, tmp_path)
     else:
         run, change = old_rpm(moved, tmp_path)
         mark = moved.root / "var/lib/haltuun/installed/amazon-ssm-agent"
