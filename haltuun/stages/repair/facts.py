@@ -129,6 +129,7 @@ class Agent(Frozen):
     state_kb: int | Unknown = _NOT_ASKED  # size of /var/lib/amazon/ssm
     clock: datetime | Unknown = _NOT_ASKED  # the host's local time, as its log writes it (naive)
     unfinished: tuple[Unfinished, ...] | Unknown = _NOT_ASKED
+    cut_off: tuple[str, ...] = ()  # ids of changes whose job on the host has not come to its end
     # At debug level the agent logs what passes through sessions: the run judges by it and never records it.
     log: tuple[LogLine, ...] | Unknown = Field(default=_NOT_ASKED, exclude=True)
     # What the journal says of its end after the last start in its log: (): of none.

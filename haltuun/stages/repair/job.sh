@@ -29,7 +29,7 @@ finish() {
     [ -d "$SAVED" ] && say saved "$SAVED"
     [ -n "$REASON" ] && say reason "$(printf '%s' "$REASON" | tr '\n' ' ' | redact)"
     if [ -e "$JOB_DIR/unproven.log" ]; then cat "$JOB_DIR/unproven.log"; else new_lines; fi |
-        head -n 200 | redact | cut -c1-700 | awk '{print "log=" NR ":" $0}'
+        head -n 200 | cut -c1-8000 | redact | cut -c1-700 | awk '{print "log=" NR ":" $0}'
     say result "$1"
     if [ -d "$NOTES" ]; then : >"$NOTES/ended"; fi
     exit "$2"

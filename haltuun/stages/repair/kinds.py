@@ -70,7 +70,7 @@ def look(run: Run, change: Change) -> Json | Unknown:
     unseen = sorted(key for key in change.after if state.get(key) == UNKNOWN and change.after[key] != UNKNOWN)
     if unseen:
         return Unknown(unknown=f"NOT_SHOWN: the host did not say {', '.join(unseen)}")
-    return as_planned(state, change)
+    return as_planned(state, change, agent.cut_off)
 
 
 def _apply(action: str) -> Callable[[Run, Change], Json]:

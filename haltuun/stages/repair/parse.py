@@ -146,6 +146,7 @@ def parse_agent(output: str) -> Agent:
         state_kb=_number(lines, "state_kb"),
         clock=parse_clock(_one(lines, "clock")),
         unfinished=tuple(_unfinished(text) for text in lines["unfinished"]),
+        cut_off=tuple(lines["cut_off"]),
         log=log,
         died=_died(lines, log),
     )

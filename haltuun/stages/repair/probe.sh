@@ -169,6 +169,15 @@ look_at_journal() {
         }'
 }
 
+# Changes whose job began to change this host and was killed; no other job runs while this one looks.
+look_at_cut_off() {
+    for notes in "$HALTUUN"/notes/*; do
+        [ -d "$notes" ] && [ ! -e "$notes/ended" ] || continue
+        notes=${notes##*/}
+        say cut_off "${notes%%-*}"
+    done
+}
+
 # State that was saved by a repair which was killed, and not ended since: "change foreign saved-at mi-…".
 look_at_unfinished() {
     for complete in "$HALTUUN"/saved/*/COMPLETE; do
@@ -224,6 +233,7 @@ say disk_free_kb "$(df -Pk /var/lib 2>/dev/null | awk 'NR == 2 {print $4}')"
 say inodes_free "$(df -Pi /var/lib 2>/dev/null | awk 'NR == 2 && $2 > 0 {print $4}')"
 say state_kb "$(du -sk "$STATE" 2>/dev/null | cut -f1)"
 look_at_unfinished
+look_at_cut_off
 look_at_log
 look_at_journal
 say end yes

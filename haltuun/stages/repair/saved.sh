@@ -86,16 +86,17 @@ same_file() {
 }
 
 # Puts the noted paths back as they were saved; what stands there now is kept, too. The registration comes last:
-# where it is back, whoever looks takes all of it for being back.
+# where it is back, whoever looks takes the files for being back.
 restore_files() {
-    verify_saved "$1" || return 1
+    verify_saved "$1" && [ -s "$1/restore" ] || return 1
     kept=$1/replaced.$(date +%s).$$
     CHANGED=yes
     {
         grep -vxF "$KEY_FILE" "$1/restore"
         grep -xF "$KEY_FILE" "$1/restore"
-    } | while read -r path; do
-        rm -f "$path.haltuun"
+    } >"$1/restore.order"
+    while read -r path; do
+        rm -f "$path.haltuun" # of one who was killed in put_file
         # What never was moved need not be movable, either.
         same_file "$path" "$1/files$path" && continue
         if [ "$path" = "$CREDENTIALS" ] && ! credentials_as_left "$1"; then
@@ -103,15 +104,15 @@ restore_files() {
             continue
         fi
         if [ -e "$path" ]; then
-            mkdir -p "$kept${path%/*}" && cp -a "$path" "$kept$path" || exit 1
+            mkdir -p "$kept${path%/*}" && cp -a "$path" "$kept$path" || return 1
         fi
         if [ -e "$1/files$path" ]; then
-            folder_as_in "$1/files" '' "${path%/*}" && put_file "$1/files$path" "$path" || exit 1
+            folder_as_in "$1/files" '' "${path%/*}" && put_file "$1/files$path" "$path" || return 1
         else
-            rm -f "$path" || exit 1
+            rm -f "$path" || return 1
         fi
-    done || return 1
-    sync
+    done <"$1/restore.order"
+    sync # before anybody writes that it has ended
 }
 
 # At no moment is it gone: who is killed here and looks again would take that for another's doing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from haltuun.model import Change, Host, Json, Unknown, is_true
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
@@ -87,22 +87,17 @@ def _known(value: Json | Unknown) -> Json:
     return UNKNOWN if isinstance(value, Unknown) else value
 
 
-def as_planned(state: Mapping[str, Json], change: Change) -> Json:
+def as_planned(state: Mapping[str, Json], change: Change, cut_off: Collection[str] = ()) -> Json:
     """`state` in the change's own words: its `after` or `before` where that holds, else what is there.
 
     An undo names words that its original did not (the folder of the saved state), so only the words
-    that a state has are compared.
+    that a state has are compared. One that was cut off on the host (`cut_off`, ids of changes) is to be begun
+    again whatever it has got to: its files may be back while the agent is yet to be started. What is but a
+    file is replaced at once, so there the file itself tells.
     """
-    # An undo that was killed leaves the agent stopped: it has no identity then, and the vault alone tells.
-    stopped = state["running"] is False and change.undoes and "vault" in change.before
-    for wanted, words in (
-        (change.after, state),
-        (change.before, _less_identity(state) if stopped else state),
-    ):
-        if all(words[key] == value for key, value in wanted.items() if key in words):
+    if change.undoes and change.id in cut_off and not {"config", "credentials"} & change.before.keys():
+        return change.before
+    for wanted in (change.after, change.before):
+        if all(state[key] == value for key, value in wanted.items() if key in state):
             return wanted
     return {key: state[key] for key in change.before if key in state}
-
-
-def _less_identity(state: Mapping[str, Json]) -> dict[str, Json]:
-    return {key: value for key, value in state.items() if key not in ("identity", "instance_id")}

@@ -79,6 +79,17 @@ def test_what_is_put_back_is_at_no_moment_gone(shell: str, fails: str, tmp_path:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_a_job_that_has_not_ended_is_told(shell: str, tmp_path: Path) -> None:
+    functions = script("probe.sh").partition("\nwait_for_job\nsay root")[0]
+    look = f"{functions}\nHALTUUN={tmp_path}\nlook_at_cut_off"
+    assert run(shell, look, "host.sh") == ""
+    for name in ("aaaa-20261129T1-1", "bbbb-20261129T1-1"):
+        (tmp_path / "notes" / name).mkdir(parents=True)
+    (tmp_path / "notes/aaaa-20261129T1-1/ended").touch()
+    assert run(shell, look, "host.sh") == "cut_off=bbbb\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("ends", [False, True])
 def test_the_registration_is_put_back_last_and_only_after_all_else(
     shell: str, ends: bool, tmp_path: Path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from haltuun.ledger import Ledger
-from haltuun.model import Change, Host, Reach, StageName, Unknown
+from haltuun.model import Change, Host, StageName, Unknown
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import Agent, RepairFacts
 from haltuun.stages.repair.parse import parse_agent, parse_config
@@ -180,34 +180,39 @@ def test_pythons_question_to_the_metadata_service_is_laid_in_no_file(shell: str,
 
 
 CLEARED = {"identity": "EC2", "instance_id": "i-1", "vault": None}
-LEFT_STOPPED = {"running": False, "identity": "none", "instance_id": None, "vault": None}
+WAS = {"identity": "OnPrem", "instance_id": "mi-1", "vault": "mi-1"}
+STOPPED = {"running": False, "identity": "none", "instance_id": None, "vault": None}
 
 
-@pytest.mark.parametrize(
-    ("more", "undoes", "there"),
-    [
-        ({}, "c", True),  # as an undo leaves it that was killed after it had stopped the agent
-        ({}, "", False),
-        ({"running": True}, "c", False),
-        ({"running": UNKNOWN}, "c", False),
-        ({"vault": "mi-2"}, "c", False),
-    ],
-)
-def test_an_undo_that_was_killed_goes_on_with_an_agent_that_it_has_stopped(
-    more: dict[str, object], undoes: str, there: bool
-) -> None:
-    state = {**LEFT_STOPPED, **more}
-    before = {"identity": "OnPrem", "instance_id": "mi-1", "vault": "mi-1"}
-    change = Change(
-        stage=StageName.repair,
-        kind="agent.restore",
-        region="eu-west-1",
-        target="i-1",
-        hosts=("i-1",),
-        before=CLEARED,
-        after=before,
-        reach=Reach.host,
-        summary="back",
-        undoes=undoes,
+def taking_back(**more: object) -> Change:
+    known = {"before": CLEARED, "after": WAS, "undoes": "c", **more}
+    return Change.model_validate(
+        {
+            "stage": "repair",
+            "kind": "agent.restore",
+            "region": "eu-west-1",
+            "target": "i-1",
+            "hosts": ["i-1"],
+            "reach": "host",
+            "summary": "back",
+            **known,
+        }
     )
-    assert (as_planned(state, change) == CLEARED) is there
+
+
+def test_an_undo_that_was_cut_off_on_the_host_is_begun_again_wherever_it_has_got_to() -> None:
+    back = taking_back()
+    for state in (STOPPED, {"running": False, **WAS}):  # before and after its files are back
+        assert as_planned(state, back, [back.id]) == CLEARED
+    person = as_planned(STOPPED, back, ["other"])
+    assert person not in (CLEARED, WAS), "somebody else stopped it"
+    assert as_planned({"running": True, **WAS}, back) == WAS
+    repair = taking_back(undoes="")
+    assert as_planned(STOPPED, repair, [repair.id]) != CLEARED
+    config = taking_back(before={"config": "b"}, after={"config": "a"})
+    assert as_planned({"config": "other", "running": True}, config, [config.id]) == {"config": "other"}
+
+
+def test_who_was_cut_off_is_read() -> None:
+    said = "cut_off=4b5e4142364e\ncut_off=e3fe5a175b96\nend=yes\n"
+    assert parse_agent(said).cut_off == ("4b5e4142364e", "e3fe5a175b96")
