@@ -61,7 +61,7 @@ def registered(view: View) -> Mapping[str, Mapping[str, Sequence[str]]]:
 
 
 def kin(view: View, node: NodeRow, of_activation: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Hosts with other registrations of the same activation: something registers each machine."""
+    """Its activation's other registrations, each with a host that has it: something registers machines."""
     others = [one for one in islice(of_activation, _SHOWN + 1) if one != node.node_id][:_SHOWN]
     if not others:
         return ()

@@ -13,7 +13,7 @@ from urllib3 import HTTPResponse
 
 from haltuun.model import Unknown
 from haltuun.run import Run
-from haltuun.stages.repair import probe
+from haltuun.stages.repair import activations, probe
 from haltuun.stages.repair.facts import Activation, NodeRow, RepairAccount
 from haltuun.stages.repair.parse import parse_account, parse_agent, vault_node
 from haltuun.stages.repair.probe import probe_account
@@ -86,6 +86,12 @@ def test_hosts_that_one_activation_registered_each_by_itself_are_named_together(
     assert f"by the same activation: {IID} ({MI})" in told[CLONE]
     alike = found({IID: stale(), CLONE: stale()}, nodes=(row(OPEN),))
     assert not any("by the same" in line for one in alike for line in one.evidence), "one and the same node"
+
+
+@pytest.mark.parametrize("own", ["mi-0", "mi-7"])
+def test_of_many_registrations_a_few_are_named(own: str) -> None:
+    (line,) = activations.kin(view(left()), row(OPEN, own), {f"mi-{n}": [IID] for n in range(8)})
+    assert line.count("(mi-") == 5 and line.endswith(" and 2 registrations more") and f"({own})" not in line
 
 
 # -- asking ------------------------------------------------------------------------------------------------

@@ -146,14 +146,15 @@ def test_what_the_probe_prints_of_a_unit_has_no_password(tmp_path: Path) -> None
     drop_in.write_text(
         '[Service]\n# Environment="http_proxy=http://old"\n'
         'Environment="HTTPS_PROXY=http://ops:s3cr3t@proxy:3128" "no_proxy=169.254.169.254"\n'
+        "Environment=HTTP_PROXY=http://ops:s3cr3t@proxy:3128\n"
     )
     whole = script("host.sh", "probe.sh").replace("units=/etc/systemd/system", f"units={tmp_path}")
     functions = whole.partition("\nwait_for_job\nsay root")[0]
     done = subprocess.run(["sh", "-c", f"{functions}\nlook_at_proxy_files"], capture_output=True, text=True)
     assert "s3cr3t" not in done.stdout
-    (line,) = [parse_proxy_line(one.partition("=")[2]) for one in done.stdout.splitlines()]
-    assert (line.file, line.line) == (str(drop_in), 3)
-    assert line.text.startswith("Environment=") and "proxy:3128" in line.text
+    told = [parse_proxy_line(one.partition("=")[2]) for one in done.stdout.splitlines()]
+    assert [(line.file, line.line) for line in told] == [(str(drop_in), 3), (str(drop_in), 4)]
+    assert all(line.text.startswith("Environment=") and "proxy:3128" in line.text for line in told)
 
 
 OWN = (

@@ -129,16 +129,17 @@ def test_without_proof_the_former_package_is_put_back(
     assert seen.unfinished == ()
 
 
+@pytest.mark.parametrize(("identity", "code"), [("EC2", "NOT_PROVEN"), ("OnPrem", "NOT_TAKEN")])
 def test_an_agent_that_does_not_come_up_where_there_was_none_is_removed_again(
-    moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: str, code: str
 ) -> None:
     """A change that failed is in no undo: nothing may be left of it."""
     monkeypatch.setenv("HALTUUN_AGENT_WAIT_S", "1")
-    (moved.root / "start.log").write_text("Agent will take identity from EC2\n")
+    (moved.root / "start.log").write_text(f"Agent will take identity from {identity}\n")
     run, install = no_rpm(moved, tmp_path)
     with pytest.raises(HaltuunError) as caught:
         STAGE.kinds[install.kind].apply(run, install)
-    assert caught.value.code == "NOT_PROVEN" and not caught.value.unchanged
+    assert caught.value.code == code and not caught.value.unchanged
     assert "The agent that Haltuun installed was removed again" in caught.value.message
     assert moved.look(run).package == "none"
 
