@@ -22,6 +22,7 @@ from lab.workspace import remove_workspace
 DEMO_SCENARIO = Path(__file__).parent / "scenarios" / "demo.yaml"
 UP_TIMEOUT_S = 480.0
 STOP_TIMEOUT_S = 15.0
+DYING_S = 2.0
 FIRST_SLOT, LAST_SLOT = 20, 250  # second octet of the hosts' loopback addresses, one for each lab
 Progress = Callable[[str], None]
 
@@ -201,9 +202,7 @@ def down(name: str = "demo", *, keep_out: bool = False, keep_log: bool = False) 
     if places.is_supervised:
         with contextlib.suppress(LabError):
             ask(places.control, {"op": "stop"}, timeout_s=5)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while places.is_supervised and time.monotonic() < deadline:
-            time.sleep(0.05)
+        _is_supervised_for(places, STOP_TIMEOUT_S)
     if keep_log and places.log.exists():
         kept_log(places).write_bytes(places.log.read_bytes())
     with _only_one():
@@ -211,6 +210,14 @@ def down(name: str = "demo", *, keep_out: bool = False, keep_log: bool = False) 
     if state.get("out") and not keep_out:
         remove_workspace(Path(state["out"]))
     return True
+
+
+def _is_supervised_for(places: Places, seconds: float) -> bool:
+    """Whether it still is at the end of that time; False as soon as it is not."""
+    deadline = time.monotonic() + seconds
+    while places.is_supervised and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return places.is_supervised
 
 
 def status(name: str = "demo") -> dict[str, Any]:
@@ -223,7 +230,8 @@ def status(name: str = "demo") -> dict[str, Any]:
         try:
             return {"name": name} | ask(places.control, {"op": "status"})
         except LabError:
-            if places.is_supervised:
+            # The kernel closes the connections of a process that dies some time before it is gone.
+            if _is_supervised_for(places, DYING_S):
                 raise
     if not places.is_supervised:
         return {"state": "dead", "name": name, "step": state.get("step", "")}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from haltuun.ledger.tables import (
 log = logging.getLogger("haltuun")
 
 AT_ONCE = 200  # rows
+BUSY_S = 30  # as long another one may keep SQLite's file to itself
 # Lets one client at a time make tables, until the end of its transaction.
 _ALONE = {
     "sqlite": "BEGIN IMMEDIATE",
@@ -164,10 +167,23 @@ def _tighten(path: Path) -> str:
 
 def _sqlite_settings(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
+    _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # what was intended must survive a power cut
     cursor.close()
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """SQLite does not wait by itself while another one that opens the same new ledger writes to it."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _first_line(error: Exception) -> str:

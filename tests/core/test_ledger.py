@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
@@ -126,6 +128,17 @@ def test_several_that_open_a_new_one_at_once_open_the_same(url):
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(opened, range(6)))) == 1
+
+
+def test_a_new_one_is_waited_for_while_another_one_makes_it(tmp_path):
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as maker, ThreadPoolExecutor(1) as pool:
+        maker.execute("BEGIN IMMEDIATE")  # before the file keeps a journal that lets others in
+        opening = pool.submit(Ledger, f"sqlite:///{path}")
+        with pytest.raises(TimeoutError):
+            opening.result(timeout=0.3)
+        maker.execute("COMMIT")
+        opening.result().close()
 
 
 def test_another_versions_ledger_is_refused_and_left_as_it_is(url, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,33 @@ def test_down_leaves_nothing(scenario: Path, tmp_path: Path, killed: bool) -> No
         Path(f"/proc/{pid}/root").exists() and Path(f"/proc/{pid}/ns/pid").exists() for pid in boxes
     )
     assert not api.down(name)
+
+
+DIES_SLOWLY = """\
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+listener.accept()[0].close()
+time.sleep(0.3)
+"""
+
+
+def test_a_supervisor_that_closes_and_then_is_gone_is_dead() -> None:
+    places = Places.of(f"{NAME}-d")
+    places.folder.mkdir(parents=True)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", DIES_SLOWLY, str(places.control)], stdout=subprocess.PIPE
+        ) as dying:
+            assert dying.stdout and dying.stdout.readline()
+            places.record(dying.pid)
+            places.supervisor_file.write_text(str(dying.pid))
+            places.write_state({"state": "ready"})
+            assert api.status(places.name)["state"] == "dead"
+    finally:
+        places.remove()
 
 
 @pytest.mark.soak
