@@ -202,6 +202,15 @@ take_install_back() {
     fi
 }
 
+# Where no agent is that could be restarted, a move that was cut off is ended before there is one.
+end_moving() {
+    for complete in "$HALTUUN"/saved/*/COMPLETE; do
+        saved=${complete%/*}
+        move_the_rest "$saved" || failed "what is left of the registration could not be moved aside"
+        if [ -e "$saved/moved/${KEY_FILE##*/}" ]; then : >"$saved/ENDED"; fi
+    done
+}
+
 do_install() {
     package=$JOB_DIR/$PACKAGE_FILE
     check_package "$package" "$PACKAGE_SHA256" "$PACKAGE_VERSION"
@@ -215,6 +224,7 @@ do_install() {
     remember_log
     if ! is_whole; then
         if is_fresh; then
+            end_moving
             if [ "$PACKAGE_FORMAT" != deb ]; then
                 room_for_registration
                 save_registration

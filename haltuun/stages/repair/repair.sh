@@ -74,6 +74,10 @@ do_restart() {
     fi
     remember_service
     stop_agent || failed "processes of the agent do not end"
+    if [ -n "$UNFINISHED" ] && ! move_the_rest "$HALTUUN/saved/$UNFINISHED"; then
+        give_back
+        failed "what is left of the registration could not be moved aside"
+    fi
     start_agent
     conclude "${UNFINISHED:+give_back}"
 }

@@ -62,13 +62,21 @@ saved_has_ended() {
     done
 }
 
-# Moves a saved path out of the way; giving back then restores it, too.
+# move_aside PATH [SAVED]: moves a saved path out of the way; giving back then restores it, too.
 move_aside() {
     [ -e "$1" ] || return 0
-    mkdir -p "$SAVED/moved"
-    grep -qxF "$1" "$SAVED/restore" || echo "$1" >>"$SAVED/restore"
+    into=${2:-$SAVED}
+    mkdir -p "$into/moved"
+    grep -qxF "$1" "$into/restore" || echo "$1" >>"$into/restore"
     CHANGED=yes
-    mv "$1" "$SAVED/moved/"
+    mv "$1" "$into/moved/"
+}
+
+# move_the_rest SAVED: a repair that was killed while it moved a registration aside may have taken the key alone.
+# The rest goes the same way, as it would have gone then: the undo of that repair gives all of it back.
+move_the_rest() {
+    if [ -e "$KEY_FILE" ] || [ ! -e "$1/moved/${KEY_FILE##*/}" ] || [ -e "$1/ENDED" ]; then return 0; fi
+    move_aside "$MANIFEST" "$1" && move_aside "$FINGERPRINT_FILE" "$1"
 }
 
 # Without a sum nothing was there to be saved; a link that was copied for what it leads to is not nothing.

@@ -135,6 +135,39 @@ def test_an_agent_that_was_kept_from_starting_is_so_before_its_state_is_back(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("begins", ["do_restart", "end_moving"])
+@pytest.mark.parametrize("state", ["cut off", "ended", "key is back"])
+def test_a_move_that_was_cut_off_is_ended_before_an_agent_starts(
+    shell: str, begins: str, state: str, tmp_path: Path
+) -> None:
+    """The key was moved, what belongs to it was not."""
+    saved, vault = tmp_path / "saved/aaaa", tmp_path / "Vault"
+    (saved / "moved").mkdir(parents=True)
+    vault.mkdir()
+    for file in (saved / "COMPLETE", saved / "moved/RegistrationKey", vault / "Manifest", vault / "Print"):
+        file.touch()
+    (saved / "restore").write_text(f"{vault}/RegistrationKey\n{vault}/Manifest\n{vault}/Print\n")
+    if state != "cut off":
+        (saved / "ENDED" if state == "ended" else vault / "RegistrationKey").touch()
+    functions = script("repair.sh").partition("\nprove_right_box\nINIT=")[0].partition("\n# conclude")[2]
+    says = "".join(f"{name}() {{ :; }}\n" for name in ("remember_service", "stop_agent", "conclude"))
+    says += 'start_agent() { ls "$VAULT"; }\nfinish() { echo "$1"; exit; }\n'
+    given = f"VAULT={vault}\nKEY_FILE=$VAULT/RegistrationKey\nMANIFEST=$VAULT/Manifest\n"
+    given += (
+        f"FINGERPRINT_FILE=$VAULT/Print\nHALTUUN={tmp_path}\nSAVED=$HALTUUN/saved/bbbb\nUNFINISHED=aaaa\n"
+    )
+    scripts = ("host.sh", "job.sh", "service.sh", "saved.sh", "package.sh")
+    got = run(shell, f"#{functions}\n{says}{given}{begins}\nls $HALTUUN/saved/aaaa/moved", *scripts).split()
+    if begins == "do_restart" and state == "ended":
+        assert got == ["stale"]
+    elif state == "cut off":
+        assert got == ["Manifest", "Print", "RegistrationKey"] and not any(vault.iterdir())
+        assert (saved / "ENDED").exists() == (begins == "end_moving")
+    else:
+        assert got[-1] == "RegistrationKey" and {"Manifest", "Print"} <= {*os.listdir(vault)}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("over", [5, 12, 15])
 def test_a_password_at_the_place_where_a_jobs_log_is_cut_stays_there(
     shell: str, over: int, tmp_path: Path
