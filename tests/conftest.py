@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import botocore.client
+import botocore.hooks
 import botocore.loaders
+import botocore.session
 import pytest
 from hypothesis import settings
 from xdist.remote import Producer
@@ -96,11 +98,21 @@ def bare_accounts() -> Iterator[None]:
         yield
 
 
+class _Paths(list[str]):
+    """Each session of boto3 adds its own folder to those of the loader, which here is one for all."""
+
+    def append(self, path: str) -> None:
+        if path not in self:
+            super().append(path)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def models_read_once() -> Iterator[None]:
-    """botocore reads AWS's service models for each session anew, and makes the methods of each client anew; a
-    test's account has sessions and clients of its own."""
-    read = cache(botocore.loaders.JSONFileLoader().load_file)
+    """botocore looks for AWS's service models, reads them and makes the names of its events for each session
+    anew, and the methods of each client; a test's account has sessions and clients of its own."""
+    loader = botocore.loaders.create_loader()
+    loader._search_paths = _Paths(loader.search_paths)
+    alias = cache(botocore.hooks.EventAliaser(None)._alias_event_name)
     make, made = botocore.client.ClientCreator._create_methods, dict[str, dict[str, Any]]()
 
     def methods(creator: Any, model: Any) -> dict[str, Any]:
@@ -109,8 +121,9 @@ def models_read_once() -> Iterator[None]:
         return dict(made[model.service_name])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.loaders.JSONFileLoader, "load_file", lambda _, path: read(path))
+        patch.setattr(botocore.session, "create_loader", lambda _: loader)
         patch.setattr(botocore.client.ClientCreator, "_create_methods", methods)
+        patch.setattr(botocore.hooks.EventAliaser, "_alias_event_name", lambda _, name: alias(name))
         yield
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 
 _applied = threading.Event()
 
@@ -15,12 +16,16 @@ def apply_extensions() -> None:
     if _applied.is_set():
         return
     _applied.set()
+    from moto.core import responses
+
     from lab.cloud.extensions import backup, iam, ssm, wanted_ids
 
     ssm.apply()
     iam.apply()
     backup.apply()
     wanted_ids.apply()
+    # moto goes through all names of a service's class at each request; none is added after these.
+    responses.method_names_from_class = cache(responses.method_names_from_class)
 
 
 __all__ = ["apply_extensions"]
