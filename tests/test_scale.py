@@ -13,14 +13,19 @@ from typing import Any
 import pytest
 
 from flows.takeover import TASK_RUNS_PER_STAGE
+from haltuun.engine import open_changes
+from haltuun.ledger import Ledger
+from haltuun.model import Verdict
 from lab.calls import reads, seen_calls
+from lab.cloud.seeding import steer
 from lab.crowd import ALIAS, cloud_of, make_crowd
 from tests.prefect_fixtures import PrefectServer
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
 
 ACCOUNT = "111122223333"
 FEW, MANY = 50, 1_000
+CHANGED = 300
 LOOKED_IN = ("discover", "verify", "repair")  # the stages that look at each host
 
 
@@ -32,18 +37,19 @@ class Run:
     task_runs: list[dict[str, Any]]
 
 
-def plan(server: PrefectServer, folder: Path, hosts: int) -> Run:
+def take_over(server: PrefectServer, folder: Path, hosts: int, mode: str) -> Run:
     folder.mkdir()
     with cloud_of(ACCOUNT) as endpoint_url:
         crowd = make_crowd(endpoint_url, ACCOUNT, hosts)
         crowd.write(folder)
+        steer(endpoint_url, "backup", completed_after_s=1.0)
         before = seen_calls(endpoint_url)
         done = subprocess.run(
-            [sys.executable, "-m", "lab.crowd_takeover", str(folder), "plan"],
+            [sys.executable, "-m", "lab.crowd_takeover", str(folder), mode],
             env=server.environment(crowd.env),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=840,
         )
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout.splitlines()[-1])
@@ -57,7 +63,7 @@ def plan(server: PrefectServer, folder: Path, hosts: int) -> Run:
 @pytest.fixture(scope="module")
 def runs(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Run]:
     made = tmp_path_factory.mktemp("crowds")
-    return {hosts: plan(prefect_server, made / str(hosts), hosts) for hosts in (FEW, MANY)}
+    return {hosts: take_over(prefect_server, made / str(hosts), hosts, "plan") for hosts in (FEW, MANY)}
 
 
 def test_every_task_run_is_recorded_and_ended(runs: dict[int, Run]) -> None:
@@ -79,3 +85,26 @@ def test_it_stays_within_a_gigabyte(runs: dict[int, Run]) -> None:
 def test_fifty_hosts_more_cost_at_most_twelve_reads(runs: dict[int, Run]) -> None:
     grown = runs[MANY].reads - runs[FEW].reads
     assert grown.total() <= 12 * (MANY - FEW) / 50, grown
+
+
+def test_a_run_that_changes_them_all_is_as_whole(prefect_server: PrefectServer, tmp_path: Path) -> None:
+    """Waves, changes, proofs and gates of each host: none is lost, and who is held is told as failed."""
+    few, many = (
+        take_over(prefect_server, tmp_path / str(hosts), hosts, "approve") for hosts in (FEW, CHANGED)
+    )
+    assert few.state == many.state == "PartiallyDone"
+    assert many.peak_mb < 1024
+    grown = many.reads - few.reads
+    assert grown.total() <= 12 * (CHANGED - FEW) / 50, grown
+    ledger = Ledger(f"sqlite:///{tmp_path}/{CHANGED}/state/ledger.db")
+    try:
+        assert open_changes(ledger.change_events(ACCOUNT)) == []
+        statuses = ledger.status(ACCOUNT)
+    finally:
+        ledger.close()
+    assert len(statuses) == CHANGED
+    verdicts = {host: {status.verdict for status in rows.values()} for host, rows in statuses.items()}
+    assert {row["state_type"] for row in many.task_runs} == {"COMPLETED", "FAILED"}
+    failed = [row["name"].split()[-1] for row in many.task_runs if row["state_type"] == "FAILED"]
+    assert sorted(failed) == sorted(host for host, seen in verdicts.items() if Verdict.held in seen)
+    assert sum(seen == {Verdict.passed} for seen in verdicts.values()) > 0.8 * CHANGED
