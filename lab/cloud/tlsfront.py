@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 HANDSHAKE_S = 10.0
 # An agent pings its control channel every five minutes (agent/session/config/config.go).
 IDLE_S = 900.0
+# A machine that loses its power ends no connection: what was sent into it is taken back once that is seen.
+SILENT_S, PROBE_S, PROBES = 5, 2, 3
 CHUNK = 65536
 
 
@@ -38,6 +40,7 @@ class TlsFront:
             self._open.setdefault(service, set()).add(connection)
         try:
             connection.settimeout(HANDSHAKE_S)
+            _notice_a_dead_peer(connection)
             with context.wrap_socket(connection, server_side=True) as secure:
                 with self._lock:
                     self._open[service].add(secure)
@@ -61,6 +64,14 @@ class TlsFront:
         for found in sockets:
             with contextlib.suppress(OSError):
                 found.shutdown(socket.SHUT_RDWR)
+
+
+def _notice_a_dead_peer(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, (SILENT_S + PROBE_S * PROBES) * 1000)
 
 
 def _pump(secure: ssl.SSLSocket, upstream: socket.socket) -> None:
