@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from haltuun import errors
 from haltuun.stages.order import STAGES
+from haltuun.stages.repair.wording import WORDING
 
 PROJECT = Path(__file__).parents[2]
 RUNBOOKS = PROJECT / "docs" / "runbooks"
@@ -40,7 +43,18 @@ NOT_A_HOSTS = {
     "WRONG_ACCOUNT",
     "WRONG_REGION",
 }
-SECTIONS = ("## How Haltuun knows", "## What Haltuun does", "## What to do by hand", "## Source")
+SECTIONS = ["How Haltuun knows", "What Haltuun does", "What to do by hand", "Source"]
+PAGES = sorted(RUNBOOKS.glob("*.md"))
+# By hand on old systems: what each of these pages has to name.
+BY_HAND = {
+    "CLOCK_SKEW": ("Ubuntu 14.04", "Debian", "Amazon Linux 1", "Amazon Linux 2", "CentOS 6", "CentOS 7"),
+    "TLS_UNTRUSTED": ("Ubuntu 14.04", "Debian", "Amazon Linux 1", "Amazon Linux 2023", "CentOS 6", "vault"),
+    "DISK_FULL": ("df -i", "orchestration", "never", "Vault", "/var/lib/haltuun"),
+    "IDENTITY_ORDER_OVERRIDE": ("ConsumptionOrder", "RegistrationKey", "json.tool"),
+}
+RESTARTS = ("systemctl restart amazon-ssm-agent", "snap restart amazon-ssm-agent", "initctl restart")
+# bash itself goes through the blocks that it is given, and runs nothing of them.
+CHECK_EACH = 'status=0; for block; do bash -n -c "$block" || status=1; done; exit $status'
 
 
 def _written(path: Path) -> Iterator[str]:
@@ -73,8 +87,44 @@ def test_each_code_that_can_hold_a_host_has_a_page() -> None:
     assert missing == set(), "write docs/runbooks/CODE.md"
 
 
-@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_has_what_its_reader_looks_for(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"# {page.stem}\n")
-    assert [section for section in SECTIONS if section not in text] == []
+    head, *sections = re.split(r"^## ", text, flags=re.M)
+    assert head.partition("\n")[2].strip(), "what it means"
+    assert [section.partition("\n")[0] for section in sections] == SECTIONS
+    assert [section for section in sections if not section.partition("\n")[2].strip()] == []
+
+
+def test_every_shell_block_can_be_pasted() -> None:
+    blocks = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found = re.findall(r"^```sh\n(.*?)^```$", text, re.S | re.M)
+        assert 2 * len(found) == text.count("```"), f"{page.stem}: a fence that is not sh, or is open"
+        blocks += [f"# {page.stem}\n{block}" for block in found]
+    assert blocks
+    done = subprocess.run(["bash", "-c", CHECK_EACH, "bash", *blocks], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_a_remedy_tells_to_run_stands_on_the_page() -> None:
+    told = {
+        (code, command)
+        for code, wording in WORDING.items()
+        for command in re.findall(r"(?<!\w)'([a-z][^']*)'(?!\w)", wording.remedy)
+    }
+    assert {code for code, _ in told} >= {"STALE_HYBRID", "DISK_FULL", "CLOCK_SKEW", "TLS_UNTRUSTED"}
+    assert [(code, command) for code, command in sorted(told) if command not in _page(code)] == []
+
+
+@pytest.mark.parametrize("code", BY_HAND)
+def test_what_haltuun_leaves_to_people_is_told_for_old_systems_too(code: str) -> None:
+    text = _page(code)
+    assert [word for word in (*BY_HAND[code], *RESTARTS) if word not in text] == []
+    assert f"docs/runbooks/{code}.md" in WORDING[code].remedy
+
+
+def _page(code: str) -> str:
+    return (RUNBOOKS / f"{code}.md").read_text(encoding="utf-8")

@@ -76,7 +76,8 @@ WORDING: dict[str, Wording] = {
     "CLOCK_SKEW": _w(
         _HIGH,
         "The host's clock is too far from AWS's: its signatures are refused.",
-        "Set up time synchronisation (169.254.169.123), then restart the agent.",
+        "See how far it is off ('date -u', 'chronyc tracking'); let chrony or ntpd follow 169.254.169.123 as"
+        " docs/runbooks/CLOCK_SKEW.md says for each system, then restart the agent.",
     ),
     "MESSAGES_DENIED": _w(
         _MEDIUM,
@@ -121,7 +122,9 @@ WORDING: dict[str, Wording] = {
     "TLS_UNTRUSTED": _w(
         _HIGH,
         "The host does not trust the certificate that it sees for Systems Manager.",
-        "Update ca-certificates, or add the inspecting proxy's authority.",
+        "See who signed it ('openssl s_client -connect'): Amazon, then update ca-certificates; another, then"
+        " add that authority. docs/runbooks/TLS_UNTRUSTED.md has both for each system, old ones too. Then"
+        " restart the agent.",
     ),
     "TLS_FAILS": _w(
         _HIGH,
@@ -141,7 +144,9 @@ WORDING: dict[str, Wording] = {
     "IDENTITY_ORDER_OVERRIDE": _w(
         _MEDIUM,
         "amazon-ssm-agent.json changes the order in which the agent chooses its identity.",
-        "Remove Identity.ConsumptionOrder from amazon-ssm-agent.json unless it is meant.",
+        "Unless it is meant: see that the vault holds no mi-… any more, save the file"
+        " ('cp -p /etc/amazon/ssm/amazon-ssm-agent.json'), take Identity.ConsumptionOrder out of it, restart"
+        " the agent; docs/runbooks/IDENTITY_ORDER_OVERRIDE.md.",
     ),
     "CUSTOM_IDENTITY": _w(
         _HIGH,
@@ -189,7 +194,8 @@ WORDING: dict[str, Wording] = {
     "DISK_FULL": _w(
         _HIGH,
         "The host's disk is full, or out of inodes.",
-        "Make room in /var ('df -h /var', 'df -i /var'; many small files use up the inodes), then run again.",
+        "See what is full, room or inodes ('df -h /var/lib', 'df -i /var/lib'), make room (what of the"
+        " agent's own may go, and what never: docs/runbooks/DISK_FULL.md), then run again.",
     ),
     "HYBRID_FOREIGN": _w(
         _CRITICAL,
