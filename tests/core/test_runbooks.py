@@ -12,6 +12,7 @@ import pytest
 
 from haltuun import errors
 from haltuun.stages.order import STAGES
+from haltuun.stages.repair.guards import WAITING_LIMIT
 from haltuun.stages.repair.wording import WORDING
 
 PROJECT = Path(__file__).parents[2]
@@ -124,6 +125,16 @@ def test_what_haltuun_leaves_to_people_is_told_for_old_systems_too(code: str) ->
     text = _page(code)
     assert [word for word in (*BY_HAND[code], *RESTARTS) if word not in text] == []
     assert f"docs/runbooks/{code}.md" in WORDING[code].remedy
+
+
+def test_the_long_wait_is_told_as_what_was_seen_once() -> None:
+    days = "30 days"
+    for text in (WORDING["WAITING_SERVICE"].remedy, _page("WAITING_SERVICE")):
+        (sentence,) = [one for one in re.split(r"(?<=[.;]) ", text.replace("\n", " ")) if days in one]
+        assert "One host" in sentence
+        assert "AWS documents no such wait" in text
+    assert f"{WAITING_LIMIT.days} days" in _page("WAITING_SERVICE")
+    assert f"{WAITING_LIMIT.days} days" in _page("WAITING_LIMIT")
 
 
 def _page(code: str) -> str:

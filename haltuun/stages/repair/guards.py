@@ -15,8 +15,8 @@ from haltuun.stages.repair.leftovers import own_identities_cut
 from haltuun.stages.repair.state import state_of
 from haltuun.stages.repair.wording import WORDING
 
-# "Connection lost" that no step on the host mends was seen to end after weeks by itself; after this
-# long it is a case for AWS's support.
+# "Connection lost" that no step on the host mends was seen once to end by itself, after 30 days, and is
+# documented nowhere; after half as long again it is a case for AWS's support.
 WAITING_LIMIT = timedelta(days=45)
 # Short of a day: the daily recheck (06:30) must not come before what yesterday's run set.
 LOOK_AGAIN = timedelta(hours=20)

@@ -161,7 +161,8 @@ WORDING: dict[str, Wording] = {
     "WAITING_SERVICE": _w(
         _MEDIUM,
         "Right identity, running agent, open control channel, and still not Online: no step applies here.",
-        "Nothing to do on the host; 'haltuun recheck' looks at it again once its date has come.",
+        "Nothing to do on the host; 'haltuun recheck' looks at it again once its date has come. One host came"
+        " back by itself after 30 days; AWS documents no such wait.",
     ),
     "HIBERNATING": _w(
         _MEDIUM,
