@@ -439,7 +439,8 @@ def waiting(case: Case) -> Barred:
         return case.barred(
             "WAITING_LIMIT",
             f"Not Online since {last:%Y-%m-%d} although nothing is wrong on the host.",
-            "Open a case with AWS's support, with the agent's debug log; or replace the instance.",
+            "Open a case with AWS's support, with the agent's debug log (docs/runbooks/WAITING_LIMIT.md: how"
+            " to make, redact and bundle one); or replace the instance.",
         )
     wording = WORDING["WAITING_SERVICE"]
     lately = not isinstance(last, Unknown) and last is not None and now - last < JUST_NOW
