@@ -19,9 +19,10 @@ import pytest
 
 from haltuun.config import PackagePin
 from haltuun.errors import HaltuunError
-from haltuun.model import Change, Undo, Unknown, Verdict
-from haltuun.stages.repair.facts import Agent
+from haltuun.model import Change, StageName, Undo, Unknown, Verdict
+from haltuun.stages.repair.facts import Agent, RepairFacts
 from haltuun.stages.repair.probe import get_output
+from lab import api
 from tests.lab.test_supervisor import ssh
 from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
@@ -411,21 +412,40 @@ def test_what_can_be_moved_only_in_part_is_put_back(hosts: Hosts) -> None:
         mv.unlink()
 
 
-def test_without_room_to_save_nothing_is_begun(hosts: Hosts) -> None:
+def test_a_full_disk_is_said_and_nothing_begun_until_there_is_room(hosts: Hosts) -> None:
+    """The host's whole disk: one can log in and look, and nothing can be written."""
     name = "with-mksh"
-    df = hosts.file(name, "/usr/local/bin/df")
     with bench(hosts, name) as b:
         clear = only(b.plan().changes, "agent.clear")
-        before = b.look().agent.processes
+        api.fault(hosts.info.name, name, "disk_full", True)
+        try:
+            assert "full" in ssh(hosts.info, name, "echo x >$HOME/x || echo full").stdout
+            before = hosts.tree(name)
+            plan = b.plan()
+            assert ([b.code for b in plan.barred], plan.changes) == (["DISK_FULL"], ())
+            seen = b.facts[StageName.repair][b.host.instance_id]
+            assert isinstance(seen, RepairFacts) and isinstance(seen.agent, Agent)
+            assert {"DISK_FULL", "STALE_HYBRID"} <= set(seen.causes)
+            assert hosts.tree(name) == before
+            error = failure(b, clear)  # planned while there was room
+            assert error.code == "JOB_NOT_STARTED" and "No space left on device" in error.message
+            left = hosts.tree(name).items() - before.items()
+            assert all(path.startswith("/var/lib/haltuun/jobs/") for path, _ in left)  # empty, or cut off
+        finally:
+            api.fault(hosts.info.name, name, "disk_full", False)
+        df = hosts.file(name, "/usr/local/bin/df")
         df.write_text("#!/bin/sh\necho; echo none 9 9 9\n")
         df.chmod(0o755)
         try:
-            error = failure(b, clear)
+            error = failure(b, clear)  # room for a script, and none for the agent's state
         finally:
             df.unlink()
-        assert "not enough room" in error.message
-        assert error.unchanged
-        assert b.look().agent.processes == before
+        assert "not enough room" in error.message and error.unchanged
+        assert b.look().agent.processes == seen.agent.processes
+    with bench(hosts, name) as b:
+        b.perform(only(b.plan().changes, "agent.clear"))
+        now = b.look()
+        assert (now.identity, now.connected, now.causes) == ("EC2", True, ())
 
 
 DPKG = """#!/bin/sh
