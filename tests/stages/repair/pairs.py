@@ -14,6 +14,7 @@ from pathlib import Path
 
 from haltuun.errors import HaltuunError
 from haltuun.model import Change
+from lab import api
 from tests.stages.repair.host_kit import Bench, Hosts, bench
 
 ROWS = """\
@@ -31,11 +32,13 @@ STARTS = (CLEAR, ASIDE, RESTART, INSTALL)
 
 @dataclass(frozen=True)
 class Fault:
-    """`steps` mend it; `before` and `after` the agent's start it is made so."""
+    """`steps` mend it; `before` and `after` the agent's start it is made so; `refused` is what the account
+    refuses while it starts, and no longer after it."""
 
     steps: tuple[str, ...]
     before: str = ":"
     after: str = ":"
+    refused: str = ""
     states: tuple[str, ...] = STATES
     inits: tuple[str, ...] = INITS
 
@@ -52,8 +55,14 @@ FAULTS: dict[str, Fault] = {
     ),
     "none": Fault((), "as_itself", states=STATES[1:]),
     "token left": Fault((TOKEN,), "cleared"),
+    "asleep": Fault(
+        (RESTART,),
+        "as_itself",
+        refused="ssm:UpdateInstanceInformation=AccessDeniedException",
+        states=("running", "not enabled"),
+    ),
     # upstart starts it again at once, and the new core ends the old worker.
-    "orphan": Fault((RESTART,), "as_itself", "orphaned", ("running",), ("systemd",)),
+    "orphan": Fault((RESTART,), "as_itself", "orphaned", states=("running",), inits=("systemd",)),
     "missing": Fault((INSTALL,), "as_itself; without_package", states=("stopped",)),
     "missing and stale": Fault((ASIDE, INSTALL), "without_package", states=("stopped",)),
 }
@@ -120,7 +129,14 @@ def lay(hosts: Hosts, name: str, case: Case) -> None:
         script += f"up\n{fault.after}\n"
     if case.state in ("stopped and disabled", "not enabled"):
         script += "be_disabled\n"
-    inside(hosts, name, script)
+    if not fault.refused:
+        inside(hosts, name, script)
+        return
+    api.fault(hosts.info.name, "account", fault.refused, True)
+    try:
+        inside(hosts, name, script)
+    finally:
+        api.fault(hosts.info.name, "account", fault.refused, False)
 
 
 def kept(hosts: Hosts, name: str, case: Case) -> dict[str, str]:
