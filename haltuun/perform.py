@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from haltuun.errors import AwsError, HaltuunError, LeaseLost
@@ -81,14 +81,17 @@ class Performer:
 
     # -- one change --------------------------------------------------------------------------
 
-    def perform(self, change: Change) -> Outcome:
+    def perform(self, change: Change, first: Callable[[], None] = lambda: None) -> Outcome:
         """Perform it if what it starts from still holds. Never raises for its own fault.
+
+        Args:
+            first: done under the lease right before the change begins, and only when it does.
 
         Raises:
             LeaseLost: a later run has the account.
         """
         try:
-            outcome = self._performed(change)
+            outcome = self._performed(change, first)
         except LeaseLost as error:
             self.check_lease()  # ours is lost: raises. Else a host alone refused our number.
             refused = HaltuunError(
@@ -116,7 +119,7 @@ class Performer:
             )
         return outcome
 
-    def _performed(self, change: Change) -> Outcome:
+    def _performed(self, change: Change, first: Callable[[], None]) -> Outcome:
         kind = self.kind_of(change)
         seen = kind.look(self.run, change)
         if isinstance(seen, Unknown):
@@ -133,6 +136,7 @@ class Performer:
             )
             return Outcome(change, "stale", str(error), error)
         self.check_lease()
+        first()
         self.run.journal(change, "intended")
         self.run.journal(change, "sent")
         try:

@@ -164,6 +164,7 @@ class Undoing:
         self.performer = Performer(run, {stage.name: stage for stage in stages})
         self.stopped = ""
         self._steps: dict[str, Step] = {}
+        self._unproven: set[tuple[StageName, str]] = set()
 
     @property
     def lease(self) -> Lease | None:
@@ -308,7 +309,7 @@ class Undoing:
         if kept is not None:
             return kept
         kind = self.performer.kind_of(inverse)
-        outcome = self.performer.perform(inverse)
+        outcome = self.performer.perform(inverse, lambda: self._unprove(step.change))
         # What was refused before anything was changed says nothing of the next host.
         unchanged = outcome.error is not None and outcome.error.unchanged
         if outcome.status == "failed" and kind.on_host and not unchanged:
@@ -326,13 +327,11 @@ class Undoing:
         return "Undone" if all(step.status in SETTLED for step in self.steps) else "PartlyUndone"
 
     def end(self, outcome: str) -> None:
-        """What was proven and judged of the hosts is so no more; give the lease back."""
+        """Write the end and give the lease back. All else was written while the lease was held."""
         run = self.run
         if run.mode == "plan":
             return
         try:
-            for stage in StageName:
-                self._unprove(stage)
             body = {"undoes": self.of, "left": self._left()}
             run.ledger.end_run(run.account.id, run.id, outcome, body, run.now())
         finally:
@@ -345,26 +344,25 @@ class Undoing:
             step.change.id: _why_left(step) for step in self.steps if step.inverse is not None and step.status
         }
 
-    def _unprove(self, stage: StageName) -> None:
-        run = self.run
-        hosts = {
-            host
-            for step in self.steps
-            if step.change.stage is stage and step.status == "done"
-            for host in step.change.hosts
-        }
+    def _unprove(self, change: Change) -> None:
+        """What was proven and judged of its hosts holds no more. Written before the change is taken back:
+        whenever the undo is killed, no host counts as passed of which something went back."""
+        run, stage = self.run, change.stage
+        # A change that names no host concerns all.
+        hosts = sorted({h for h in change.hosts or self.hosts if (stage, h) not in self._unproven})
         if not hosts:
             return
-        now, why = run.now(), f"taken back by run {run.id}"
-        run.ledger.withdraw_proofs(run.account.id, run.id, stage, sorted(hosts), why, now)
+        now, said = run.now(), f"Run {run.id} takes back what was changed here."
         status = HostStatus(
             verdict=Verdict.pending,
             reason="UNDONE",
-            message=f"What was changed here is taken back by run {run.id}.",
+            message=said,
             remedy="Take it over again when it shall be in custody.",
             since=now,
         )
-        run.ledger.judged(run.account.id, run.id, stage, {host: status for host in sorted(hosts)}, now)
+        run.ledger.judged(run.account.id, run.id, stage, dict.fromkeys(hosts, status), now)
+        run.ledger.withdraw_proofs(run.account.id, run.id, stage, hosts, said, now)
+        self._unproven.update((stage, host) for host in hosts)
 
 
 _DRIFTED = "It has been changed since; it is left as it is."

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from haltuun.config import AccountConfig, Config
 from haltuun.effects import effects, left
-from haltuun.errors import AwsError, CommandTimeout, ConfigError, HaltuunError, LeaseHeld, PlanStale
+from haltuun.errors import (
+    AwsError,
+    CommandTimeout,
+    ConfigError,
+    HaltuunError,
+    LeaseHeld,
+    PlanStale,
+)
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
 from haltuun.stages.base import Kind
@@ -169,6 +176,12 @@ def undo(world: World, ledger: Ledger, of: str) -> tuple[str, dict[str, str]]:
     outcome = going.outcome()
     going.end(outcome)
     return outcome, {step.change.target: step.status for step in going.steps}
+
+
+def repairs(ledger: Ledger) -> dict[str, str]:
+    """Host → the verdict of its repair, or its reason where there is one."""
+    found = {host: stages[StageName.repair] for host, stages in ledger.status(ACCOUNT).items()}
+    return {host: status.reason or status.verdict.value for host, status in found.items()}
 
 
 def test_everything_goes_back_and_an_undo_of_the_undo_has_it_again_but_for_repairs(ledger: Ledger) -> None:
@@ -362,10 +375,40 @@ def test_killed_in_the_middle_the_next_one_goes_on(ledger: Ledger) -> None:
     world.broken.clear()
     assert killed.lease is not None
     ledger.release_lease(killed.lease)
+    assert world.switch[third := killed.waves()[2][0]] == "on"
+    assert repairs(ledger) == {killed.waves()[0][0]: "UNDONE", second: "UNDONE", third: "passed"}
     world.calls.clear()
     assert undo(world, ledger, of)[0] == "Undone"
     assert second not in world.calls
     assert set(world.switch.values()) == {"off"}
+    assert set(repairs(ledger).values()) == {"UNDONE"}
+    go(start(world, ledger))
+    assert set(repairs(ledger).values()) == {"passed"}
+
+
+def test_killed_at_what_is_of_the_account_it_leaves_nobody_passed_whom_that_concerns(ledger: Ledger) -> None:
+    world = World(NAMES[:3])
+    world.sharing = NAMES[1:3]
+    of = taken_over(world, ledger)
+    killed = undoing(world, ledger, of)
+    killed.act_on_account()
+    assert world.shared == "off"
+    assert repairs(ledger) == {NAMES[0]: "passed", NAMES[1]: "UNDONE", NAMES[2]: "UNDONE"}
+
+
+def test_what_names_no_host_concerns_all(ledger: Ledger) -> None:
+    world = World(NAMES[:2])
+    killed = undoing(world, ledger, taken_over(world, ledger))
+    killed.act_on_account()
+    assert world.shared == "off" and repairs(ledger) == dict.fromkeys(NAMES[:2], "UNDONE")
+
+
+def test_what_was_not_begun_to_be_taken_back_stays_passed(ledger: Ledger) -> None:
+    world = World(NAMES[:2])
+    of = taken_over(world, ledger)
+    world.switch[NAMES[0]] = Unknown(unknown="denied")
+    undoing(world, ledger, of).act_on_host(NAMES[0])
+    assert repairs(ledger) == dict.fromkeys(NAMES[:2], "passed")
 
 
 @pytest.mark.parametrize(

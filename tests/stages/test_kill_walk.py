@@ -242,9 +242,18 @@ def killed_going_back(undoing: Undoing, kill: str) -> str | None:
         go_back(undoing)
     except Killed:
         undoing.performer.release_lease()
+        _nobody_passed_of_whom_something_went_back(undoing)
         return seen[0]
     undoing.end(undoing.outcome())
     return None
+
+
+def _nobody_passed_of_whom_something_went_back(undoing: Undoing) -> None:
+    ledger, account, run = undoing.run.ledger, undoing.run.account.id, undoing.run.id
+    begun = [event.change for event in ledger.change_events(account, run) if event.change.undoes]
+    assert begun
+    status = ledger.status(account)
+    assert {status[h][one.stage].reason for one in begun for h in one.hosts if h in status} <= {"UNDONE"}
 
 
 def _made(account: takeover_kit.World) -> Counter[str]:
