@@ -152,11 +152,16 @@ def place(stages: Mapping[StageName, HostStatus]) -> Place:
 def _level(standing: Standing) -> Literal["good", "open", "bad"]:
     numbers = standing.numbers
     failed = standing.run is not None and standing.run.outcome in ("Failed", "GateBlocked")
+    # Cut off, or still at work: what it came to nobody has looked at.
+    cut_off = standing.run is not None and (
+        standing.run.ended_at is None or standing.run.outcome == "Stopped"
+    )
     unsure = standing.unresolved or standing.not_judged_together
     if failed or unsure or any(numbers[n] for n in ("held", "unknown", "suspect", "worse")):
         return "bad"
     if (
         not numbers["hosts"]
+        or cut_off
         or standing.approval
         or numbers["hosts"] > numbers["custody"] + numbers["excluded"]
     ):
