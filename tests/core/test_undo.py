@@ -18,6 +18,7 @@ from haltuun.errors import (
     ConfigError,
     HaltuunError,
     LeaseHeld,
+    LeaseLost,
     PlanStale,
 )
 from haltuun.ledger import ChangeEvent, Ledger
@@ -409,6 +410,36 @@ def test_what_was_not_begun_to_be_taken_back_stays_passed(ledger: Ledger) -> Non
     world.switch[NAMES[0]] = Unknown(unknown="denied")
     undoing(world, ledger, of).act_on_host(NAMES[0])
     assert repairs(ledger) == dict.fromkeys(NAMES[:2], "passed")
+
+
+def test_an_undo_that_lost_its_lease_writes_over_nothing_of_the_run_that_has_it(ledger: Ledger) -> None:
+    world = World(NAMES[:2])
+    of = taken_over(world, ledger)
+    late = undoing(world, ledger, of)
+    late.act_on_host(NAMES[0])
+    assert late.lease is not None
+    ledger.release_lease(late.lease)
+    again = start(world, ledger)
+    again.approve(None, everything=True, who="me")
+    go(again)
+    assert set(repairs(ledger).values()) == {"passed"}
+    later = datetime.now(UTC) + timedelta(days=1)
+    proof = Proof(
+        stage=StageName.repair,
+        host=NAMES[0],
+        kind="echo",
+        evidence="x",
+        observed_at=NOW,
+        valid_until=later,
+    )
+    ledger.proved(ACCOUNT, again.run.id, [proof])
+    with pytest.raises(LeaseLost):
+        late.act_on_host(NAMES[1])
+    late.end("Failed")
+    assert set(repairs(ledger).values()) == {"passed"}
+    now = datetime.now(UTC)
+    assert ledger.valid_proof(ACCOUNT, StageName.repair, "echo", NAMES[0], now) is not None
+    assert {run.run: run.outcome for run in ledger.runs(ACCOUNT)}[late.run.id] == "Failed"
 
 
 @pytest.mark.parametrize(
