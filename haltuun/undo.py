@@ -62,6 +62,11 @@ class Step:
         return f"Not undone in turn: {self.inverse.no_undo}"
 
     @property
+    def in_part(self) -> str:
+        """What of it stays there though it goes back; "" where nothing does."""
+        return f"In part: {self.change.no_undo}" if self.inverse is not None and self.change.no_undo else ""
+
+    @property
     def _goes_back(self) -> bool:
         return self.inverse is not None and self.status in ("", "ready", "done")
 
@@ -216,7 +221,7 @@ class Undoing:
             return replace(step, status="already", message=_GONE)
         if canonical(seen) != canonical(inverse.before):
             return replace(step, status="stale", message=_DRIFTED)
-        return replace(step, status="ready")
+        return replace(step, status="ready", message=step.in_part)
 
     def _kept(self, step: Step, inverse: Change) -> Step | None:
         """The step where it stays, or where that cannot be seen."""
@@ -314,7 +319,10 @@ class Undoing:
         unchanged = outcome.error is not None and outcome.error.unchanged
         if outcome.status == "failed" and kind.on_host and not unchanged:
             self.stopped = f"{inverse.target} did not go back ({outcome.message})"
-        return replace(step, status=outcome.status, message=_message(outcome))
+        message = _message(outcome)
+        if outcome.status == "done":
+            message = f"{message} {step.in_part}".strip()
+        return replace(step, status=outcome.status, message=message)
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -116,6 +116,8 @@ def _changes(console: Console, run: str, changes: Sequence[Made]) -> None:
         told = Text.assemble((change.state, style), f"  {change.summary}")
         if change.no_undo:
             told.append(f"  No undo: {change.no_undo}", style="dim")
+        if change.in_part:
+            told.append(f"  Undo in part: {change.in_part}", style="dim")
         if change.left:
             told.append(f"  At the last undo: {change.left}", style="dim")
         if change.note and change.event != "confirmed":

@@ -27,6 +27,7 @@ from haltuun.report.page import (
     appeared_line,
     approval_line,
     left_line,
+    part_line,
     stays_line,
     undone_line,
     when,
@@ -160,6 +161,7 @@ def tell_waits(console: Console, standing: Standing, hosts: Mapping[str, Host]) 
         _told(console, "undo", "yellow", undone_line(undone))
         _stay(console, undone.stays)
         _left(console, undone.left)
+        _part(console, undone.in_part)
     _more(console, standing.undone, "runs before took something back")
     for work in standing.work[:LINES]:
         _told(console, "done", "green", work_line(work))
@@ -181,6 +183,12 @@ def _stay(console: Console, found: Sequence[Stays]) -> None:
 def _left(console: Console, found: Sequence[Stays]) -> None:
     for one in found[:LINES]:
         line(console, f"- {left_line(one)}")
+    _more(console, found, "reasons")
+
+
+def _part(console: Console, found: Sequence[Stays]) -> None:
+    for one in found[:LINES]:
+        line(console, f"- {part_line(one)}")
     _more(console, found, "reasons")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -42,6 +41,7 @@ class Like(Frozen):
     ids: tuple[str, ...]
     hosts: tuple[str, ...]
     no_undo: str  # why it cannot be undone, "" when it can
+    in_part: str  # what of it an undo leaves there, "" when nothing
     of: int  # hosts that it concerns
     proven: int  # those of them on which its effect was seen
     expired: int  # those of them whose proof is too old by now
@@ -63,6 +63,7 @@ class Made(Frozen):
     state: str  # the same for people
     undo: str  # the command; "" when there is none
     no_undo: str  # why an undo of the run would leave it
+    in_part: str  # what of it stays though it goes back, or went
     left: str  # why the last undo of the run left it
     note: str
 
@@ -97,6 +98,7 @@ class TakenBack(Frozen):
     run: str  # the undo
     count: int
     undo: str  # the command, "" when it would take nothing back
+    in_part: tuple[Stays, ...]  # of what it took back: what stays there all the same
     stays: tuple[Stays, ...]
     left: tuple[Stays, ...]  # what an undo of it looked at and left
 
@@ -162,9 +164,15 @@ def _made(event: ChangeEvent, undone: bool, stays: str, left: str) -> Made:
         state="done, and taken back since" if undone else STATE_WORDS.get(name, name.replace("_", " ")),
         undo=f"haltuun undo {event.run}" if stands and not stays else "",
         no_undo=stays if stands else "",
+        in_part=in_part(change) if undone or (stands and not stays) else "",
         left=left if stands else "",
         note=plain(event.note) if isinstance(event.note, str) else "",
     )
+
+
+def in_part(change: Change | Planned) -> str:
+    """What of the change an undo leaves there; "" when nothing, or when there is no undo."""
+    return plain(change.no_undo) if change.undo else ""
 
 
 def like(
@@ -193,6 +201,7 @@ def like(
                 ids=tuple(change.id for change in members),
                 hosts=hosts,
                 no_undo="" if first.undo else plain(first.no_undo) or "there is none",
+                in_part=in_part(first),
                 of=len(hosts or rows.hosts),
                 proven=len(shown),
                 expired=sum(1 for _, until in shown if until is not None and until <= now),
@@ -266,21 +275,25 @@ def taken_back(rows: Rows) -> tuple[TakenBack, ...]:
     there, undone = effects(rows.events)
     stay = remaining(there.values())
     were_left = left_last(there.values(), stay, rows.runs)
-    inverses: dict[str, list[ChangeEvent]] = {by: [] for _, by in undone}
+    partly = {(event.run, event.change_id): in_part(event.change) for event, _ in undone}
+    went: dict[str, list[ChangeEvent]] = {by: [] for _, by in undone}
+    for event, by in undone:
+        went[by].append(event)
+    inverses: dict[str, list[ChangeEvent]] = {by: [] for by in went}
     for event in there.values():
         if event.change.undoes:
             inverses.setdefault(event.run, []).append(event)
-    counts = Counter(by for _, by in undone)
     return tuple(
         TakenBack(
             run=run,
-            count=counts[run],
+            count=len(went[run]),
             undo=_undo(run, events, stay),
+            in_part=_stays(went[run], partly),
             stays=_stays(events, stay),
             left=_stays(events, were_left),
         )
         for run, events in inverses.items()
-        if counts[run]
+        if went.get(run)
     )
 
 

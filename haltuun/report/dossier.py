@@ -308,7 +308,7 @@ def tables(report: Report) -> dict[str, list[Row]]:
                 "hosts": " ".join(change.hosts),
                 "summary": change.summary,
                 "state": change.state,
-                "undo": change.undo or (f"none: {change.no_undo}" if change.no_undo else ""),
+                "undo": _way_back(change),
             }
             for change in report.changes
         ],
@@ -355,6 +355,13 @@ def tables(report: Report) -> dict[str, list[Row]]:
     }
 
 
+def _way_back(change: Made) -> str:
+    """The command, and what it leaves; why there is none."""
+    if change.no_undo:
+        return f"none: {change.no_undo}"
+    return "; ".join(filter(None, (change.undo, f"in part: {change.in_part}" if change.in_part else "")))
+
+
 def why(dossier: Dossier) -> str:
     """The first stage that keeps a host from being through, and what it says."""
     order = (Verdict.held, Verdict.unknown, Verdict.waiting, Verdict.excluded, Verdict.pending)
@@ -387,6 +394,7 @@ def html(report: Report) -> str:
         proof_words=lambda like: page.proof_words(like, hosts),
         work_line=page.work_line,
         undone_line=page.undone_line,
+        part_line=page.part_line,
         stays_line=page.stays_line,
         left_line=page.left_line,
         nothing_goes_back=page.NOTHING_GOES_BACK,

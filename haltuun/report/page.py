@@ -91,6 +91,11 @@ def left_line(one: Stays) -> str:
     return f"At the last undo: {stays_line(one)}"
 
 
+def part_line(one: Stays) -> str:
+    """Without Markdown."""
+    return f"Taken back in part: {stays_line(one)}"
+
+
 def stays_line(one: Stays) -> str:
     """Without Markdown: what stays and why."""
     what = one.changes[0] if len(one.changes) == 1 else f"{len(one.changes)} changes, as: {one.changes[0]}"
@@ -192,6 +197,7 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
         for title, likes in (
             ("Their effect was not seen on every host", _in_doubt(work.changes)),
             ("They cannot be undone", [like for like in work.changes if like.no_undo and work.undo]),
+            ("They can be undone in part", [like for like in work.changes if like.in_part and work.undo]),
         ):
             if likes:
                 lines += [f"{title}:", ""]
@@ -201,6 +207,7 @@ def _changed(standing: Standing, hosts: Hosts) -> list[str]:
         lines.append(f"Each change by itself: `haltuun report {plain(standing.label)} -o DIR`.")
     for one in standing.undone:
         lines += ["", md(undone_line(one)), "", *_stay(one.stays), *_left(one.left)]
+        lines += _cut([f"- {md(part_line(part))}" for part in one.in_part])
     return lines
 
 
@@ -227,6 +234,7 @@ def _in_doubt(likes: Sequence[Like]) -> list[Like]:
 
 def _about(like: Like, hosts: Hosts) -> str:
     undo = f"; no undo: {like.no_undo}" if like.no_undo else ""
+    undo = f"; undo in part: {like.in_part}" if like.in_part else undo
     return f"({proof_words(like, hosts)}{undo})"
 
 

@@ -46,6 +46,7 @@ class World:
         self.shared = "off"
         self.sharing: tuple[str, ...] = ()  # the hosts that the account's switch concerns
         self.goal = "on"  # what the account is to be switched to
+        self.in_part = ""  # what of a host's switch an undo leaves
         self.keeps: str | Unknown = ""  # why the account's switch must stay on
         self.broken: dict[str, Exception] = {}
         self.after_failure: dict[str, Any] = {}
@@ -94,6 +95,7 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
                     reach=Reach.host,
                     summary=f"switch {host} on",
                     undo=Undo(kind="switch", after="off"),
+                    no_undo=world.in_part,
                     depends_on=(shared.id,) if host == NAMES[5] and shared in changes else (),
                 )
             )

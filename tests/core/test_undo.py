@@ -23,6 +23,7 @@ from haltuun.errors import (
 )
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
+from haltuun.report.render import undo_markdown
 from haltuun.stages.base import Kind
 from haltuun.undo import Undoing, find_run, open_undo, plan_undo
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, ledger, make_stages, start
@@ -268,6 +269,26 @@ def test_an_undo_says_of_each_change_whether_it_is_undone_in_turn(ledger: Ledger
     again, why = said[NAMES[0]]
     assert not again and why.startswith("Not undone in turn: The next takeover repairs the host again")
     assert said[NAMES[1]] == (False, "")  # it stays
+
+
+def test_what_goes_back_in_part_is_said_before_and_when_it_is_done(ledger: Ledger) -> None:
+    world = World(NAMES[:2])
+    world.in_part = "What was switched on meanwhile stays."
+    of = taken_over(world, ledger)
+    look = undoing(world, ledger, of, approved=False)
+    look.preview([step.change.id for step in look.steps])
+    going = undoing(world, ledger, of)
+    for host in NAMES[:2]:
+        going.act_on_host(host)
+    going.act_on_account()
+    for steps, status in ((look.steps, "ready"), (going.steps, "done")):
+        told = {step.change.target: (step.status, step.message) for step in steps}
+        partly = (status, "In part: What was switched on meanwhile stays.")
+        assert told == {NAMES[0]: partly, NAMES[1]: partly, "account": (status, "")}
+        page = undo_markdown(of, "acme", "Undone", steps, ledger.hosts(ACCOUNT))
+        assert page.count(" In part: What was switched on meanwhile stays.") == 2
+    going.end(going.outcome())
+    assert left(ledger.runs(ACCOUNT)) == {}, "it is no reason to try again"
 
 
 def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -> None:

@@ -458,6 +458,38 @@ def test_an_undo_is_offered_only_while_it_would_take_something_back(
     assert offer not in told and told.count("A recovery point stays.") >= 4
 
 
+def test_what_goes_back_in_part_is_told_of_what_is_there_and_of_what_was_taken_back(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    why = "The agent stays installed."
+    shipped = kit.tag(SOUND, "shipped").model_copy(update={"no_undo": why})
+    inverse = shipped.model_copy(
+        update={
+            "before": shipped.after,
+            "after": shipped.before,
+            "undoes": shipped.id,
+            "undo": Undo(kind="ec2.tag", after=shipped.after),
+            "no_undo": "",
+        }
+    )
+    told = []
+    for run, change in (("ship", shipped), ("back", inverse)):
+        for event in ("intended", "sent", "confirmed"):
+            ledger.journal(run, ACCOUNT, change, event, NOW)
+        rows = tmp_path / "report" / "changes.csv"
+        told += [told_of_work(ledger, tmp_path, capsys), rows.read_text()]
+    before, csv, after, _ = told
+    # Of the host; of the page's list; of the report's two tables, of the runs' and of the host's.
+    assert f"Undo in part: {why}" in before
+    assert f"; undo in part: {why}" in before.partition("They can be undone in part:")[2]
+    assert f">in part: {why}<" in before and f"can be undone in part: {why}" in before
+    assert f"haltuun undo ship; in part: {why}" in csv
+    # Of what an undo took back: status, page and report.
+    line = f"Taken back in part: Tag {HOSTS[SOUND].label} backup=shipped. {why}"
+    assert after.count(line) == 3
+
+
 def test_what_a_later_run_builds_on_is_offered_only_once_that_run_is_taken_back(ledger: Ledger) -> None:
     later = kit.tag(SOUND, "weekly", before="daily")
     for event in ("intended", "sent", "confirmed"):

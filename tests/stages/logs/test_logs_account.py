@@ -378,6 +378,8 @@ def test_all_but_the_logs_can_be_undone(account: World) -> None:
     account.go(takeover)
     undoing = account.undo(takeover, STAGE)
     assert undoing.outcome() == "Undone"
+    (message,) = {step.message for step in undoing.steps if step.change.kind == "logs.configure"}
+    assert message.startswith("In part: The tag goes back; the agent stays installed")
     left = differences(before, account.state())
     assert left and all(name.startswith("logs:/haltuun/") for name in left)
     kept = {step.change.target for step in undoing.steps if step.status == "kept"}
