@@ -314,7 +314,7 @@ class Undoing:
         if kept is not None:
             return kept
         kind = self.performer.kind_of(inverse)
-        outcome = self.performer.perform(inverse, lambda: self._unprove(step.change))
+        outcome = self.performer.perform(inverse, lambda: self._unprove(step.change, inverse.concerns))
         # What was refused before anything was changed says nothing of the next host.
         unchanged = outcome.error is not None and outcome.error.unchanged
         if outcome.status == "failed" and kind.on_host and not unchanged:
@@ -352,15 +352,25 @@ class Undoing:
             step.change.id: _why_left(step) for step in self.steps if step.inverse is not None and step.status
         }
 
-    def _unprove(self, change: Change) -> None:
+    def _unprove(self, change: Change, concerned: Iterable[str]) -> None:
         """What was proven and judged of its hosts holds no more. Written before the change is taken back:
         whenever the undo is killed, no host counts as passed of which something went back."""
         run, stage = self.run, change.stage
-        # A change that names no host concerns all.
-        hosts = sorted({h for h in change.hosts or self.hosts if (stage, h) not in self._unproven})
+        own = set(change.hosts or self.hosts)  # a change that names no host concerns all
+        self._withdraw(stage, own, f"Run {run.id} takes back what was changed here.")
+        others = {host for host in concerned if host in self.hosts and (stage, host) not in self._unproven}
+        if others:
+            status = run.ledger.status(run.account.id)
+            good = {
+                h for h in others if (one := status.get(h, {}).get(stage)) and one.verdict is Verdict.passed
+            }
+            self._withdraw(stage, good, f"Run {run.id} takes back what this host may use, too.")
+
+    def _withdraw(self, stage: StageName, of: Iterable[str], said: str) -> None:
+        run, hosts = self.run, sorted(host for host in of if (stage, host) not in self._unproven)
         if not hosts:
             return
-        now, said = run.now(), f"Run {run.id} takes back what was changed here."
+        now = run.now()
         status = HostStatus(
             verdict=Verdict.pending,
             reason="UNDONE",

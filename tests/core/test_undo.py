@@ -22,7 +22,7 @@ from haltuun.errors import (
     PlanStale,
 )
 from haltuun.ledger import ChangeEvent, Ledger
-from haltuun.model import Change, Proof, Reach, StageName, Undo, Unknown
+from haltuun.model import Change, HostStatus, Proof, Reach, StageName, Undo, Unknown, Verdict
 from haltuun.report.render import undo_markdown
 from haltuun.stages.base import Kind
 from haltuun.undo import Undoing, find_run, open_undo, plan_undo
@@ -423,6 +423,25 @@ def test_what_names_no_host_concerns_all(ledger: Ledger) -> None:
     killed = undoing(world, ledger, taken_over(world, ledger))
     killed.act_on_account()
     assert world.shared == "off" and repairs(ledger) == dict.fromkeys(NAMES[:2], "UNDONE")
+
+
+def test_whom_an_undo_concerns_beside_its_run_is_not_passed_any_more(ledger: Ledger) -> None:
+    """What is of the account goes, and hosts of a later run that found it there use it, too."""
+    world = World()
+    world.hosts = world.sharing = NAMES[:2]
+    of = taken_over(world, ledger)
+    world.hosts = NAMES[:4]
+    later = taken_over(world, ledger)
+    held = HostStatus(verdict=Verdict.held, reason="OFF")
+    ledger.judged(ACCOUNT, later, StageName.repair, {NAMES[3]: held}, NOW)
+    going = undoing(world, ledger, of)
+    for host in NAMES[:2]:
+        going.act_on_host(host)
+    others = {NAMES[2]: "passed", NAMES[3]: "OFF"}
+    assert repairs(ledger) == {NAMES[0]: "UNDONE", NAMES[1]: "UNDONE", **others}
+    going.act_on_account()
+    assert world.shared == "off"
+    assert repairs(ledger) == {**dict.fromkeys(NAMES[:3], "UNDONE"), NAMES[3]: "OFF"}
 
 
 def test_what_was_not_begun_to_be_taken_back_stays_passed(ledger: Ledger) -> None:
