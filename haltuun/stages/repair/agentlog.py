@@ -74,6 +74,7 @@ _NO_METADATA = "[EC2Identity] Failed to get instance info from IMDS"
 # Systems Manager took a call with the agent's own credentials (EC2RoleProvider.RemoteRetrieve).
 _ACCEPTED = re.compile(r"Successfully connected with (?:instance profile|Systems Manager) role credentials")
 _READY, _NOT_READY = "[CredentialRefresher] Credentials ready", "before retrying retrieve credentials"
+_NO_CREDENTIALS = "[CredentialRefresher] Retrieve credentials produced"
 _REPORTS, _REPORT_FAILS = "HealthCheck reporting agent health", "[HealthCheck] error"
 # Who in the core asks for credentials.
 _CORE = (
@@ -163,6 +164,7 @@ class AgentLog(Frozen):
     entries: tuple[Entry, ...]
     channel: Entry | None  # the newest word of an open control channel (ssmmessages)
     connected: Entry | None  # of that, or of messages polled in its place (ec2messages)
+    left_behind: tuple[Entry, ...]  # the words of a killed core's worker, while this start's had not begun
     credentialed: Entry | None  # the newest sign that the core got its credentials
     reported: Entry | None  # the newest report of the agent's health that was taken
     cleared_after_start: Entry | None
@@ -358,8 +360,11 @@ def _summary(
         identity = _identity_of(took)
     elif last is not None and (last.gave_up or last.checked):
         told, instance_id, identity = None, None, None
-    channel = [entry for entry in entries if any(text in entry.text for text in _CHANNEL)]
-    fallback = [entry for entry in entries if _FALLBACK in entry.text]
+    left_behind = _left_behind(entries, took)
+    old = {entry.place for entry in left_behind}
+    own_words = [entry for entry in entries if entry.place not in old]
+    channel = [entry for entry in own_words if any(text in entry.text for text in _CHANNEL)]
+    fallback = [entry for entry in own_words if _FALLBACK in entry.text]
     connected = max((*channel[-1:], *fallback[-1:]), key=lambda entry: entry.place, default=None)
     ended = _ended(entries)
     changed = [entry for entry in entries if _CLEARED in entry.text or _REGISTERED in entry.text][-1:]
@@ -379,9 +384,25 @@ def _summary(
         cleared_after_start=next((entry for entry in changed if _CLEARED in entry.text), None),
         registered_after_start=next((entry for entry in changed if _REGISTERED in entry.text), None),
         meant=meant,
+        left_behind=left_behind,
         ended=ended,
         crashes=crashes,
     )
+
+
+def _left_behind(entries: tuple[Entry, ...], took: Entry | None) -> tuple[Entry, ...]:
+    """A new core ends the worker of a killed one only once it has credentials (core/app/agent.go:91-97): while
+    it has but failed to get them, and no worker of its own has begun, the old one speaks."""
+    begins = (*_WORKER_BEGINS, _STARTS_WORKER, _READY)
+    spoken: list[Entry] = []
+    waits = False
+    for entry in _after(entries, took) if took is not None else ():
+        if any(word in entry.text for word in begins):
+            break
+        waits = waits or _NO_CREDENTIALS in entry.text
+        if entry.text.startswith(_WORKER):
+            spoken.append(entry)
+    return tuple(spoken) if waits else ()
 
 
 def _ended(entries: tuple[Entry, ...]) -> Entry | None:

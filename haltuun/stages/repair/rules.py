@@ -175,20 +175,16 @@ def _orphan_worker(s: Situation) -> Sequence[LogLine]:
     return _lines("Found orphan ssm-agent-worker process")(s) or _speaks_before_its_start(s)
 
 
-_NO_CREDENTIALS = "[CredentialRefresher] Retrieve credentials produced error"
-
-
 def _speaks_before_its_start(s: Situation) -> Sequence[LogLine]:
-    """A new core ends what a killed one left only once it has credentials (core/app/agent.go:91-97); until
-    then the old worker goes on under the old identity."""
-    if s.log is None or not s.log.has_start or s.log.took is None or s.log.connected is not None:
+    """Until the new core has begun one of its own, the old worker goes on under the old identity."""
+    if s.log is None or not s.log.left_behind:
         return ()
-    since = [entry for entry in s.log.entries if entry.place > s.log.took.place]
-    waits = any(_NO_CREDENTIALS in entry.text for entry in since)
-    if not waits or any("ssm-agent-worker - v" in entry.text for entry in since):
+    spoken = s.log.left_behind[-EVIDENCE_LINES:]
+    if s.log.connected is not None or any(
+        "ssm-agent-worker - v" in entry.text for entry in s.log.entries if entry.place > spoken[-1].place
+    ):
         return ()
-    spoken = [entry for entry in since if entry.text.startswith("[ssm-agent-worker]")]
-    return [entry.evidence() for entry in spoken[-EVIDENCE_LINES:]]
+    return [entry.evidence() for entry in spoken]
 
 
 def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:

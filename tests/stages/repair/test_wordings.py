@@ -171,3 +171,10 @@ def test_a_log_without_a_start_tells_who_the_agent_is(
 ) -> None:
     found = _read(entry)
     assert (found.identity, found.instance_id) == (identity, instance_id)
+
+
+def test_an_orphan_s_channel_is_not_the_agent_s() -> None:
+    text = CASES["an orphan's channel is not the new core's"][1]
+    assert not _read(text).connected
+    assert _read(f"{text}\nINFO [CredentialRefresher] Credentials ready\n@online").connected
+    assert not _read(f"{text}\nINFO [ssm-agent-worker] ssm-agent-worker - v3.3.1142.0").connected
