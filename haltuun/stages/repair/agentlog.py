@@ -340,13 +340,17 @@ def _unasked(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """errors.log goes back for months and never says that anything went well again."""
-    newest = max((entry.at for entry in entries if entry.at), default=None)
+    """errors.log goes back for months and never says that anything went well again. Its last entry is the
+    newest: what bears a later time was written before the clock was set back."""
+    last = {entry.file: entry.at for entry in entries if entry.at}
+    newest = max(last.values(), default=None)
     if newest is None:
         return tuple(entries)
     tell = {entry.file for entry in entries if entry.level == "INFO"}
     return tuple(
-        entry for entry in entries if entry.file in tell or entry.at is None or newest - entry.at <= LAST_DAY
+        entry
+        for entry in entries
+        if entry.file in tell or entry.at is None or abs(newest - entry.at) <= LAST_DAY
     )
 
 
@@ -391,8 +395,8 @@ def _summary(
 
 
 def _left_behind(entries: tuple[Entry, ...], took: Entry | None) -> tuple[Entry, ...]:
-    """A new core ends the worker of a killed one only once it has credentials (core/app/agent.go:91-97): while
-    it has but failed to get them, and no worker of its own has begun, the old one speaks."""
+    """A new core ends a killed one's worker only once it has credentials (core/app/agent.go:91-97): while it
+    has failed to get them, and no worker of its own has begun, the old one speaks."""
     begins = (*_WORKER_BEGINS, _STARTS_WORKER, _READY)
     spoken: list[Entry] = []
     waits = False

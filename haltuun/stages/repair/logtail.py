@@ -296,6 +296,13 @@ class LogTail:
         """Whether nothing of an agent was found in it."""
         return not self.speaks and not any(map(_Start.rows, self._starts))
 
+    @property
+    def ended_at(self) -> bytes:
+        """The last line's time, as `began_at`; that, where the last start's lines have none."""
+        rows = self._agents if self._mixed else self._starts[-1].rows()
+        times = (_FIRST_TIME.match(own_words(_text(row)).encode()) for _, row in reversed(rows))
+        return next((found.group() for found in times if found), self.began_at)
+
     def lines(self) -> tuple[LogLine, ...]:
         """Those of the last starts, with their numbers in the file."""
         kept = self._agents if self._mixed else (row for start in self._starts for row in start.rows())

@@ -47,13 +47,26 @@ def _log(bundle: Bundle) -> tuple[LogLine, ...] | Unknown:
     logs = next(filter(None, (_of_kind(bundle, kind) for kind in ("agent", "system", "errors"))), None)
     if logs is None:
         return _missing(bundle, f"{at.LOGS}/{at.AGENT_LOG}")
-    newest_first = sorted(logs, key=lambda log: (_is_current(log), log.began_at, log.file), reverse=True)
-    taken = []
-    for log in newest_first:
+    taken: list[LogTail] = []
+    for log in _newest_first(logs):
         taken.append(log)
         if log.has_start:
             break
     return _redacted([line for log in reversed(taken) for line in log.lines()])
+
+
+def _newest_first(logs: Sequence[LogTail]) -> list[LogTail]:
+    """What was written at a time that is still to come for the current file is from before the clock was set
+    back: the oldest."""
+    if len(logs) == 1:
+        return list(logs)
+    now = next((log.ended_at for log in logs if _is_current(log)), b"")
+
+    def age(log: LogTail) -> tuple[bool, bool, bytes, str]:
+        written_at = min(log.began_at, log.ended_at)
+        return _is_current(log), not now or written_at <= now, written_at, log.file
+
+    return sorted(logs, key=age, reverse=True)
 
 
 def _died(bundle: Bundle, own: tuple[LogLine, ...] | Unknown) -> tuple[LogLine, ...] | Unknown:

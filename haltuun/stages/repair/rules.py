@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from haltuun.model import Unknown, is_false, is_true
 from haltuun.stages.repair.agentlog import METADATA_ADDRESS, covers
@@ -76,9 +76,16 @@ def _entries(entries: Sequence[Entry], pattern: str, without: str = "") -> list[
 def _still(s: Situation, hits: Sequence[Entry]) -> Sequence[LogLine]:
     """Nothing where the agent is online and has not said it again for long: it reports every 5 minutes."""
     online = s.log is not None and s.log.connected is not None
-    at = hits[-1].at if hits else None
+    at = _said_at(s, hits[-1]) if hits else None
     old = at is not None and s.now is not None and s.now - at > OVER
     return () if online and old else [entry.evidence() for entry in hits]
+
+
+def _said_at(s: Situation, entry: Entry) -> datetime | None:
+    """What bears a time to come was written before the clock was set back: not after all that follows it."""
+    if s.log is None or entry.at is None or s.now is None or entry.at <= s.now:
+        return entry.at
+    return min(later.at for later in s.log.entries if later.place >= entry.place and later.at)
 
 
 def _lines(pattern: str, *, without: str = "") -> Find:

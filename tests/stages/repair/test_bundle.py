@@ -86,7 +86,8 @@ def test_a_log_alone_is_enough(tmp_path: Path) -> None:
 
 def test_what_was_rotated_away_is_read_where_the_newest_log_holds_no_start(tmp_path: Path) -> None:
     goes_on = (
-        TIME.format(30) + "INFO [ssm-agent-worker] [MessageService] [MGSInteractor] Set up control channel"
+        TIME.format(29) + "INFO [CredentialRefresher] Credentials ready\n"
+        f"{TIME.format(30)}INFO [ssm-agent-worker] [MessageService] [MGSInteractor] Set up control channel"
     )
     host = laid_out(
         tmp_path,
@@ -101,6 +102,23 @@ def test_what_was_rotated_away_is_read_where_the_newest_log_holds_no_start(tmp_p
     (stale,) = [cause for cause in diagnosis.causes if cause.code == "STALE_HYBRID"]
     assert [(line.file, line.line) for line in stale.evidence] == [(f"/{LOG}.2.gz", 2)]
     assert "FINGERPRINT_MISMATCH" not in codes(host)  # over since the channel came up, a file later
+
+
+def test_what_was_rotated_away_before_the_clock_was_set_back_is_the_oldest(tmp_path: Path) -> None:
+    ahead = "".join(STALE).replace("2026-", "2027-")
+    start = TIME.format(0) + "INFO Proxy environment variables:\n"
+    came_up = f"{start}{TIME.format(9)}INFO Agent will take identity from EC2\n"
+    now = TIME.format(30) + "INFO [HealthCheck] HealthCheck reporting agent health.\n"
+    files = {LOG: now, f"{LOG}.1": came_up, f"{LOG}.2": ahead}
+    host = laid_out(tmp_path / "between", {name: text.encode() for name, text in files.items()})
+    assert (found(host).identity, codes(host)) == ("EC2", set())
+    files = {LOG: now, f"{LOG}.1": ahead + came_up, f"{LOG}.2": "".join(STALE)}
+    host = laid_out(tmp_path / "within", {name: text.encode() for name, text in files.items()})
+    assert (found(host).identity, codes(host)) == ("EC2", set())
+    past = "".join(STALE).replace("2026-", "2025-")
+    files = {LOG: now, f"{LOG}.1": came_up + now.replace("2026-", "2027-"), f"{LOG}.2": past}
+    host = laid_out(tmp_path / "ahead", {name: text.encode() for name, text in files.items()})
+    assert (found(host).identity, codes(host)) == ("EC2", set())
 
 
 def test_errors_alone_are_read_where_the_log_is_not_at_hand(tmp_path: Path) -> None:

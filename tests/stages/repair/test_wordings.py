@@ -178,3 +178,37 @@ def test_an_orphan_s_channel_is_not_the_agent_s() -> None:
     assert not _read(text).connected
     assert _read(f"{text}\nINFO [CredentialRefresher] Credentials ready\n@online").connected
     assert not _read(f"{text}\nINFO [ssm-agent-worker] ssm-agent-worker - v3.3.1142.0").connected
+
+
+SKEWED = (
+    "2027-05-01 06:00:00.1 ERROR [Registrar] failed to register identity: error calling"
+    " RegisterManagedInstance API: InvalidSignatureException: Signature not yet current: 20270501T060100Z"
+)
+BLOCKED = (
+    "2026-11-20 06:00:00.1 ERROR [Registrar] failed to register identity: RequestError: send request failed",
+    'caused by: Post "https://ssm.sa-east-1.amazonaws.com/": dial tcp 10.1.1.1:443: i/o timeout',
+)
+
+
+def _at(*rows: str, file: str = FILE) -> set[str]:
+    log = tuple(LogLine(file=file, line=n, text=row) for n, row in enumerate(rows, 1))
+    return {cause.code for cause in diagnose(Agent(log=log)).causes}
+
+
+def test_errors_from_before_the_clock_was_set_back_are_over() -> None:
+    errors = FILE.replace("amazon-ssm-agent.log", "errors.log")
+    assert _at(SKEWED, *BLOCKED, file=errors) == {"EGRESS_BLOCKED"}
+    assert _at(*BLOCKED, SKEWED, file=errors) == {"CLOCK_SKEW"}
+
+
+def test_what_was_said_in_a_time_to_come_gets_old_too() -> None:
+    up = [f"2026-11-20 12:00:00.1 {row}" for row in (*COMMON["@as EC2"], *COMMON["@online"])]
+    full = (
+        "2026-11-20 12:00:01.1 ERROR [ssm-agent-worker] write /var/lib/amazon/ssm/x: no space left on device"
+    )
+    health = (
+        "2026-11-20 {:02d}:00:00.1 INFO [ssm-agent-worker] [HealthCheck] HealthCheck reporting agent health."
+    )
+    assert _at(*up, full, health.format(7)) == {"DISK_FULL"}
+    assert _at(*up, full, health.format(7), health.format(11)) == set()
+    assert _at(*up, health.format(7), health.format(11), full) == {"DISK_FULL"}
