@@ -109,6 +109,9 @@ def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
     # On a host at hand it is the account that tells whether that is an EC2 instance.
     if s.log is not None and s.log.meant and isinstance(s.agent.processes, Unknown):
         return ()
+    tried = s.log.checked if s.log is not None else ()
+    if isinstance(s.agent.config, Unknown) and tried and "OnPrem" not in tried:  # by an order of its own
+        return ()
     found: list[LogLine] = []
     if is_true(will) and not isinstance(vault, Unknown):
         found.append(

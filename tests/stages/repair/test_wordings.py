@@ -11,7 +11,7 @@ import pytest
 
 from haltuun.stages.repair.agentlog import FILE
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
-from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process
+from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process, Vault
 
 WORDINGS = Path(__file__).parents[2] / "cases" / "repair" / "wordings.txt"
 LEVEL = re.compile(r"(DEBUG|INFO|WARN|ERROR) ")
@@ -212,3 +212,14 @@ def test_what_was_said_in_a_time_to_come_gets_old_too() -> None:
     assert _at(*up, full, health.format(7)) == {"DISK_FULL"}
     assert _at(*up, full, health.format(7), health.format(11)) == set()
     assert _at(*up, health.format(7), health.format(11), full) == {"DISK_FULL"}
+
+
+REGISTERED = Vault(manifest=True, key_file=True, instance_id=MI, region="eu-west-3", private_key=True)
+
+
+def test_a_registration_that_the_last_start_did_not_try_is_not_taken_as_far_as_its_log_tells() -> None:
+    alone = (*STARTS, CHECK.format("EC2"), TAKES.format("EC2"), "@online")
+    assert _codes(*alone, vault=REGISTERED) == {"IDENTITY_ORDER_OVERRIDE"}
+    assert _codes(*alone, vault=REGISTERED, config=AgentConfig(state="ok")) == {"STALE_HYBRID"}  # since then
+    assert _codes("@as EC2", "@online", vault=REGISTERED) == {"STALE_HYBRID"}
+    assert _codes(TAKES.format("EC2"), "@online", vault=REGISTERED) == {"STALE_HYBRID"}
