@@ -29,14 +29,14 @@ class Diagnosis(Frozen):
 def diagnose(agent: Agent) -> Diagnosis:
     """Judge the host's side alone."""
     s = situation_of(agent)
+    live = not isinstance(agent.processes, Unknown)
     causes = []
     for rule in RULES:
         evidence = tuple(rule.find(s))
         if evidence:
             wording = WORDING[rule.code]
-            causes.append(
-                Cause(code=rule.code, message=wording.message, remedy=wording.remedy, evidence=evidence)
-            )
+            message = wording.message if live else wording.of_files or wording.message
+            causes.append(Cause(code=rule.code, message=message, remedy=wording.remedy, evidence=evidence))
     identity = identity_taken(s)
     explained = any(WORDING[cause.code].severity is not Severity.low for cause in causes)
     return Diagnosis(

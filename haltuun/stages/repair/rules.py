@@ -127,6 +127,10 @@ def _stale_hybrid(s: Situation) -> Sequence[LogLine]:
             found.append(s.log.registered_after_start.evidence())
     if identity_taken(s) == "OnPrem" and not _cleared_not_restarted(s) and not is_false(will):
         found.extend(_taken(s))
+    if found and not isinstance(vault, Unknown) and vault.similarity_threshold == -1:
+        found.append(
+            _file(f"{SSM}/Vault/Store/InstanceFingerprint", "similarityThreshold=-1: it may well be wanted")
+        )
     return found
 
 
@@ -209,8 +213,8 @@ def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:
     registered = not isinstance(vault, Unknown) and bool(vault.instance_id)
     if not (shared or dirs or registered or identity_taken(s) == "OnPrem"):
         return ()
-    whose = ", as the agent writes it" if credentials.of_agent else ""
-    return (_file(CREDENTIALS_FILE, f"[default] holds a temporary key{whose}"),)
+    whose = "as the agent writes it" if credentials.of_agent else "which may be a person's"
+    return (_file(CREDENTIALS_FILE, f"[default] holds a temporary key, {whose}"),)
 
 
 _METADATA = re.escape(METADATA_ADDRESS)

@@ -6,13 +6,16 @@ from haltuun.model import Frozen, Severity
 
 
 class Wording(Frozen):
+    """`of_files`: the message where nothing but files is at hand, if they do not tell as much."""
+
     severity: Severity
     message: str
     remedy: str
+    of_files: str = ""
 
 
-def _w(severity: Severity, message: str, remedy: str) -> Wording:
-    return Wording(severity=severity, message=message, remedy=remedy)
+def _w(severity: Severity, message: str, remedy: str, of_files: str = "") -> Wording:
+    return Wording(severity=severity, message=message, remedy=remedy, of_files=of_files)
 
 
 _HIGH, _MEDIUM, _LOW = Severity.high, Severity.medium, Severity.low
@@ -24,6 +27,7 @@ WORDING: dict[str, Wording] = {
         "The agent takes a hybrid identity (mi-…) from its vault although this is an EC2 instance.",
         "Unless this registration is wanted: see that the instance has a role; stop the agent, run"
         " 'amazon-ssm-agent -register -clear' as root, start it.",
+        of_files="The agent takes a hybrid identity (mi-…) from its vault: wrong if this is an EC2 instance.",
     ),
     "CLEARED_NOT_RESTARTED": _w(
         _HIGH,
@@ -53,7 +57,10 @@ WORDING: dict[str, Wording] = {
     "CREDENTIALS_SHADOWED": _w(
         _MEDIUM,
         "The hybrid agent's token stands as root's [default] AWS profile, ahead of the instance's role.",
-        "Move the [default] section out of /root/.aws/credentials once the agent has the EC2 identity.",
+        "Move the [default] section out of /root/.aws/credentials once the agent has the EC2 identity, unless"
+        " it is a person's.",
+        of_files="A temporary key, the hybrid agent's token or a person's, stands as root's [default] AWS"
+        " profile, ahead of the instance's role.",
     ),
     "ROLE_MISSING": _w(
         _HIGH,

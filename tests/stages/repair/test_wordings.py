@@ -11,7 +11,7 @@ import pytest
 
 from haltuun.stages.repair.agentlog import FILE
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
-from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process, Vault
+from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process, RootCredentials, Vault
 
 WORDINGS = Path(__file__).parents[2] / "cases" / "repair" / "wordings.txt"
 LEVEL = re.compile(r"(DEBUG|INFO|WARN|ERROR) ")
@@ -223,3 +223,19 @@ def test_a_registration_that_the_last_start_did_not_try_is_not_taken_as_far_as_i
     assert _codes(*alone, vault=REGISTERED, config=AgentConfig(state="ok")) == {"STALE_HYBRID"}  # since then
     assert _codes("@as EC2", "@online", vault=REGISTERED) == {"STALE_HYBRID"}
     assert _codes(TAKES.format("EC2"), "@online", vault=REGISTERED) == {"STALE_HYBRID"}
+
+
+def test_of_files_alone_no_more_is_said_than_they_tell() -> None:
+    key = RootCredentials(present=True, sections=("default", "prod"), default_kind="temporary")
+    taken, *_, shadowed = _read("@as OnPrem\n@online", vault=REGISTERED, credentials=key).causes
+    assert "if this is an EC2 instance" in taken.message
+    assert "or a person's" in shadowed.message and "may be a person's" in shadowed.evidence[0].text
+    live = _read("@as OnPrem\n@online", vault=REGISTERED, credentials=key, processes=RUNS).causes
+    assert "although this is an EC2 instance" in live[0].message
+
+
+def test_a_registration_of_any_machine_is_shown_to_be_one() -> None:
+    anyone = REGISTERED.model_copy(update={"similarity_threshold": -1})
+    for vault, shown in ((REGISTERED, False), (anyone, True)):
+        (stale,) = _read("@as OnPrem\n@online", vault=vault).causes
+        assert any("similarityThreshold=-1" in line.text for line in stale.evidence) is shown
