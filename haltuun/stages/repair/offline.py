@@ -24,8 +24,10 @@ from haltuun.stages.repair.plaintext import decode
 def read_agent(bundle: Bundle) -> Agent:
     """What the files tell; what they do not show is Unknown."""
     log = _log(bundle)
+    packages = _packages(bundle, log)
     return Agent(
-        packages=_packages(bundle),
+        packages=packages,
+        binary="" if packages == {} else Unknown(unknown="NOT_SHOWN: where the agent is installed"),
         vault=_vault(bundle, log),
         registration_file=_registration(bundle),
         hybrid_dirs=_hybrid_dirs(bundle),
@@ -212,8 +214,9 @@ def _credentials(bundle: Bundle) -> RootCredentials | Unknown:
     )
 
 
-def _packages(bundle: Bundle) -> dict[str, str] | Unknown:
-    """By dpkg's list, and the snap's own files; what rpm installed leaves no text file."""
+def _packages(bundle: Bundle, log: tuple[LogLine, ...] | Unknown) -> dict[str, str] | Unknown:
+    """By dpkg's list, and the snap's own files; what rpm installed leaves no text file. {}: dpkg says that it
+    was removed, and its log that it ended."""
     if at.DPKG_STATUS not in bundle.small:
         return _missing(bundle, at.DPKG_STATUS)
     text = decode(bundle.small[at.DPKG_STATUS])
@@ -222,6 +225,9 @@ def _packages(bundle: Bundle) -> dict[str, str] | Unknown:
     if found and re.search(r"^Status: .* installed$", found.group(), re.M):
         version = re.search(r"^Version: (\S+)$", found.group(), re.M)
         packages["deb"] = version.group(1) if version else ""
+    removed = found and re.search(r"^Status: \S+ ok config-files$", found.group(), re.M)
+    if removed and not packages and not isinstance(log, Unknown) and read_log(log).ended:
+        return {}
     return packages or Unknown(
         unknown="NOT_SHOWN: neither dpkg nor a snap has the agent; rpm leaves no list at hand"
     )

@@ -466,9 +466,9 @@ def _hybrid_gone(s: Situation) -> Sequence[LogLine]:
 
 
 def _agent_stopped(s: Situation) -> Sequence[LogLine]:
-    if is_true(s.agent.running):
+    if is_true(s.agent.running) or s.agent.package == "none":
         return ()
-    if is_false(s.agent.running) and s.agent.package not in ("none",):
+    if is_false(s.agent.running):
         return (_file("/proc", "no process amazon-ssm-agent"),)
     if s.log is not None and s.log.ended and isinstance(s.agent.processes, Unknown):
         return (s.log.ended.evidence(),)

@@ -228,6 +228,18 @@ def test_a_snap_beside_the_package(tmp_path: Path) -> None:
     assert codes(host) == codes(packed(host)) == ["ROLE_MISSING", "SNAP_AND_DEB"]
 
 
+def test_a_package_that_was_removed_is_not_just_stopped(tmp_path: Path) -> None:
+    removed = "Package: amazon-ssm-agent\nStatus: deinstall ok config-files\nVersion: 3.3.1142.0-1\n\n"
+    bye = f"{TEXT}2026-11-23 07:00:00.0000 INFO [amazon-ssm-agent] Bye.\n"
+    files: dict[str, str | bytes] = {"var/lib/dpkg/status": removed, f"var/log/amazon/ssm/{NAME}": bye}
+    host = laid_out(tmp_path / "host", files)
+    assert codes(host) == ["ROLE_MISSING", "AGENT_MISSING"]
+    laid_out(host, {f"var/log/amazon/ssm/{NAME}": TEXT})  # something runs
+    assert codes(host) == ["ROLE_MISSING"]
+    laid_out(host, {**files, "snap/amazon-ssm-agent/7993/amazon-ssm-agent": ""})
+    assert codes(host) == ["ROLE_MISSING", "AGENT_STOPPED"]
+
+
 def test_errors_of_other_days_are_not_today_s(tmp_path: Path) -> None:
     old = "2026-05-01 06:00:00 ERROR [f @ x.go.1] [HealthCheck] error details - ThrottlingException\n"
     new = "2026-11-23 06:00:00 ERROR [f @ x.go.1] [CredentialRefresher] MachineFingerprintDoesNotMatch: \n"
