@@ -38,15 +38,15 @@ def diagnose_files(path: Path, as_json: bool) -> int:
     agent = read_agent(bundle)
     found = diagnose(agent)
     if as_json:
-        print(json.dumps(document(agent, found), indent=2))
+        print(json.dumps(document(agent, found, bundle.unread), indent=2))
     else:
         _print(agent, found, bundle.unread)
     return EXIT_OK
 
 
-def document(agent: Agent, found: Diagnosis) -> dict[str, Any]:
+def document(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> dict[str, Any]:
     """The stable form of `diagnose --json`. `unknown`: part → why the files do not show it;
-    `unexplained`: a line of a fault whose cause they do not show."""
+    `unexplained`: a line of a fault whose cause they do not show; `unread`: file → why not, or not wholly."""
     return {
         "identity": found.identity,
         "instance_id": found.instance_id,
@@ -64,6 +64,7 @@ def document(agent: Agent, found: Diagnosis) -> dict[str, Any]:
         ],
         "unexplained": found.unexplained.model_dump() if found.unexplained else None,
         "unknown": _unknown(agent),
+        "unread": {f"/{name}": why for name, why in sorted(unread.items())},
     }
 
 

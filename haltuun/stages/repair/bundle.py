@@ -35,7 +35,7 @@ from haltuun.stages.repair.layout import (
     place,
 )
 from haltuun.stages.repair.logtail import LogTail
-from haltuun.stages.repair.plaintext import as_utf8, unpacked
+from haltuun.stages.repair.plaintext import as_utf8, packed_otherwise, peek, unpacked
 
 # What is read whole, and how much of it at most: dpkg's list of all packages is some megabytes.
 SMALL = {
@@ -109,6 +109,10 @@ class Bundle:
     def _take_log(self, name: str, stream: BinaryIO, label: str, size: int) -> None:
         import lzma
 
+        head, stream = peek(stream)
+        if why := packed_otherwise(head):
+            self.unread[name] = why
+            return
         tail = LogTail(label, log_kind(name) or "agent")
         plain, packed = unpacked(stream)
         try:
@@ -364,8 +368,6 @@ def _walk(bundle: Bundle, root: Path, path: Path, name: str) -> None:
 
 # -- a file ----------------------------------------------------------------------------------------
 
-_NOT_READ = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"\x28\xb5\x2f\xfd": "zstd"}
-
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[BinaryIO]:
@@ -384,10 +386,9 @@ def _read_file(path: Path) -> Bundle:
     try:
         with _unpacked(path) as stream:
             head = stream.read(512)
-        kind = next((kind for magic, kind in _NOT_READ.items() if head.startswith(magic)), None)
-        if kind is not None:
+        if why := packed_otherwise(head):
             raise ConfigError(
-                f"is packed with {kind}, which is not read.",
+                f"is {why}.",
                 subject=str(path),
                 remedy="Unpack it and name the folder, or pack it as .tgz.",
             )

@@ -31,9 +31,19 @@ _PACKERS: dict[bytes, Callable[[BinaryIO], Any]] = {
 }
 
 
+# What is not read, by its first bytes.
+_OTHER_PACKERS = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def packed_otherwise(head: bytes) -> str | None:
+    """Why a file that begins so is not read; None: it is."""
+    kind = next((kind for magic, kind in _OTHER_PACKERS.items() if head.startswith(magic)), None)
+    return f"packed with {kind}, which is not read" if kind else None
+
+
 def unpacked(stream: BinaryIO) -> tuple[BinaryIO, bool]:
     """By its first bytes, whatever its name; and whether it was packed."""
-    head, whole = _peek(stream)
+    head, whole = peek(stream)
     for magic, opened in _PACKERS.items():
         if head.startswith(magic):
             return cast(BinaryIO, opened(whole)), True
@@ -42,7 +52,7 @@ def unpacked(stream: BinaryIO) -> tuple[BinaryIO, bool]:
 
 def as_utf8(stream: BinaryIO) -> BinaryIO:
     """Without the mark that Windows puts before text; what cannot be decoded is replaced."""
-    head, whole = _peek(stream)
+    head, whole = peek(stream)
     for mark, encoding in _BOMS.items():
         if head.startswith(mark):
             whole.read(len(mark))
@@ -58,7 +68,8 @@ def decode(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _peek(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
+def peek(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
+    """Its first bytes, and the whole of it."""
     head = stream.read(6)
     return head, cast(BinaryIO, _Rest(head, stream))
 

@@ -361,9 +361,10 @@ def _proxies(s: Situation) -> dict[str, tuple[str, LogLine]]:
 
 
 def _proxy_configured(s: Situation) -> Sequence[LogLine]:
-    by_proxy = _failing_calls(_BY_PROXY, without=_METADATA)(s)
-    if by_proxy:
-        return by_proxy
+    by_proxy = _failing_entries(s, _BY_PROXY, _METADATA)
+    if lines := _still(s, by_proxy):
+        proxy = _proxy_of(s, by_proxy[-1])
+        return (proxy, *lines) if proxy is not None else lines
     if _failing_entries(s, _DIRECT, _METADATA):
         return ()
     failing = [entry for entry in _failing_entries(s, _CALLS, _METADATA) if _proxy_of(s, entry)]

@@ -180,6 +180,36 @@ def test_a_damaged_bzip2_log_refuses_nothing_else(tmp_path: Path) -> None:
     assert codes(tmp_path / "whole.tar.xz") == {"STALE_HYBRID", "FINGERPRINT_MISMATCH"}
 
 
+@pytest.mark.parametrize(("magic", "kind"), [(b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip")])
+def test_what_is_not_read_is_named(
+    magic: bytes, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = gzip.compress("".join(STALE).encode())[:-9]
+    files = {LOG: CHATTER.encode(), f"{LOG}.1.gz": cut, f"{LOG}.2.zst": magic + b"\0" * 50}
+    for path in (laid_out(tmp_path / "host", files), pack(tmp_path / "host.tgz", files)):
+        diagnose_files(path, as_json=True)
+        unread = json.loads(capsys.readouterr().out)["unread"]
+        assert set(unread) == {f"/{LOG}.1.gz", f"/{LOG}.2.zst"}
+        assert unread[f"/{LOG}.2.zst"] == f"packed with {kind}, which is not read"
+        diagnose_files(path, as_json=False)
+        assert f"Not read: /{LOG}.2.zst: packed with {kind}" in capsys.readouterr().out
+
+
+def test_a_proxy_that_refuses_is_shown_without_its_password(tmp_path: Path) -> None:
+    rows = (
+        "INFO Proxy environment variables:",
+        "INFO https_proxy: http://jane:hunter2@10.0.0.8:3128",
+        "INFO Agent will take identity from EC2",
+        "ERROR [Registrar] failed to register identity: RequestError: send request failed",
+    )
+    text = "".join(f"{TIME.format(n)}{row}\n" for n, row in enumerate(rows))
+    text += 'caused by: Post "https://ssm.eu-north-1.amazonaws.com/": Proxy Authentication Required\n'
+    (cause,) = found(laid_out(tmp_path, {LOG: text.encode()})).causes
+    assert cause.code == "PROXY_CONFIGURED"
+    assert [line.line for line in cause.evidence] == [2, 4]
+    assert "10.0.0.8:3128" in cause.evidence[0].text and "hunter2" not in str(cause)
+
+
 def test_an_xz_takes_no_memory_that_it_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plaintext, "XZ_MEMORY", 1 << 20)
     files = {f"{LOG}.1": lzma.compress(CHATTER.encode()), LOG: CHATTER.encode()}
