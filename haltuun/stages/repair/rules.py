@@ -580,9 +580,11 @@ def _order_override(s: Situation) -> Sequence[LogLine]:
     config = s.agent.config
     if isinstance(config, Unknown):
         return _other_order(s)
-    if config.consumption_order in ((), DEFAULT_ORDER):
+    order = config.consumption_order
+    # Without a custom identity there is nothing to choose after EC2.
+    if order in ((), DEFAULT_ORDER) or (order == DEFAULT_ORDER[:2] and not config.custom_identities):
         return ()
-    return (_file(CONFIG_FILE, f"Identity.ConsumptionOrder={list(config.consumption_order)}"),)
+    return (_file(CONFIG_FILE, f"Identity.ConsumptionOrder={list(order)}"),)
 
 
 def _other_order(s: Situation) -> Sequence[LogLine]:

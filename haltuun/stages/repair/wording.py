@@ -131,7 +131,7 @@ WORDING: dict[str, Wording] = {
         "The host does not trust the certificate that it sees for Systems Manager.",
         "See who signed it ('openssl s_client -connect'): Amazon, then update ca-certificates; another, then"
         " add that authority. docs/runbooks/TLS_UNTRUSTED.md has both for each system, old ones too. Then"
-        " restart the agent.",
+        " restart the agent. If the certificate counts as expired, perhaps only the clock is ahead: set it.",
     ),
     "TLS_FAILS": _w(
         _HIGH,

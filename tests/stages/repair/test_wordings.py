@@ -239,3 +239,24 @@ def test_a_registration_of_any_machine_is_shown_to_be_one() -> None:
     for vault, shown in ((REGISTERED, False), (anyone, True)):
         (stale,) = _read("@as OnPrem\n@online", vault=vault).causes
         assert any("similarityThreshold=-1" in line.text for line in stale.evidence) is shown
+
+
+def test_an_order_that_changes_nothing_is_no_other_order() -> None:
+    short = AgentConfig(state="ok", consumption_order=("OnPrem", "EC2"))
+    assert _codes("@as EC2", "@online", config=short) == set()
+    assert _codes("@as EC2", "@online", config=short.model_copy(update={"custom_identities": (MI,)})) == {
+        "IDENTITY_ORDER_OVERRIDE",
+        "CUSTOM_IDENTITY",
+    }
+    alone = short.model_copy(update={"consumption_order": ("OnPrem",)})
+    assert _codes("@as EC2", "@online", config=alone) == {"IDENTITY_ORDER_OVERRIDE"}
+
+
+def test_a_certificate_that_has_expired_may_be_a_clock_that_is_ahead() -> None:
+    text = (
+        "ERROR [Registrar] failed to register identity: RequestError: send request failed\n"
+        'caused by: Post "https://ssm.sa-east-1.amazonaws.com/": tls: failed to verify certificate: x509:'
+        " certificate has expired or is not yet valid: current time 2046-01-01T00:00:10Z is after 2027-01-01"
+    )
+    (cause,) = _read(f"@as EC2\n{text}").causes
+    assert cause.code == "TLS_UNTRUSTED" and "clock" in cause.remedy
