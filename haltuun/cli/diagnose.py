@@ -69,7 +69,10 @@ def document(agent: Agent, found: Diagnosis, unread: dict[str, str]) -> dict[str
 
 
 def _unknown(agent: Agent) -> dict[str, str]:
+    """How it died is told only where a journal is at hand that leaves it open: few copies hold one."""
     parts = {name: getattr(agent, name) for name in PARTS}
+    if isinstance(agent.died, Unknown) and agent.died.unknown.startswith("NOT_SHOWN"):
+        parts["died"] = agent.died
     return {name: value.unknown for name, value in parts.items() if isinstance(value, Unknown)}
 
 

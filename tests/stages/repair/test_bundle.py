@@ -195,6 +195,19 @@ def test_what_is_not_read_is_named(
         assert f"Not read: /{LOG}.2.zst: packed with {kind}" in capsys.readouterr().out
 
 
+def test_a_death_that_may_be_older_than_the_last_start_is_left_open_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = "Nov 23 06:00:40 h systemd[1]: amazon-ssm-agent.service: Failed with result 'oom-kill'.\n"
+    files = {LOG: "".join(STALE).encode(), "var/log/syslog": killed.encode()}
+    for more in (True, False):
+        diagnose_files(laid_out(tmp_path / str(more), files if more else {LOG: files[LOG]}), as_json=True)
+        unknown = json.loads(capsys.readouterr().out)["unknown"]
+        assert (unknown.get("died") == "NOT_SHOWN: whether the agent was started after it died") is more
+    diagnose_files(tmp_path / "True", as_json=False)
+    assert "  whether the agent was started after it died\n" in capsys.readouterr().out
+
+
 def test_a_proxy_that_refuses_is_shown_without_its_password(tmp_path: Path) -> None:
     rows = (
         "INFO Proxy environment variables:",
