@@ -12,6 +12,7 @@ from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.repair.facts import Agent, NodeRow, RepairAccount, RepairFacts
 from haltuun.stages.repair.leftovers import own_identities_cut
+from haltuun.stages.repair.rules import TOKENS_FIRST_SINCE, TOKENS_SINCE, is_older
 from haltuun.stages.repair.state import state_of
 from haltuun.stages.repair.wording import WORDING
 
@@ -396,6 +397,30 @@ def has_profile(case: Case) -> bool:
     return attached or any("profile" in change.kind for change in case.prepared)
 
 
+def sends_no_token(case: Case) -> bool:
+    """The metadata want a session token, and the agent is too old for one: by EC2 and its version, or by its
+    log, where a newer one would have asked with a token first. No restart changes that."""
+    wanted = case.found.imds_tokens if case.found is not None else Unknown(unknown="not asked")
+    if wanted == "optional":
+        return False
+    refused = case.has("IMDS_TOKENS_REQUIRED")
+    version, than = case.agent.version, TOKENS_FIRST_SINCE if refused else TOKENS_SINCE
+    older = is_older(version, than) if isinstance(version, str) else version
+    return refused if isinstance(older, Unknown) else older and (refused or wanted == "required")
+
+
+def _without_tokens(case: Case) -> Barred | None:
+    """Without its registration such an agent would have no identity at all."""
+    if case.has("AGENT_MISSING") or not sends_no_token(case):
+        return None
+    return case.barred(
+        "IMDS_TOKENS_REQUIRED",
+        f"The instance metadata want session tokens (IMDSv2), and the agent ({case.agent.version}) sends"
+        " none: without its registration it would have no identity.",
+        WORDING["IMDS_TOKENS_REQUIRED"].remedy,
+    )
+
+
 def _room_to_save(case: Case) -> Barred | None:
     free, state = case.agent.disk_free_kb, case.agent.state_kb
     if isinstance(free, Unknown) or isinstance(state, Unknown) or free > state + SPARE_KB:
@@ -423,6 +448,7 @@ BEFORE_CLEARING: tuple[Guard, ...] = (
     _deliberate,
     _in_use_elsewhere,
     _dhmc,
+    _without_tokens,
     _room_to_save,
     *BEFORE_RESTARTING,
 )

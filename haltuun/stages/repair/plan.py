@@ -33,13 +33,14 @@ from haltuun.stages.repair.guards import (
     Case,
     first,
     own_identities,
+    sends_no_token,
     waiting,
 )
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE, TOKEN_KEYS, digest_of
 from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
-from haltuun.stages.repair.rules import OFF, ON, is_old
+from haltuun.stages.repair.rules import OFF, OLDEST_VERSION, ON, TOKENS_FIRST_SINCE, is_older
 from haltuun.stages.repair.situation import situation_of
 from haltuun.stages.repair.state import PROOF_LATER, WAKEABLE
 from haltuun.stages.repair.wording import WORDING
@@ -50,6 +51,7 @@ SAVED = "/var/lib/haltuun/saved"
 # Said where a change is approved, and part of its id.
 UNPROVEN = "UNPROVEN: its script was tested against recorded output only, not on a real host."
 UNPROVEN_TERM: dict[str, Json] = {"proven": "on recorded output only"}
+_TOO_OLD = "is older than Session Manager"
 # After that a saved state tells nothing of what is wrong today.
 UNFINISHED_FOR = timedelta(days=7)
 
@@ -132,11 +134,21 @@ def _steps(case: Case) -> tuple[Change, ...] | Barred:
         installed = _install_or_barred(case, ())
         return installed if isinstance(installed, Barred) else (*installed, *_credentials(case))
     if _needs_restart(case):
-        return first(case, BEFORE_RESTARTING) or (_restart(case), *_credentials(case))
+        return first(case, BEFORE_RESTARTING) or _wake(case)
     others = (*_credentials(case), *_enable(case))
     if others or not is_false(case.facts.online_as_self):
         return others
-    return _renew(case) or waiting(case)
+    return _renew(case, OLDEST_VERSION, _TOO_OLD) or waiting(case)
+
+
+def _wake(case: Case) -> tuple[Change, ...] | Barred:
+    """A restart, unless that would do nothing: then a newer agent, or nothing."""
+    if sends_no_token(case):
+        newer = _renew(case, TOKENS_FIRST_SINCE, "sends no session token, and the instance metadata want one")
+        return (*newer, *_credentials(case)) if newer else case.barred_by("IMDS_TOKENS_REQUIRED")
+    # An old agent that runs and of which nothing tells why it does not connect was started before, too.
+    newer = () if case.has(*_REASONS) else _renew(case, OLDEST_VERSION, _TOO_OLD)
+    return (*(newer or (_restart(case),)), *_credentials(case))
 
 
 def _is_well(case: Case) -> bool:
@@ -338,8 +350,12 @@ def _unfinished(case: Case) -> Unfinished | None:
     return None if came_up or agent.clock - last.saved_at > UNFINISHED_FOR else last
 
 
+# Why an agent is to be restarted.
+_REASONS = ("CLEARED_NOT_RESTARTED", "ORPHAN_WORKER", "AGENT_STOPPED", *WAKEABLE)
+
+
 def _reason(case: Case) -> str:
-    for code in ("CLEARED_NOT_RESTARTED", "ORPHAN_WORKER", "AGENT_STOPPED", *WAKEABLE):
+    for code in _REASONS:
         if case.has(code):
             message = WORDING[code].message
             return message[0].lower() + message[1:]
@@ -420,12 +436,19 @@ def _install_or_barred(case: Case, depends_on: tuple[str, ...]) -> tuple[Change,
     return (_replace(case, pin, depends_on, what),)
 
 
-def _renew(case: Case) -> tuple[Change, ...]:
-    """An agent too old for what is asked of it, which nothing else helps."""
-    pin = _pin(case) if case.has("AGENT_OLD") and case.view.config.agent.package_source else None
-    if pin is None or pin.sha256 in case.account.package_problems or is_old(_version(pin)):
+def _renew(case: Case, oldest: tuple[int, ...], why: str) -> tuple[Change, ...]:
+    """An agent older than what is asked of it, which nothing else helps."""
+    version, pin = case.agent.version, _pin(case)
+    if isinstance(version, Unknown) or not is_true(is_older(version, oldest)):
         return ()
-    return (_replace(case, pin, (), f"for {case.agent.version} is older than Session Manager"),)
+    if (
+        pin is None
+        or not case.view.config.agent.package_source
+        or pin.sha256 in case.account.package_problems
+    ):
+        return ()
+    newer = is_false(is_older(_version(pin), oldest))
+    return (_replace(case, pin, (), f"for {version} {why}"),) if newer else ()
 
 
 def _replace(case: Case, pin: PackagePin, depends_on: tuple[str, ...], why: str) -> Change:

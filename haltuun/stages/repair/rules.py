@@ -26,6 +26,9 @@ EVIDENCE_LINES = 3  # of one fault that repeats every few minutes, the newest
 
 # Below it there is no Session Manager (AWS: agent version history).
 OLDEST_VERSION = (2, 3, 68, 0)
+# Agents ask for metadata with a session token, too, from the first on (amazon-ssm-agent issue 277), and with
+# one first from the second on (RELEASENOTES).
+TOKENS_SINCE, TOKENS_FIRST_SINCE = (2, 3, 814, 0), (3, 0, 413, 0)
 # Saving the state and writing logs needs some room, and a file each.
 DISK_LOW_KB = 20_000
 INODES_LOW = 200
@@ -220,7 +223,7 @@ def _credentials_shadowed(s: Situation) -> Sequence[LogLine]:
 _METADATA = re.escape(METADATA_ADDRESS)
 _NO_ANSWER = (
     r"(send request failed|request send failed|StatusCode: 0|dial tcp|Client\.Timeout|deadline exceeded"
-    r"|status code: (0|40[13]))"
+    r"|status code: (0|40[13])|40[13] - [A-Z])"
 )
 # The SDK says of whatever keeps it from the metadata that there is no role; the line below tells.
 # The first agents (2.0 to 2.2) name no more than the SDK's whole chain.
@@ -260,7 +263,18 @@ def _no_identity_unexplained(s: Situation) -> Sequence[LogLine]:
 
 
 def _imds_unreachable(s: Situation) -> Sequence[LogLine]:
-    return () if _metadata_proxy(s) is not None else _imds(s)
+    return () if _metadata_proxy(s) is not None or _imds_wants_token(s) else _imds(s)
+
+
+_UNAUTHORIZED = re.compile(r"401 - Unauthorized|[Ss]tatus ?[Cc]ode: 401")
+
+
+def _imds_wants_token(s: Situation) -> Sequence[LogLine]:
+    """The metadata answers, with 401: it does so to nothing but a call without a (valid) session token."""
+    entries = _imds_entries(s)
+    if not entries or not _UNAUTHORIZED.search(entries[-1].text) or _metadata_proxy(s) is not None:
+        return ()
+    return _still(s, [entry for entry in entries if _UNAUTHORIZED.search(entry.text)])
 
 
 def _proxy_intercepts_imds(s: Situation) -> Sequence[LogLine]:
@@ -508,9 +522,13 @@ _VERSION = re.compile(r"(?:amazon-ssm-agent - |Amazon SSM Agent )v?(\d+(?:\.\d+)
 
 
 def is_old(version: str) -> bool:
+    return is_true(is_older(version, OLDEST_VERSION))
+
+
+def is_older(version: str, than: tuple[int, ...]) -> bool | Unknown:
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})+", version):
-        return False
-    return tuple(int(part) for part in version.split(".")) < OLDEST_VERSION
+        return Unknown(unknown=f"NOT_SHOWN: '{version}' is no version")
+    return tuple(int(part) for part in version.split(".")) < than
 
 
 def _snap_and_deb(s: Situation) -> Sequence[LogLine]:
@@ -642,6 +660,7 @@ RULES: tuple[Rule, ...] = (
     Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_3),
     Rule("CUSTOM_IDENTITY", _custom_identity, OF_3),
     Rule("IMDS_UNREACHABLE", _imds_unreachable),
+    Rule("IMDS_TOKENS_REQUIRED", _imds_wants_token),
     Rule("PROXY_INTERCEPTS_IMDS", _proxy_intercepts_imds),
     Rule("ENDPOINT_OVERRIDE", _endpoint_override),
     Rule("REGION_PINNED", _region_pinned),

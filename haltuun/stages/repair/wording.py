@@ -101,6 +101,14 @@ WORDING: dict[str, Wording] = {
         "The agent does not reach the instance metadata: it has no identity, or no credentials.",
         "Enable the metadata service (IMDSv2) and let the host reach 169.254.169.254.",
     ),
+    "IMDS_TOKENS_REQUIRED": _w(
+        _HIGH,
+        "The instance metadata answer the agent with 401: they want a session token, and it sent none.",
+        "Agents before 2.3.814.0 cannot use tokens, those before 3.0.413.0 first ask without: install a newer"
+        " one (or pin it in agent.packages of haltuun.yaml and plan again), or let calls without a token"
+        " through (HttpTokens=optional). A newer one asked for a token and got none: see the hop limit and"
+        " what stands between.",
+    ),
     "PROXY_INTERCEPTS_IMDS": _w(
         _HIGH,
         "A proxy without no_proxy for 169.254.169.254 takes the agent's metadata calls.",

@@ -201,7 +201,8 @@ def parse_inside(view: View, host: Host, seen: DiscoverFacts | None, raw: Json) 
 
 
 def parse_imds(lines: Lines, version: str | None) -> bool | Unknown:
-    """What the agent needs: a session token; agents before 3.2.1041.0 do without."""
+    """What the agent needs: a session token; agents before 3.2.1041.0 do without. One that is too old for a
+    token where it has to send one is repair's matter: that may install a newer (IMDS_TOKENS_REQUIRED)."""
     answer = lines.first("imds.v2")
     found = bool(lines.first("imds.instance-id"))
     if answer == "yes":

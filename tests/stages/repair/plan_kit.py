@@ -23,6 +23,11 @@ TIME = "2026-11-23 11:00:00.0000 INFO "
 START = ("Proxy environment variables:", "https_proxy: ", "http_proxy: ", "no_proxy: ")
 AS_EC2 = (*START, "Agent will take identity from EC2")
 AS_ONPREM = (*START, "Agent will take identity from OnPrem")
+# In one line: an agent's entry and the line below it.
+NO_TOKEN = (
+    "error occurred when starting amazon-ssm-agent: Failed to fetch instance ID. Data from vault is empty."
+    " EC2MetadataError: failed to make EC2Metadata request caused by: <title>401 - Unauthorized</title>"
+)
 CHANNEL = "[ssm-agent-worker] [MessageService] [MGSInteractor] Set up control channel successfully"
 
 CORE = f.Process(comm="amazon-ssm-agen", pid=100, started=1000)

@@ -28,6 +28,7 @@ from tests.stages.repair.plan_kit import (
     EMPTY_VAULT,
     IID,
     MI,
+    NO_TOKEN,
     STALE_VAULT,
     START,
     WORKER,
@@ -104,6 +105,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     ),
     "MESSAGES_UNREACHABLE": _up(f"[MGSInteractor] Failed to open control channel: {_MGS}i/o timeout"),
     "IMDS_UNREACHABLE": {"log": log(*START, _NO_IMDS), "imds_instance_id": UNSEEN},
+    "IMDS_TOKENS_REQUIRED": {"log": log(*START, NO_TOKEN), "packages": {"deb": "2.3.701.0-1"}},
     "PROXY_INTERCEPTS_IMDS": {"log": log(*_PROXIED, _NO_IMDS)},
     "PROXY_CONFIGURED": _up(
         f"{_SENT}{_POST}proxyconnect tcp: dial tcp 10.0.0.8:3128: connect: connection refused"
@@ -205,6 +207,8 @@ def expected(seen: f.Agent, found: frozenset[str], online: bool) -> tuple[str, .
     for rung, mends in WITHOUT_AGENT if "AGENT_MISSING" in found else LADDER:
         if faults & mends or (rung == INSTALL and not faults & STALE):
             step = rung
+    if step == RESTART and "IMDS_TOKENS_REQUIRED" in found:
+        step = INSTALL  # its agent would say the same again
     if token and step not in TAKES_THE_TOKEN_ALONG:
         return (*TOKEN_ASIDE, *step) if step == ENABLE else (*step, *TOKEN_ASIDE)
     if online or token or step:

@@ -20,10 +20,12 @@ from tests.stages.repair.plan_kit import (
     HOST,
     IID,
     MI,
+    NO_TOKEN,
     NOW,
     PACKAGE,
     REGION,
     STALE_VAULT,
+    START,
     WORKER,
     agent,
     log,
@@ -281,6 +283,59 @@ def test_barred(case: str) -> None:
     assert (barred.code, barred.verdict) == (code, verdict)
     assert barred.message
     assert barred.remedy
+
+
+def _refused(version: str, **special: Any) -> f.Agent:
+    """Its metadata answered it with 401."""
+    special = {"log": log(*START, NO_TOKEN), "identity_config": None, **special}
+    return agent(packages={"deb": f"{version}-1"}, **special)
+
+
+@pytest.mark.parametrize(
+    ("seen", "tokens", "step"),
+    [
+        (_refused("2.3.50.0"), "required", "agent.install"),
+        (_refused("2.3.50.0"), Unknown(unknown="not asked"), "agent.install"),
+        (_refused("2.3.50.0", **DOWN), "required", "agent.install"),
+        (_refused("2.3.1319.0"), "required", "agent.install"),
+        (_refused("2.3.50.0", log=(), **DOWN), "required", "agent.install"),
+        # It is let in without one now, or can use one.
+        (_refused("2.3.50.0"), "optional", "agent.restart"),
+        (_refused("3.1.1732.0"), "required", "agent.restart"),
+        (_refused("2.3.1319.0", log=(), **DOWN), "required", "agent.restart"),
+        (_refused("2.3.701.0", log=(), **DOWN), Unknown(unknown="not asked"), "agent.restart"),
+    ],
+)
+def test_an_agent_too_old_for_tokens_is_not_restarted_for_ever(seen: f.Agent, tokens: Any, step: str) -> None:
+    (change,) = plan(seen, nodes=(node(IID, "ConnectionLost"),), imds_tokens=tokens).changes
+    assert change.kind == step
+    if step == "agent.install":
+        assert "sends no session token" in change.summary
+        old = PACKAGE.model_copy(update={"version": "2.3.871.0"})
+        for package in (AgentConfig(), old):
+            planned = plan(seen, imds_tokens=tokens, package=package)
+            (barred,) = planned.barred
+            assert (planned.changes, barred.code) == ((), "IMDS_TOKENS_REQUIRED")
+            assert "HttpTokens=optional" in barred.remedy and "newer" in barred.remedy
+
+
+def test_of_an_agent_whose_version_nobody_knows_nothing_is_replaced() -> None:
+    planned = plan(agent(packages={}, log=log(*START, NO_TOKEN)), imds_tokens="required")
+    assert (planned.changes, planned.barred[0].code) == ((), "IMDS_TOKENS_REQUIRED")
+
+
+def test_no_registration_is_cleared_of_an_agent_that_would_have_no_identity() -> None:
+    old = stale(packages={"deb": "2.3.50.0-1"})
+    planned = plan(old, imds_tokens="required")
+    assert (planned.changes, planned.barred[0].code) == ((), "IMDS_TOKENS_REQUIRED")
+    assert plan(old, imds_tokens="optional").barred == () == plan(old).barred
+
+
+def test_an_old_agent_that_does_not_connect_without_a_reason_is_replaced() -> None:
+    (change,) = plan(agent(packages={"deb": "2.2.24.0-1"}, log=log(*AS_EC2))).changes
+    assert change.kind == "agent.install"
+    (change,) = plan(agent(packages={"deb": "2.2.24.0-1"}, log=log(*AS_EC2, NO_ROLE))).changes
+    assert change.kind == "agent.restart"
 
 
 def test_waiting_says_when_it_looks_again() -> None:
