@@ -15,6 +15,7 @@ from haltuun.stages.repair.leftovers import own_identities_cut
 from haltuun.stages.repair.rules import TOKENS_FIRST_SINCE, TOKENS_SINCE, is_older
 from haltuun.stages.repair.state import state_of
 from haltuun.stages.repair.wording import WORDING
+from haltuun.stages.verify.faults import metadata_options
 
 # "Connection lost" that no step on the host mends was seen once to end by itself, after 30 days, and is
 # documented nowhere; after half as long again it is a case for AWS's support.
@@ -209,9 +210,10 @@ def _wrong_box(case: Case) -> Barred | None:
 def _imds(case: Case) -> Barred | None:
     if is_true(case.facts.right_box):
         return None
+    said = "The host gets no answer from its metadata service: an agent without it has no identity at all"
     return case.barred(
         "IMDS_UNREACHABLE",
-        "The host gets no answer from its metadata service: an agent without it has no identity at all.",
+        f"{'; '.join((said, *metadata_options(case.found)))}.",
         WORDING["IMDS_UNREACHABLE"].remedy,
     )
 

@@ -11,7 +11,7 @@ from haltuun.stages.repair.facts import Cause, NodeRow, RepairFacts
 from haltuun.stages.repair.fleet import judge_fleet
 from haltuun.stages.repair.leftovers import shown
 from haltuun.stages.repair.orphans import judge_orphans
-from haltuun.stages.repair.sides import Sides, against, judge_authenticates, judge_sides, sides_of
+from haltuun.stages.repair.sides import Sides, against, beside, judge_authenticates, judge_sides, sides_of
 from haltuun.stages.repair.windows import judge_windows
 from haltuun.stages.repair.wording import WORDING
 
@@ -53,7 +53,12 @@ def _with_activation(
 
 def judge_host(instance_id: str, facts: RepairFacts, sides: Sides) -> list[Finding]:
     found = [
-        _of_cause(instance_id, cause, against(cause.code, sides), shown(cause.code, facts.agent))
+        _of_cause(
+            instance_id,
+            cause,
+            against(cause.code, sides),
+            (*beside(cause.code, sides), *shown(cause.code, facts.agent)),
+        )
         for cause in facts.found
     ]
     if is_true(facts.vault_foreign) and _has(facts, "STALE_HYBRID"):
@@ -72,14 +77,15 @@ def judge_host(instance_id: str, facts: RepairFacts, sides: Sides) -> list[Findi
     return found
 
 
-def _of_cause(instance_id: str, cause: Cause, against_it: str, diff: Sequence[str]) -> Finding:
-    """`against_it` is what AWS says otherwise, "" for nothing; `diff` what a person would change."""
+def _of_cause(instance_id: str, cause: Cause, against_it: str, more: Sequence[str]) -> Finding:
+    """`against_it` is what AWS says otherwise, "" for nothing; `more` what else bears on it, and what a
+    person would change."""
     return Finding(
         code=cause.code,
         severity=WORDING[cause.code].severity,
         message=f"{cause.message} But {against_it}." if against_it else cause.message,
         host=instance_id,
-        evidence=(*(f"{line.file}:{line.line}: {line.text}" for line in cause.evidence), *diff),
+        evidence=(*(f"{line.file}:{line.line}: {line.text}" for line in cause.evidence), *more),
         remedy=cause.remedy,
     )
 

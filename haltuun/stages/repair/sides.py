@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_true, known
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
-from haltuun.stages.repair.facts import NodeRow, RepairFacts
+from haltuun.stages.repair.facts import Agent, NodeRow, RepairFacts
 from haltuun.stages.verify.facts import VerifyFacts
+from haltuun.stages.verify.faults import metadata_options
 
 # A clock that is no further off signs well: AWS allows five minutes.
 CLOCK_OK_S = 60.0
@@ -67,7 +68,8 @@ def _role(s: Sides) -> str:
 
 
 def _allowed(s: Sides) -> str:
-    if s.verify is None or not is_true(s.verify.ssm_allowed):
+    # Where its policies are not known, that an Online host may is a conclusion: it may lack the channel.
+    if s.verify is None or not is_true(s.verify.ssm_allowed) or s.verify.denied_actions != ():
         return ""
     return f"by its policies the role {s.verify.role_name} may do it now: allowed since, or denied elsewhere"
 
@@ -75,6 +77,26 @@ def _allowed(s: Sides) -> str:
 def _reached(s: Sides) -> str:
     seen = s.verify is not None and s.verify.source == "host" and is_true(s.verify.tls_ok)
     return "from the host Systems Manager answers now: mended since, and the agent sleeps" if seen else ""
+
+
+def _metadata(s: Sides) -> str:
+    if isinstance(s.repair.agent, Agent) and is_true(s.repair.agent.imds_instance_id):
+        return "the host's own call for them is answered now: mended since, and the agent has not tried again"
+    if s.discover is None or s.discover.imds_endpoint != "enabled":
+        return ""
+    return "EC2 shows them switched on: what is in the way is on the host (a firewall, a lost route, a proxy)"
+
+
+def _tokens(s: Sides) -> str:
+    if s.discover is None or s.discover.imds_tokens != "optional":
+        return ""
+    return "EC2 asks for none now (HttpTokens=optional): changed since, and the agent has not tried again"
+
+
+def _awake(s: Sides) -> str:
+    if is_true(s.repair.online_as_self):
+        return "Systems Manager has it Online: it has woken since, or another machine has its id"
+    return _allowed(s)
 
 
 def _clock(s: Sides) -> str:
@@ -95,12 +117,22 @@ AGAINST: dict[str, Callable[[Sides], str]] = {
     "TLS_UNTRUSTED": _reached,
     "TLS_FAILS": _reached,
     "CLOCK_SKEW": _clock,
+    "IMDS_UNREACHABLE": _metadata,
+    "IMDS_TOKENS_REQUIRED": _tokens,
+    "MESSAGES_DENIED": _allowed,
+    "MESSAGES_UNREACHABLE": _reached,
+    "HIBERNATING": _awake,
 }
 
 
 def against(code: str, s: Sides) -> str:
     """AWS's side where it differs from what the cause says; "" where it does not, or is not known."""
     return AGAINST[code](s) if code in AGAINST else ""
+
+
+def beside(code: str, s: Sides) -> tuple[str, ...]:
+    """What AWS shows that bears on the cause."""
+    return metadata_options(s.discover) if code in ("IMDS_UNREACHABLE", "IMDS_TOKENS_REQUIRED") else ()
 
 
 # -- of the agent as a whole --------------------------------------------------------------------------------

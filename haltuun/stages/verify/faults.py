@@ -36,7 +36,7 @@ def faults_of(view: View, host: Host, facts: VerifyFacts) -> list[Fault]:
         return [_suspect_unknown(facts.compromise)]
     return [
         *permission_faults(view, host, seen, facts),
-        *metadata_faults(host, facts),
+        *metadata_faults(host, seen, facts),
         *network_faults(facts),
     ]
 
@@ -175,7 +175,23 @@ def _name_taken(what: str) -> Fault:
 # -- metadata, clock, proxy ------------------------------------------------------------------------
 
 
-def metadata_faults(host: Host, facts: VerifyFacts) -> Iterator[Fault]:
+def metadata_options(seen: DiscoverFacts | None) -> tuple[str, ...]:
+    """What EC2 shows of the instance's metadata that may keep an agent from them."""
+    if seen is None:
+        return ()
+    if seen.imds_endpoint == "disabled":
+        return ("EC2 shows the instance's metadata switched off (HttpEndpoint=disabled)",)
+    said = []
+    if seen.imds_tokens == "required":
+        said.append(
+            "EC2 wants a session token (HttpTokens=required), which agents before 2.3.814.0 cannot use"
+        )
+    if seen.imds_hop_limit == 1:
+        said.append("EC2 lets tokens go one hop (HttpPutResponseHopLimit=1): they do not reach containers")
+    return tuple(said)
+
+
+def metadata_faults(host: Host, seen: DiscoverFacts | None, facts: VerifyFacts) -> Iterator[Fault]:
     if is_false(facts.proxy_ok):
         yield Fault(
             code="PROXY_INTERCEPTS_IMDS",
@@ -183,10 +199,13 @@ def metadata_faults(host: Host, facts: VerifyFacts) -> Iterator[Fault]:
             remedy="Add no_proxy=169.254.169.254 to the agent's environment and restart it.",
         )
     if is_false(facts.imds_ok):
+        on = seen is not None and seen.imds_endpoint == "enabled"
         yield Fault(
             code="IMDS_UNREACHABLE",
             message="The host gets no instance metadata with a session token, so the agent has no identity.",
-            remedy="Look at the host's routes and firewall for 169.254.169.254, and switch it on: aws ec2"
+            remedy="Look at the host's routes and firewall for 169.254.169.254: EC2 shows it switched on."
+            if on
+            else "Look at the host's routes and firewall for 169.254.169.254, and switch it on: aws ec2"
             f" modify-instance-metadata-options --instance-id {host.instance_id} --http-endpoint enabled",
         )
     if is_false(facts.clock_ok):

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from haltuun.model import Finding, Host, Severity, StageName, is_false, is_true
 from haltuun.stages.base import View
+from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.verify.facts import VerifyFacts
-from haltuun.stages.verify.faults import faults_of
+from haltuun.stages.verify.faults import faults_of, metadata_options
 from haltuun.stages.verify.parse_account import discovered
 
 # Of hosts that nobody looks into on purpose: stated by their status, no finding.
@@ -50,6 +51,7 @@ def judge_together(seen: Mapping[Host, VerifyFacts]) -> Iterator[Finding]:
 
 
 def judge_host(view: View, host: Host, facts: VerifyFacts) -> Iterator[Finding]:
+    seen = discovered(view, host.instance_id)
     for fault in faults_of(view, host, facts):
         if fault.code not in STATED:
             yield Finding(
@@ -57,7 +59,7 @@ def judge_host(view: View, host: Host, facts: VerifyFacts) -> Iterator[Finding]:
                 severity=fault.severity,
                 host=host.instance_id,
                 message=fault.message,
-                evidence=evidence_of(facts, fault.code),
+                evidence=evidence_of(seen, facts, fault.code),
                 remedy=fault.remedy,
             )
     if is_true(facts.proxy):
@@ -68,19 +70,19 @@ def judge_host(view: View, host: Host, facts: VerifyFacts) -> Iterator[Finding]:
             message=f"The agent goes through the proxy {facts.proxy}.",
             remedy="Keep it reachable, and keep 169.254.169.254 out of it.",
         )
-    if facts.credentials == "default host management":
-        seen = discovered(view, host.instance_id)
-        if seen is None or seen.ssm_status != "Online":
-            yield Finding(
-                code="DHMC_HOST",
-                severity=Severity.medium,
-                host=host.instance_id,
-                message="It has no instance profile and depends on default host management.",
-                remedy="Attach an instance profile before its agent's state is touched.",
-            )
+    if facts.credentials == "default host management" and (seen is None or seen.ssm_status != "Online"):
+        yield Finding(
+            code="DHMC_HOST",
+            severity=Severity.medium,
+            host=host.instance_id,
+            message="It has no instance profile and depends on default host management.",
+            remedy="Attach an instance profile before its agent's state is touched.",
+        )
 
 
-def evidence_of(facts: VerifyFacts, code: str) -> tuple[str, ...]:
+def evidence_of(seen: DiscoverFacts | None, facts: VerifyFacts, code: str) -> tuple[str, ...]:
+    if code == "IMDS_UNREACHABLE":
+        return metadata_options(seen)
     if code == "ROLE_DENIED" and isinstance(facts.denied_actions, tuple):
         return facts.denied_actions
     if code in ("EGRESS_BLOCKED", "ENDPOINT_REFUSED", "DNS_FAILS"):

@@ -35,11 +35,14 @@ from tests.stages.repair.plan_kit import (
     AS_ONPREM,
     IID,
     MI,
+    NO_TOKEN,
     NOW,
     REGION,
+    START,
     agent,
     log,
     node,
+    plan,
     stale,
 )
 from tests.stages.repair.test_prove import cloud as cloud  # the fixture
@@ -367,6 +370,21 @@ BLOCKED = 'Post "https://ssm.eu-central-1.amazonaws.com/": dial tcp 10.0.0.9:443
 NO_TRUST = 'Post "https://ssm.eu-central-1.amazonaws.com/": x509: certificate signed by unknown authority'
 REFUSED = "Retrieve credentials produced error: MachineFingerprintDoesNotMatch: "
 UNKNOWN_ID = f"Retrieve credentials produced error: InvalidInstanceId: Not existing InstanceId {MI}"
+NO_METADATA = agent(
+    log=log(*START, "[EC2Identity] Failed to get instance info from IMDS. Err: failed to get IMDSv2 token"),
+    imds_instance_id=Unknown(unknown="IMDS_UNREACHABLE: no answer"),
+)
+WANTS_TOKEN = agent(log=log(*START, NO_TOKEN))
+DENIED = (
+    "Failed to get controlchannel token, error: createControlChannel request failed: unexpected response from"
+    " the service <AccessDeniedException>"
+)
+UNREACHED = (
+    "[MGSInteractor] Failed to open control channel: Post"
+    ' "https://ssmmessages.eu-central-1.amazonaws.com/": dial tcp 10.0.0.9:443: i/o timeout'
+)
+SLEEPS = "[ssm-agent-worker] Entering SSM Agent hibernate - AccessDeniedException: "
+MAY = {"ssm_allowed": True, "denied_actions": (), "role_name": "app"}
 PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
 
 
@@ -421,11 +439,56 @@ PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/app"
             f"AWS lists {MI}",
         ),
         (stale(log=log(*AS_ONPREM, UNKNOWN_ID)), {}, "HYBRID_GONE", ""),
+        (NO_METADATA, {"discovered": {"imds_endpoint": "enabled"}}, "IMDS_UNREACHABLE", "switched on"),
+        (NO_METADATA, {"discovered": {"imds_endpoint": "disabled"}}, "IMDS_UNREACHABLE", ""),
+        (NO_METADATA, {}, "IMDS_UNREACHABLE", ""),
+        (agent(log=NO_METADATA.log), {}, "IMDS_UNREACHABLE", "answered now"),
+        (
+            WANTS_TOKEN,
+            {"discovered": {"imds_tokens": "optional"}},
+            "IMDS_TOKENS_REQUIRED",
+            "asks for none now",
+        ),
+        (WANTS_TOKEN, {"discovered": {"imds_tokens": "required"}}, "IMDS_TOKENS_REQUIRED", ""),
+        (agent(log=log(*AS_EC2, DENIED)), {"verified": MAY}, "MESSAGES_DENIED", "role app may do it now"),
+        (
+            agent(log=log(*AS_EC2, DENIED)),
+            {"verified": {**MAY, "denied_actions": Unknown(unknown="the simulator was not asked")}},
+            "MESSAGES_DENIED",
+            "",
+        ),
+        (
+            agent(log=log(*AS_EC2, UNREACHED)),
+            {"verified": {"source": "host", "tls_ok": True}},
+            "MESSAGES_UNREACHABLE",
+            "answers now",
+        ),
+        (agent(log=log(*AS_EC2, UNREACHED)), {}, "MESSAGES_UNREACHABLE", ""),
+        (agent(log=log(*AS_EC2, SLEEPS)), {"verified": MAY}, "HIBERNATING", "may do it now"),
+        (agent(log=log(*AS_EC2, SLEEPS)), {"nodes": (node(IID),)}, "HIBERNATING", "has it Online"),
+        (agent(log=log(*AS_EC2, SLEEPS)), {}, "HIBERNATING", ""),
     ],
 )
 def test_what_aws_says_against_a_cause_stands_beside_it(one: Any, known: Any, code: str, but: str) -> None:
     message = only(found({IID: one}, **known), code).message
     assert (but in message) if but else ("But" not in message)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"imds_endpoint": "disabled", "imds_tokens": "required"}, "HttpEndpoint=disabled"),
+        ({"imds_endpoint": "enabled", "imds_tokens": "required"}, "HttpTokens=required"),
+        ({"imds_endpoint": "enabled", "imds_hop_limit": 1}, "HttpPutResponseHopLimit=1"),
+        ({"imds_endpoint": "enabled", "imds_tokens": "optional", "imds_hop_limit": 2}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_ec2_shows_of_the_metadata_stands_beside_it(options: dict[str, Any], said: str) -> None:
+    evidence = only(found({IID: NO_METADATA}, discovered=options), "IMDS_UNREACHABLE").evidence
+    assert [said in line for line in evidence if "Http" in line] == ([True] if said else [])
+    (barred,) = plan(NO_METADATA, **options).barred
+    assert said in barred.message and ("Http" in barred.message) is bool(said)
 
 
 @pytest.mark.parametrize(
