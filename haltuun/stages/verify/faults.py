@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from haltuun.model import Frozen, Host, Severity, Unknown, Verdict, is_false, is_true
+from haltuun.model import Frozen, Host, Severity, StageName, Unknown, Verdict, is_false, is_true
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.verify.account import dhmc_role
 from haltuun.stages.verify.facts import Endpoint, RoleFacts, VerifyFacts
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME, is_own_policy
 from haltuun.stages.verify.parse_account import discovered, verified
@@ -148,17 +149,20 @@ def _role_missing(view: View, host: Host, seen: DiscoverFacts | None, facts: Ver
             message=f"Its instance profile {name} holds no role, or is gone.",
             remedy=f"Add a role to {name} (aws iam add-role-to-instance-profile), or detach it, then retry.",
         )
+    lacks = "It has no instance role"
+    if dhmc_role(view.account_facts.get(StageName.discover), host.region):
+        lacks += " and an agent too old for default host management, which is on (it needs 3.2.582.0)"
     if seen is not None and isinstance(seen.asg, str):
         return Fault(
             code="ROLE_MISSING",
-            message=f"It has no instance role and is a member of the Auto Scaling group {seen.asg}.",
+            message=f"{lacks}, and is a member of the Auto Scaling group {seen.asg}.",
             remedy="Put an instance profile into the group's launch template and replace its instances.",
         )
     if "foreign" in (account.own_role, account.own_profile):
         return _name_taken(f"the role or instance profile {OWN_ROLE}")
     return Fault(
         code="ROLE_MISSING",
-        message="It has no instance role, so its agent may do nothing.",
+        message=f"{lacks}, so its agent may do nothing.",
         remedy=f"Approve the planned instance profile {OWN_ROLE}.",
         mend="profile",
     )

@@ -53,6 +53,7 @@ SHIPPING = (*SSM_PARAMETER, *LOGS)
 # The Session Manager agent looks for its group with this; it cannot be narrowed to one group.
 LOGS_LIST = "logs:DescribeLogGroups"
 
+DHMC_SINCE = (3, 2, 582)  # Systems Manager User Guide, Default Host Management Configuration
 SSMMESSAGES_FIRST_SINCE = (3, 3, 40)  # amazon-ssm-agent RELEASENOTES, 3.3.40.0
 # Regions launched from 2024 on have no ec2messages ("Reference: ec2messages, ssmmessages", SSM user guide).
 WITHOUT_FALLBACK = {
@@ -140,11 +141,17 @@ def own_trust(partition: str) -> Json:
 
 def needs_fallback(agent_version: object, region: str) -> bool:
     """Whether ec2messages is needed: by an agent that does not prefer ssmmessages yet."""
-    if region in WITHOUT_FALLBACK or not isinstance(agent_version, str):
-        return False
-    # As a host said it: what is no version at all must not end the look at the account.
+    version = numbers_of(agent_version)
+    return region not in WITHOUT_FALLBACK and version is not None and version < SSMMESSAGES_FIRST_SINCE
+
+
+def numbers_of(agent_version: object) -> tuple[int, ...] | None:
+    """The first three of its version. As a host said it: what is no version at all must not end the look at
+    the account."""
+    if not isinstance(agent_version, str):
+        return None
     found = re.match(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})(?![0-9])", agent_version)
-    return found is not None and tuple(map(int, found.groups())) < SSMMESSAGES_FIRST_SINCE
+    return tuple(map(int, found.groups())) if found else None
 
 
 def required_services(agent_version: object, region: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from haltuun.aws import tags_of
-from haltuun.model import Host, Json, StageName, Unknown, canonical
+from haltuun.model import Host, Json, StageName, Unknown, canonical, is_false
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.tags import MANAGED
@@ -15,10 +15,12 @@ from haltuun.stages.verify.account import dhmc_role
 from haltuun.stages.verify.egress import evaluate
 from haltuun.stages.verify.facts import Endpoint, Interface, RoleFacts, VerifyAccount
 from haltuun.stages.verify.needs import (
+    DHMC_SINCE,
     FALLBACK,
     OPTIONAL_SERVICES,
     OWN_ROLE,
     SHIPPING,
+    numbers_of,
     required_services,
 )
 from haltuun.stages.verify.tables import Network, Place, parse_network
@@ -65,7 +67,25 @@ def role_of(view: View, host: Host) -> tuple[str | Unknown | None, str]:
         role = account.profile_roles.get(arn, Unknown(unknown="the profile was not asked"))
         return role, "none" if role is None else "instance role"
     by_setting = dhmc_role(view.account_facts.get(StageName.discover), host.region)
-    return (by_setting, "default host management") if by_setting else (None, "none")
+    works = bool(by_setting) and dhmc_works(view, discovered(view, host.instance_id))
+    if isinstance(works, Unknown):
+        return works, "default host management"
+    return (by_setting, "default host management") if works else (None, "none")
+
+
+def dhmc_works(view: View, seen: DiscoverFacts | None) -> bool | Unknown:
+    """Whether the host's agent is new enough for default host management; where none is installed, whether
+    one that repair may install is."""
+    why = Unknown(unknown="whether its agent is new enough for default host management is not known")
+    if seen is None:
+        return why
+    if seen.ssm_status == "Online":  # it has no other credentials
+        return True
+    if seen.agent_package == "none" and is_false(seen.agent_running):
+        pins = [numbers_of(pin.version) for pin in view.config.agent.pins]
+        return not pins or any(pin is not None and pin >= DHMC_SINCE for pin in pins)
+    version = numbers_of(agent_version(seen))
+    return why if version is None else version >= DHMC_SINCE
 
 
 def agent_version(facts: DiscoverFacts) -> str | None:
