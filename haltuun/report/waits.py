@@ -34,6 +34,7 @@ DECISIONS = frozenset(
         "HOST_KEY_UNKNOWN",
         "HYBRID_FOREIGN",
         "HYBRID_IN_USE",
+        "HYBRID_SOURCE",
         "IDENTITY_ORDER_OVERRIDE",
         "NAME_TAKEN",
         "SUSPECT",

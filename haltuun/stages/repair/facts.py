@@ -203,6 +203,10 @@ class Activation(Frozen):
     tags: tuple[str, ...] = ()  # "team=web"
 
 
+# What a machine becomes that is registered by an activation (botocore, ssm SourceType).
+BY_ACTIVATION = "AWS::SSM::ManagedInstance"
+
+
 class NodeRow(Frozen):
     """A managed node of this account as DescribeInstanceInformation gives it."""
 
@@ -216,7 +220,13 @@ class NodeRow(Frozen):
     activation_id: str = ""  # of a hybrid node: what it was registered with, when, and its role
     registered_at: datetime | None = None
     iam_role: str = ""
+    source_type: str = ""  # "AWS::SSM::ManagedInstance"; "" where it is not said
     activation: Activation | Unknown | None = _NOT_ASKED  # None: it exists no more
+
+    @property
+    def of_another_kind(self) -> bool:
+        """A Greengrass device, or another cloud's machine, which something else made a node of."""
+        return self.source_type not in ("", BY_ACTIVATION)
 
 
 class Cleared(Frozen):

@@ -317,6 +317,22 @@ def _deliberate(case: Case) -> Barred | None:
     return None
 
 
+def _of_another_kind(case: Case) -> Barred | None:
+    """What made such a node goes on needing its registration, or makes it again."""
+    node = case.facts.vault_node
+    if "deliberate_hybrid" in case.view.account.host(case.host.instance_id).model_fields_set:
+        return None
+    if not isinstance(node, NodeRow) or not node.of_another_kind:
+        return None
+    return case.barred(
+        "HYBRID_SOURCE",
+        f"{node.node_id} in {node.region} is no machine that was registered by an activation: its source type"
+        f" is {node.source_type}, so it is another cloud's, or a Greengrass device's.",
+        "See what made it and whether that still needs it; to have it cleared here, say 'deliberate_hybrid:"
+        " false' for this host in haltuun.yaml.",
+    )
+
+
 def _in_use_elsewhere(case: Case) -> Barred | None:
     """The mi- is Online from a machine that is none of this account's: its living original. Or perhaps so."""
     if "deliberate_hybrid" in case.view.account.host(case.host.instance_id).model_fields_set:
@@ -336,10 +352,12 @@ def _in_use_elsewhere(case: Case) -> Barred | None:
         )
     if node is None or node.ping_status != "Online" or _is_ours(case, node):
         return None
+    source = f" (source type {node.source_type})" if node.source_type else ""
     return case.barred(
         "HYBRID_IN_USE",
-        f"{mi} is Online from {node.computer_name or 'a machine'} ({node.ip_address}) in {node.region},"
-        " which is no instance known here: this host may be a copy of a machine that still lives.",
+        f"{mi}{source} is Online from {node.computer_name or 'a machine'} ({node.ip_address}) in"
+        f" {node.region}, which is no instance known here: this host may be a copy of a machine that still"
+        " lives.",
         "If so, say 'deliberate_hybrid: false' for this host in haltuun.yaml to have its copy cleared.",
     )
 
@@ -448,6 +466,7 @@ def _snap_over_run_command(case: Case) -> Barred | None:
 BEFORE_RESTARTING: tuple[Guard, ...] = (_snap_over_run_command,)
 BEFORE_CLEARING: tuple[Guard, ...] = (
     _deliberate,
+    _of_another_kind,
     _in_use_elsewhere,
     _dhmc,
     _without_tokens,

@@ -37,13 +37,18 @@ def _with_activation(
     by_activation: Mapping[str, Mapping[str, Sequence[str]]],
     found: Sequence[Finding],
 ) -> Iterator[Finding]:
-    """What its registration came from belongs to the finding that names it, be it stale or wanted."""
+    """What its registration is and came from belongs to the finding that names it, be it stale or wanted."""
     for finding in found:
         node = facts.vault_node
         if finding.code != "STALE_HYBRID" or not isinstance(node, NodeRow):
             yield finding
             continue
         more = (
+            *(
+                [f"{node.node_id} is a node of the source type {node.source_type}"]
+                if node.source_type
+                else []
+            ),
             *activations.told(node),
             *activations.kin(view, node, by_activation.get(node.activation_id, {})),
         )

@@ -103,6 +103,8 @@ def _why_not_yet(view: View, cleared: Cleared, node: NodeRow) -> str:
     due = max(cleared.cleared_at, node.last_ping_at or cleared.cleared_at) + soak
     if node.ping_status == "Online":
         return "it is still shown as Online"
+    if node.of_another_kind:
+        return f"its source type is {node.source_type}: what made it is to take it away"
     if due > view.now:
         return f"it has to stay unused until {_day(due)}"
     if not any(host in view.hosts for host in cleared.hosts):

@@ -102,6 +102,7 @@ def parse_node(region: str, row: Mapping[str, Any], activations: _Activations = 
         activation=activations if isinstance(activations, Unknown) else activations.get(activation_id),
         registered_at=_utc(row.get("RegistrationDate")),
         iam_role=row.get("IamRole") or "",
+        source_type=row.get("SourceType") or "",
     )
 
 

@@ -358,6 +358,13 @@ def test_one_that_is_meant_is_no_alarm() -> None:
     assert "HYBRID_AUTHENTICATES" not in codes(found({IID: stale()}, meant=True))
 
 
+def test_what_kind_of_node_a_stale_registration_is_stands_beside_it() -> None:
+    of_greengrass = node(MI, source_type="AWS::IoT::Thing")
+    evidence = only(found({IID: stale()}, nodes=(of_greengrass,)), "STALE_HYBRID").evidence
+    assert f"{MI} is a node of the source type AWS::IoT::Thing" in evidence
+    assert not any("source type" in line for line in only(found({IID: stale()}), "STALE_HYBRID").evidence)
+
+
 # -- two sides -----------------------------------------------------------------------------------------------
 
 NO_ROLE = (

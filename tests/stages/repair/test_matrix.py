@@ -320,6 +320,7 @@ NEVER_CLEARED: dict[str, Given] = {
         {},
     ),
     "HYBRID_IN_USE": ({}, {"nodes": ELSEWHERE}),
+    "HYBRID_SOURCE": ({}, {"nodes": (node(MI, source_type="AWS::IoT::Thing"),)}),
     "HYBRID_IN_USE perhaps": (
         {"vault": STALE_VAULT.model_copy(update={"region": "eu-west-1"})},
         {"asked": DENIED},

@@ -78,6 +78,7 @@ def test_after_days_of_silence_it_is_planned_and_never_unasked() -> None:
     ("seen", "why"),
     [
         (view(left(days=6.9)), "unused until 2026-11-23"),
+        (view(left(node=node(MI, "ConnectionLost", source_type="AWS::IoT::Thing"))), "AWS::IoT::Thing"),
         (view(left(cleared_at=NOW - DAY)), "unused until 2026-11-29"),
         (view(left(node=node(MI, "ConnectionLost", last_ping_at=NOW - DAY))), "unused until 2026-11-29"),
         (view(left(), clone=GOOD.model_copy(update={"vault_instance_id": MI})), f"{CLONE} still has it"),
@@ -87,7 +88,15 @@ def test_after_days_of_silence_it_is_planned_and_never_unasked() -> None:
             "not Online as",
         ),
     ],
-    ids=["seven days", "cleared lately", "seen lately", "in a vault", "not well", "not known to be well"],
+    ids=[
+        "seven days",
+        "of another kind",
+        "cleared lately",
+        "seen lately",
+        "in a vault",
+        "not well",
+        "not known to be well",
+    ],
 )
 def test_it_is_left_where_something_speaks_against_it(seen: View, why: str) -> None:
     assert list(plan_orphans(seen)) == []

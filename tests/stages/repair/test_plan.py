@@ -141,6 +141,18 @@ BARRED: dict[str, tuple[Any, dict[str, Any], str, Verdict]] = {
         "HYBRID_IN_USE",
         Verdict.held,
     ),
+    "a Greengrass device": (
+        stale(),
+        {"nodes": (node(MI, source_type="AWS::IoT::Thing"),)},
+        "HYBRID_SOURCE",
+        Verdict.held,
+    ),
+    "another cloud's machine, of a region without hosts": (
+        stale(vault=ELSEWHERE),
+        {"asked": {**ROW, "PingStatus": "ConnectionLost", "SourceType": "Microsoft.Compute/virtualMachines"}},
+        "HYBRID_SOURCE",
+        Verdict.held,
+    ),
     "in use in a region without hosts": (
         stale(vault=ELSEWHERE),
         {"asked": ROW},
@@ -355,12 +367,21 @@ def test_waiting_says_when_it_looks_again() -> None:
     [
         ({"vault": STALE_VAULT.model_copy(update={"similarity_threshold": -1})}, {}),
         ({}, {"nodes": (node(MI, ip="192.168.50.20"),)}),
+        ({}, {"nodes": (node(MI, source_type="AWS::IoT::Thing"),)}),
         ({"vault": ELSEWHERE}, {"asked": Unknown(unknown="ACCESS_DENIED: no")}),
     ],
 )
 def test_a_person_may_say_that_it_is_not_meant(special: dict[str, Any], account: dict[str, Any]) -> None:
     planned = plan(stale(**special), host=HostConfig(deliberate_hybrid=False), **account)
     assert [change.kind for change in planned.changes] == ["agent.clear", "agent.vault_aside"]
+
+
+def test_a_node_that_an_activation_made_is_an_ordinary_one() -> None:
+    by_activation = node(MI, source_type="AWS::SSM::ManagedInstance")
+    assert plan(stale(), nodes=(by_activation,)).changes == plan(stale(), nodes=(node(MI),)).changes
+    elsewhere = by_activation.model_copy(update={"ip_address": "192.168.50.20"})
+    (barred,) = plan(stale(), nodes=(elsewhere,)).barred
+    assert barred.code == "HYBRID_IN_USE" and "AWS::SSM::ManagedInstance" in barred.message
 
 
 def test_online_from_a_clone_of_the_same_image_is_no_original() -> None:
