@@ -47,6 +47,15 @@ Find = Callable[[Situation], Sequence[LogLine]]
 # (built on aws-sdk-go-v2, whose errors are worded otherwise) changes.
 EVERY = "agents 2.0 to 3.3.1142 as seen; later ones by their source"
 OF_3 = "agents 3.0 to 3.3.1142 as seen, whose core and worker are two processes; later ones by their source"
+# What changed with a version (amazon-ssm-agent RELEASENOTES; of tokens, issue 277, too).
+OF_CONFIG = "agents 3.0.1295 to 3.3.1142 as seen, none older has the setting; later ones by their source"
+OF_METADATA = f"{EVERY}; from 3.2.1041 on they ask with a session token alone"
+OF_TOKENS = (
+    "agents of every version, by their release notes: they can use session tokens from 2.3.814 on, ask with"
+    " one first from 3.0.413 on, and with nothing else from 3.2.1041 on"
+)
+OF_TLS = f"{EVERY}; from 3.3.987 on they want TLS 1.2"
+OF_CHANNEL = f"{EVERY}; before 3.3.40 they poll ec2messages always, later only while they have no channel"
 
 
 @dataclass(frozen=True)
@@ -657,10 +666,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("HYBRID_GONE", _hybrid_gone),
     Rule("HALF_REPAIRED", _half_repaired),
-    Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_3),
-    Rule("CUSTOM_IDENTITY", _custom_identity, OF_3),
-    Rule("IMDS_UNREACHABLE", _imds_unreachable),
-    Rule("IMDS_TOKENS_REQUIRED", _imds_wants_token),
+    Rule("IDENTITY_ORDER_OVERRIDE", _order_override, OF_CONFIG),
+    Rule("CUSTOM_IDENTITY", _custom_identity, OF_CONFIG),
+    Rule("IMDS_UNREACHABLE", _imds_unreachable, OF_METADATA),
+    Rule("IMDS_TOKENS_REQUIRED", _imds_wants_token, OF_TOKENS),
     Rule("PROXY_INTERCEPTS_IMDS", _proxy_intercepts_imds),
     Rule("ENDPOINT_OVERRIDE", _endpoint_override),
     Rule("REGION_PINNED", _region_pinned),
@@ -676,7 +685,7 @@ RULES: tuple[Rule, ...] = (
         "TLS_UNTRUSTED",
         _failing_calls(r"x509: |tls: failed to verify certificate", without=rf"proxyconnect|{_NOT_YET}"),
     ),
-    Rule("TLS_FAILS", _failing_calls(_NO_TLS, without="proxyconnect")),
+    Rule("TLS_FAILS", _failing_calls(_NO_TLS, without="proxyconnect"), OF_TLS),
     Rule("ROLE_MISSING", _role_missing),
     Rule("ROLE_DENIED", _role_denied),
     Rule(
@@ -697,10 +706,12 @@ RULES: tuple[Rule, ...] = (
             r"|is not authorized to perform: ssmmessages:"
             r"|Failed to dial websocket, status: 403"
         ),
+        OF_CHANNEL,
     ),
     Rule(
         "MESSAGES_UNREACHABLE",
         _channel_lines(_MESSAGES_FAIL, without=f"proxyconnect|<AccessDenied|{_METADATA}|{_CLOSES}"),
+        OF_CHANNEL,
     ),
     Rule("HIBERNATING", _hibernating),
     Rule("ORPHAN_WORKER", _orphan_worker, OF_3),

@@ -14,6 +14,7 @@ from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.offline import read_agent
+from haltuun.stages.repair.rules import VERSIONS
 
 CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
 IDENTITY = {"OnPrem": "mi", "CustomIdentity": "mi", "EC2": "i", None: None}
@@ -190,6 +191,22 @@ def test_what_was_said_long_ago_beside_an_open_channel_is_over_without_a_clock_t
     assert _found(*START, UP, THROTTLED) == {"THROTTLED"}
     assert _found(*START, UP, THROTTLED, CHATTER) == set()
     assert _found(*START, THROTTLED, CHATTER) == {"THROTTLED"}
+
+
+@pytest.mark.parametrize(
+    ("code", "since"),
+    [
+        ("IMDS_UNREACHABLE", "3.2.1041"),
+        ("IMDS_TOKENS_REQUIRED", "2.3.814"),
+        ("TLS_FAILS", "3.3.987"),
+        ("MESSAGES_DENIED", "3.3.40"),
+        ("MESSAGES_UNREACHABLE", "3.3.40"),
+        ("CUSTOM_IDENTITY", "3.0.1295"),
+        ("IDENTITY_ORDER_OVERRIDE", "3.0.1295"),
+    ],
+)
+def test_a_rule_says_which_version_changed_what_it_rests_on(code: str, since: str) -> None:
+    assert f" {since} " in VERSIONS[code]
 
 
 def test_agents_of_one_process() -> None:
