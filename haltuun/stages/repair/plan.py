@@ -143,6 +143,8 @@ def _steps(case: Case) -> tuple[Change, ...] | Barred:
 
 def _wake(case: Case) -> tuple[Change, ...] | Barred:
     """A restart, unless that would do nothing: then a newer agent, or nothing."""
+    if _unfinished(case) is not None:  # which the restart ends, and puts back what it left
+        return (_restart(case), *_credentials(case))
     if sends_no_token(case):
         newer = _renew(case, TOKENS_FIRST_SINCE, "sends no session token, and the instance metadata want one")
         return (*newer, *_credentials(case)) if newer else case.barred_by("IMDS_TOKENS_REQUIRED")

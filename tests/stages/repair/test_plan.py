@@ -431,6 +431,12 @@ def test_a_killed_repair_is_ended_by_the_next_restart(seen: f.Agent, ends: bool)
     assert restart.after.get("unfinished") == (LEFT.change_id if ends else None)
 
 
+def test_a_killed_repair_is_ended_of_an_agent_too_old_for_tokens_too() -> None:
+    """It may be what took its identity: that is put back first."""
+    (restart,) = plan(_refused("2.3.50.0", unfinished=(LEFT,)), imds_tokens="required").changes
+    assert (restart.kind, restart.after["unfinished"]) == ("agent.restart", LEFT.change_id)
+
+
 @pytest.mark.parametrize(("foreign", "fate"), [(False, "put back"), (True, "stays off")])
 def test_what_ends_a_killed_repair_leads_back_to_before_it(foreign: bool, fate: str) -> None:
     """The killed one's own change is not in effect, so there is nothing else to take back."""
