@@ -48,7 +48,7 @@ _BAD_CREDENTIALS = {
     "SignatureDoesNotMatch",
 }
 # Calls that AWS takes no token for: sent again after an answer that was lost, they would make a second thing.
-UNREPEATABLE = {("ssm", "CreateAssociation")}
+UNREPEATABLE = {("ssm", "CreateAssociation"), ("ec2", "CreateSnapshots")}
 # botocore sends these once; a throttled one was not taken and is tried again after these pauses.
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
@@ -179,7 +179,8 @@ class Aws:
         send = partial(method, **parameters)
         asked = datetime.now(UTC)
         try:
-            # Where botocore sends a mutation again, AWS knows it by its token or it sets what is set already.
+            # Where botocore sends a mutation again, AWS knows it by its token or its name, or it sets what is
+            # set already.
             answer = _unhurried(send) if once else send() if mutating else _once_more(send)
         except Exception as error:
             self._record(service, operation, region, mutating, ok=False)
@@ -427,6 +428,9 @@ def _translated(error: Exception, service: str, operation: str, region: str) -> 
             return Throttled("throttled beyond all retries.", subject=subject, remedy="Run again later.")
         if code in _NOT_FOUND or code.endswith(("NotFound", "NotFoundException", ".NotFound")):
             return NotFound(message or "does not exist.", subject=subject, remedy="", code=code)
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            # It failed on the way, and nobody says whether before or after it was done.
+            return AwsUnanswered(f"{code}: {message}", subject=subject, remedy="See the message.", code=code)
         return AwsError(f"{code}: {message}", subject=subject, remedy="See the message.", code=code or "AWS")
     if isinstance(error, ValueError) and "endpoint" in str(error):  # botocore's plain ValueError
         return AwsError(

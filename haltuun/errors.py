@@ -138,7 +138,7 @@ class NotFound(AwsError):
 
 
 class AwsUnanswered(AwsError):
-    """The endpoint did not answer, or not before the deadline."""
+    """The endpoint did not answer, not before the deadline, or with an error of its own (5xx)."""
 
     code = "AWS_UNREACHABLE"
     answered = False

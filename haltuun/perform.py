@@ -147,7 +147,8 @@ class Performer:
                 raise
             there_already = isinstance(error, AwsError) and error.there_already
             if not error.answered or there_already:
-                found = self.resolve(change, SETTLES_S if there_already else 0)
+                # AWS does not show at once what it has just made.
+                found = self.resolve(change, SETTLES_S if isinstance(error, AwsError) else 0)
                 if found == "confirmed":
                     return Outcome(change, "done")
                 if not error.answered or found == "unknown":
@@ -160,8 +161,8 @@ class Performer:
         return Outcome(change, "done", kept if isinstance(kept, str) else "")
 
     def resolve(self, change: Change, wait_s: float = 0) -> str:
-        """Look what became of a change whose answer never came, and journal it. Where AWS has said that it
-        is there, a look that does not show it yet is made again for up to `wait_s`.
+        """Look what became of a change whose answer never came, and journal it. A look that does not show it
+        yet is made again for up to `wait_s`.
         """
 
         def settled(seen: Json | Unknown) -> bool:

@@ -64,6 +64,12 @@ def operations_of(service: str) -> frozenset[str]:
     return frozenset(_session().get_service_model(service).operation_names)
 
 
+def is_told_apart(operation: str) -> bool:
+    """Whether botocore gives the operation a token, the same each time that it sends one call."""
+    service, _, name = operation.partition(":")
+    return bool(_session().get_service_model(service).operation_model(name).idempotent_members)
+
+
 def _modules() -> Iterator[tuple[str, ast.Module]]:
     for folder in SOURCES:
         for path in sorted((ROOT / folder).rglob("*.py")):
