@@ -96,6 +96,7 @@ class Aws:
         self._lock = threading.Lock()
         self._session: boto3.Session | None = None
         self._identity: tuple[str, str] | None = None
+        # Called before each sending of what is not a read; what it raises comes out of the call.
         self.before_mutation: Callable[[], None] = lambda: None
 
     # -- who and where ---------------------------------------------------------------------
@@ -161,18 +162,17 @@ class Aws:
         """One API call, `operation` as AWS spells it ("DescribeInstances").
 
         Raises:
-            NoCredentials, AccessDenied, Throttled, NotFound, NotImplementedByEndpoint, AwsError.
+            NoCredentials, AccessDenied, Throttled, NotFound, NotImplementedByEndpoint, AwsError, and what
+            `before_mutation` raises.
         """
         mutating = not operation.startswith(READS)
-        if mutating:
-            if self.read_only:
-                raise AwsError(
-                    "a plan changes nothing, yet this operation would.",
-                    subject=f"{service}:{operation}",
-                    remedy="This is a defect of Haltuun: please report it.",
-                    code="READ_ONLY",
-                )
-            self.before_mutation()
+        if mutating and self.read_only:
+            raise AwsError(
+                "a plan changes nothing, yet this operation would.",
+                subject=f"{service}:{operation}",
+                remedy="This is a defect of Haltuun: please report it.",
+                code="READ_ONLY",
+            )
         once = (service, operation) in UNREPEATABLE
         client = self._client(service, region, once=once)
         method = getattr(client, _snake(client, operation))
@@ -262,8 +262,15 @@ class Aws:
                     raise
                 except Exception as error:
                     raise _translated(error, service, "", region) from error
+                # Last: botocore may have slept before, for the service's rate.
+                client.meta.events.register_last("before-send", self._before_attempt)
                 self._clients[(service, region, once)] = client
             return client
+
+    def _before_attempt(self, *, event_name: str, **_: Any) -> None:
+        """Each time that a call is sent, for botocore sends one up to six times."""
+        if not event_name.rpartition(".")[2].startswith(READS):
+            self.before_mutation()
 
     def _base_session(self) -> boto3.Session:
         try:

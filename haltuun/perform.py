@@ -143,7 +143,8 @@ class Performer:
             note = kind.apply(self.run, change)
         except HaltuunError as error:
             if isinstance(error, LeaseLost):
-                self.run.journal(change, "failed", str(error))
+                # It may have been lost between two calls, or between two sendings of one.
+                self.run.journal(change, "failed" if error.unchanged else "unknown", str(error))
                 raise
             there_already = isinstance(error, AwsError) and error.there_already
             if not error.answered or there_already:

@@ -562,13 +562,29 @@ def test_a_second_run_is_refused_and_a_later_lease_stops_the_earlier_one(ledger)
 
 def test_a_host_that_refuses_our_number_is_that_hosts_affair(ledger):
     world = World(NAMES[:2])
-    world.broken[NAMES[0]] = LeaseLost("another ledger has worked here.", subject=NAMES[0], remedy="Look.")
+    world.broken[NAMES[0]] = LeaseLost(
+        "another ledger has worked here.", subject=NAMES[0], remedy="Look.", unchanged=True
+    )
     takeover = start(world, ledger)
     takeover.approve(None, everything=True, who="me")
     go(takeover)
     statuses = takeover.progress[StageName.repair].statuses
     assert statuses[NAMES[0]].reason == "HOST_FENCED"
     assert statuses[NAMES[1]].verdict is Verdict.passed
+    assert engine.open_changes(ledger.change_events(ACCOUNT)) == []
+
+
+def test_what_was_under_way_when_the_lease_was_lost_is_looked_for_by_the_next_run(ledger):
+    """Some of it was sent; the sending after that was refused."""
+    world = World(NAMES[:1])
+    world.broken[NAMES[0]] = LeaseLost("a later run has the account.")
+    world.after_failure[NAMES[0]] = "on"
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="me")
+    go(takeover)
+    assert [c.kind for c in engine.open_changes(ledger.change_events(ACCOUNT))] == ["switch"]
+    start(world, ledger).reconcile()
+    assert ledger.change_events(ACCOUNT)[-1].event == "confirmed"
 
 
 def test_a_change_whose_answer_never_came_is_resolved_by_looking(ledger):

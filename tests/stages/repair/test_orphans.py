@@ -275,8 +275,12 @@ def test_invalid_instance_id_of_one_that_is_gone_is_done(run: Run, cloud: SsmSta
     silent(cloud)
     (change,) = plan_orphans(view(left()))
     # Somebody else is quicker, between the look and the call.
-    run.aws.before_mutation = lambda: setattr(cloud.nodes[MI], "deregistered", True)
+    run.aws._client("ssm", REGION).meta.events.register(
+        "before-send.ssm.DeregisterManagedInstance",
+        lambda **_: setattr(cloud.nodes[MI], "deregistered", True),
+    )
     assert Performer(run, {StageName.repair: STAGE}).perform(change).status == "done"
+    assert [call.ok for call in run.aws.calls if call.operation == "DeregisterManagedInstance"] == [False]
 
 
 def test_invalid_instance_id_of_one_that_is_there_is_explained(run: Run, cloud: SsmState) -> None:
