@@ -166,8 +166,11 @@ def run_job(
     timeout_s: float,
     subject: str,
     put: Putter | None = None,
+    before_start: Callable[[], None] | None = None,
 ) -> Result:
     """The job's result; exit code INTERRUPTED when it died without leaving one (reboot, kill -9).
+
+    `before_start` is called before each step up to the job's start; what it raises ends it there.
 
     Raises:
         LeaseLost: the host has seen a later lease; nothing was run.
@@ -175,7 +178,7 @@ def run_job(
         CommandTimeout: it still runs after `timeout_s`; the same call attaches to it.
         Unreachable: the host could not be reached in that time.
     """
-    steps = _Steps(run, reconnect, time.monotonic() + timeout_s, subject)
+    steps = _Steps(run, reconnect, time.monotonic() + timeout_s, subject, before_start)
     with _nothing_began():
         state, result = steps.take(job, "open", 0)
         if state.startswith("elsewhere"):
@@ -242,11 +245,19 @@ def _elsewhere(job: Job, answered: Sequence[str], subject: str) -> Unreachable:
 class _Steps:
     """Takes steps until they succeed or the time is over, over new connections where one breaks."""
 
-    def __init__(self, run: Runner, reconnect: Callable[[], None], deadline: float, subject: str) -> None:
+    def __init__(
+        self,
+        run: Runner,
+        reconnect: Callable[[], None],
+        deadline: float,
+        subject: str,
+        before_start: Callable[[], None] | None,
+    ) -> None:
         self._run = run
         self._reconnect = reconnect
         self._deadline = deadline
         self._subject = subject
+        self._before_start = before_start
         self._broken = False
 
     @property
@@ -255,6 +266,8 @@ class _Steps:
 
     def take(self, job: Job, verb: str, wait_s: int) -> tuple[str, Result]:
         wait_s = max(0, min(wait_s, int(self.left_s)))
+        if verb == "poll":  # it goes on by itself, whoever has the account
+            self._before_start = None
         result = self._script(job.step(verb, wait_s))
         state, _, stdout = result.stdout.partition("\n")
         if result.exit_code != 0 or not state:
@@ -294,6 +307,8 @@ class _Steps:
                 if self._broken:
                     self._reconnect()
                     self._broken = False
+                if self._before_start is not None:
+                    self._before_start()
                 return do()
             except _PASSING:
                 self._broken = True

@@ -116,10 +116,13 @@ class Reached:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> Result:
         fenced = {FENCE: self._fence, **(env or {})} if self._fence else dict(env or {})
         return self._deliver(
-            lambda inner: inner.run_job(job_id, script, timeout_s=timeout_s, env=fenced, files=files)
+            lambda inner: inner.run_job(
+                job_id, script, timeout_s=timeout_s, env=fenced, files=files, before_start=before_start
+            )
         )
 
     def close(self) -> None:

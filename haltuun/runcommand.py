@@ -7,7 +7,7 @@ import gzip
 import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from haltuun import jobs
 from haltuun.aws import Aws
@@ -67,12 +67,20 @@ class RunCommandTransport:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> Result:
         size = sum(len(data) for data in (files or {}).values())
         if size > MAX_FILES_BYTES:
             raise self._too_large(f"{size} bytes of files")
         job = jobs.Job(job_id, script, env=env or {}, files=files or {}, chunk_bytes=_CHUNK_BYTES)
-        return jobs.run_job(job, self.run, lambda: None, timeout_s=timeout_s, subject=self._host.label)
+        return jobs.run_job(
+            job,
+            self.run,
+            lambda: None,
+            timeout_s=timeout_s,
+            subject=self._host.label,
+            before_start=before_start,
+        )
 
     def close(self) -> None:
         return None

@@ -32,8 +32,11 @@ class SimulatedTransport:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> Result:
         if job_id not in self._jobs:
+            if before_start is not None:
+                before_start()
             self._jobs[job_id] = self._answer(script, env or {}, files or {})
         return self._jobs[job_id]
 

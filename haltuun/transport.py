@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from haltuun.model import Frozen
@@ -47,6 +47,7 @@ class Transport(Protocol):
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> Result:
         """Run `script` apart from the connection, once.
 
@@ -54,6 +55,9 @@ class Transport(Protocol):
         and waited for; JOB_DIR is exported. If the connection breaks, or this process is killed and
         calls again with the same `job_id`, the running or finished job is attached to and its
         result returned: it is never started twice.
+
+        `before_start` is called before each thing that is done on the host up to the job's start, and
+        what it raises keeps the job from starting: connecting and laying may take minutes.
         """
         ...
 

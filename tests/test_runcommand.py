@@ -139,6 +139,17 @@ def test_a_job_runs_once_with_its_files(agent: Agent, transport: RunCommandTrans
         transport.run_job("job-3", "true", timeout_s=30, env={FENCE: "2"})
 
 
+def test_a_job_of_a_run_that_lost_the_account_is_not_sent(
+    agent: Agent, transport: RunCommandTransport
+) -> None:
+    def lost() -> None:
+        raise LeaseLost("a later run has the account.")
+
+    with pytest.raises(LeaseLost):
+        transport.run_job("job-1", "true", timeout_s=30, before_start=lost)
+    assert agent.seen == []
+
+
 def test_files_that_are_too_large_are_refused_before_anything_is_sent(
     agent: Agent, transport: RunCommandTransport
 ) -> None:

@@ -17,6 +17,7 @@ from haltuun.config import SshConfig
 from haltuun.envelope import host_script
 from haltuun.errors import CommandTimeout, LeaseLost, Unreachable
 from haltuun.jobs import FENCE, INTERRUPTED, TARGET, Job
+from haltuun.reach import Reached
 from haltuun.ssh import SshTransport
 from haltuun.transport import Result
 from tests.sshd_fixtures import USERS, Sshd, keygen
@@ -238,6 +239,20 @@ def test_a_lower_lease_is_refused_and_changes_nothing(transport: SshTransport, s
     # The same change, by a run that holds the account again.
     assert transport.run_job("job-6", script, timeout_s=30, env={FENCE: "8"}).exit_code == 0
     assert (sshd.root / "ran").exists()
+
+
+def test_a_lease_that_is_lost_on_the_way_to_the_host_begins_nothing(
+    transport: SshTransport, sshd: Sshd
+) -> None:
+    def lost() -> None:
+        if (sshd.root / "jobs" / "job-1").exists():
+            raise LeaseLost("a later run has the account.")
+
+    reached = Reached([lambda: transport], "")
+    with pytest.raises(LeaseLost):
+        reached.run_job("job-1", "touch /var/lib/haltuun/ran", timeout_s=30, before_start=lost)
+    assert not (sshd.root / "jobs" / "job-1" / ".run" / "started").is_symlink()
+    assert not (sshd.root / "ran").exists()
 
 
 def test_leases_of_two_ledgers_do_not_compare(transport: SshTransport, sshd: Sshd) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import paramiko
@@ -127,10 +127,17 @@ class SshTransport:
         timeout_s: float,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> Result:
         job = jobs.Job(job_id, script, env=env or {}, files=files or {}, chunk_bytes=_CHUNK_BYTES)
         return jobs.run_job(
-            job, self.run, self._again, timeout_s=timeout_s, subject=self._label, put=self._put
+            job,
+            self.run,
+            self._again,
+            timeout_s=timeout_s,
+            subject=self._label,
+            put=self._put,
+            before_start=before_start,
         )
 
     def close(self) -> None:

@@ -158,6 +158,7 @@ def _job(
                 timeout_s=timeout_s,
                 env={**_env(run, change, action), "WAY": transport.way, **(env or {})},
                 files=files,
+                before_start=run.aws.before_mutation,
             )
             if _has_ended(result):
                 break

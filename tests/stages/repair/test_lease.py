@@ -1,0 +1,45 @@
+"""Between the last look at the lease and a job on the host lies the way there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from haltuun.config import AccountConfig, Config
+from haltuun.engine import open_run
+from haltuun.errors import LeaseLost
+from haltuun.ledger import Ledger
+from haltuun.model import Host
+from haltuun.perform import Performer
+from haltuun.run import Run
+from haltuun.simulated import SimulatedTransport
+from haltuun.stages.repair import STAGE
+from haltuun.transport import Result
+from tests.stages.repair.plan_kit import ACCOUNT, REGION, STALE_VAULT, plan, stale
+
+
+def test_a_lease_that_is_lost_while_the_host_is_reached_begins_no_job(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    begun: list[str] = []
+    (change,) = [c for c in plan(stale(vault=STALE_VAULT)).changes if c.kind == "agent.clear"]
+
+    def answer(script: str, *_: object) -> Result:
+        begun.append(script)
+        return Result(exit_code=0, stdout="", stderr="")
+
+    def slowly(run: Run, host: Host) -> SimulatedTransport:
+        assert performer.lease is not None
+        ledger.release_lease(performer.lease)
+        ledger.take_lease(ACCOUNT, "later")
+        return SimulatedTransport(answer)
+
+    config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=[REGION])])
+    run = open_run(config, "acme", "apply", slowly, ledger=ledger)
+    performer = Performer(run, {change.stage: STAGE})
+    performer.take_lease()
+    with pytest.raises(LeaseLost, match="a later run has taken the account over"):
+        STAGE.kinds[change.kind].apply(run, change)
+    performer.release_lease()
+    ledger.close()
+    assert begun == []
