@@ -111,7 +111,7 @@ class Takeover:
         self.progress = {stage.name: Progress() for stage in stages}
         self.plan: Plan | None = None
         self.approved: frozenset[str] = frozenset()
-        self.stale: set[str] = set()
+        self.stale: dict[str, str] = {}  # planned changes that are not what was approved, by id: why
         self.performer = Performer(run, self.stages)
         self._lister = lister
         self._only_stages = frozenset(only_stages)
@@ -362,15 +362,33 @@ class Takeover:
             self._mark_stale(shown)
 
     def _mark_stale(self, shown: Plan) -> None:
-        """Planned changes of things whose approved change is not planned any more: another is needed."""
+        """Planned changes of things whose approved change is not planned any more, or concerns more than was
+        shown: another approval is needed. That it concerns fewer is no harm.
+        """
         assert self.plan is not None
+        was_shown = {change.id: change for change in shown.changes}
         planned = {change.id for change in self.plan.changes}
         moved = {_thing(change): change for change in shown.changes if change.id not in planned}
         for fresh in self.plan.changes:
             old = moved.get(_thing(fresh))
-            if old is not None and fresh.id not in self.approved and self.needs_approval(fresh):
-                self.stale.add(fresh.id)
-                self.run.journal(fresh, "stale", f"approved as {old.id}; what that was planned on has moved")
+            why = ""
+            if not self.needs_approval(fresh):
+                continue
+            if fresh.id in was_shown:
+                more = fresh.concerned - was_shown[fresh.id].concerned
+                why = f"it concerns now also {self._told(more)}" if more else ""
+            elif old is not None:
+                why = f"approved as {old.id}; what that was planned on has moved"
+            if why:
+                self.approved -= {fresh.id}
+                self.stale[fresh.id] = why
+                self.run.journal(fresh, "stale", why)
+
+    def _told(self, concerned: Iterable[str]) -> str:
+        """Some of them by name, and how many they are."""
+        names = sorted(self.everyone[who].label if who in self.everyone else who for who in concerned)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"{', '.join(names[:5])}{more}"
 
     def needs_approval(self, change: Change) -> bool:
         return change.reach in self.run.config.policy.approve
@@ -543,7 +561,7 @@ class Takeover:
             if before is None or before.status != "not_taken":
                 return Outcome(change, "skipped", "not needed")
         if self.needs_approval(change) and change.id not in self.approved:
-            return Outcome(change, "approval", "waits for approval")
+            return Outcome(change, "approval", self.stale.get(change.id, "waits for approval"))
         missing = [d for d in change.depends_on if d not in self._in_effect]
         if missing:
             status = "approval" if any(map(self._waits_for_approval, missing)) else "waits"

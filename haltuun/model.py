@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -194,6 +195,10 @@ class Undo(Frozen):
     after: Json
 
 
+# A host or an interface, however it is called beside its id: `i-0abc… web-01 (SUSPECT)`.
+_WHO = re.compile(r"(?:i|mi|eni)-[0-9a-f]+\b")
+
+
 class Change(Frozen):
     """One planned mutation as data; see DESIGN's words.
 
@@ -227,6 +232,12 @@ class Change(Frozen):
     def id(self) -> str:
         decided = [self.kind, self.region, self.target, self.before, self.after, self.reach.value]
         return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
+
+    @property
+    def concerned(self) -> frozenset[str]:
+        """Whom it concerns, those that need it and all others: ids where there are some, else as told."""
+        others = (match.group() if (match := _WHO.match(who)) else who for who in self.concerns)
+        return frozenset((*self.hosts, *others))
 
     def public(self) -> dict[str, Json]:
         """The stable face of `plan --json`."""
@@ -287,7 +298,8 @@ class StagePlan(Frozen):
 
 
 class Plan(Frozen):
-    """All stages' changes of one run; the hash is over the ids alone, in any order."""
+    """All stages' changes of one run. The hash is over what a person decides on, in any order: the ids, and
+    whom a change concerns beyond its own host."""
 
     account: str
     changes: tuple[Change, ...] = ()
@@ -298,8 +310,11 @@ class Plan(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        ids = sorted({change.id for change in self.changes})
-        return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+        decided = {
+            change.id if change.reach is Reach.host else " ".join((change.id, *sorted(change.concerned)))
+            for change in self.changes
+        }
+        return hashlib.sha256("\n".join(sorted(decided)).encode()).hexdigest()[:16]
 
 
 class Depends(Protocol):

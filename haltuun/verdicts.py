@@ -31,7 +31,8 @@ def status_of(
         return from_barred(barred)
     waits = [o for o in mine if o.status == "approval"]
     if waits:
-        named = "; ".join(f"{o.change.id} {o.change.summary}" for o in waits[:3])
+        why = {o.change.id: f" ({o.message})" if o.change.id in stale else "" for o in waits}
+        named = "; ".join(f"{o.change.id} {o.change.summary}{why[o.change.id]}" for o in waits[:3])
         return HostStatus(
             verdict=Verdict.pending,
             reason="PLAN_STALE" if any(o.change.id in stale for o in waits) else "AWAITS_APPROVAL",

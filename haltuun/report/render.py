@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from haltuun.cost import basis, say, say_total
@@ -124,10 +124,10 @@ def plan_markdown(
     command: str = "",
     approval: Approval | None = None,
     shown: Shown | None = None,
-    stale: Collection[str] = (),
+    stale: Mapping[str, str] | None = None,
 ) -> str:
     """`run` made it; `command` approves it; `approval` is the run's own, of what was `shown`; `stale` are
-    ids of planned changes that it is not about."""
+    planned changes that it is not about, by id, and why."""
     named = _Named(hosts)
     counts = Counter(change.reach for change in plan.changes)
     reach = ", ".join(f"{counts[r]} {r.value}" for r in Reach if counts[r]) or "none"
@@ -143,7 +143,8 @@ def plan_markdown(
     if approval is not None:
         lines += ["", _approval(approval, shown, plan)]
     if stale:
-        lines += ["", f"PLAN_STALE, not what was approved: {', '.join(sorted(stale))}."]
+        told = "; ".join(f"{change} ({md(why)})" for change, why in sorted(stale.items()))
+        lines += ["", f"PLAN_STALE, not what was approved: {told}."]
     if awaiting:
         lines += [
             "",

@@ -250,14 +250,16 @@ def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:
         how="plan hash",
     )
     shown = Shown(plan_run="r1", changes=plan.changes)
-    told = plan_markdown(plan, HOSTS, "acme", [], approval=approval, shown=shown, stale=[change.id])
+    told = plan_markdown(
+        plan, HOSTS, "acme", [], approval=approval, shown=shown, stale={change.id: "it concerns <b>"}
+    )
     assert "; costs about 1–5 USD a month" in told and "Cost in all: about 1–5 USD a month." in told
     assert "undo: none: It stays \\| for good;" in told
     # An approver must see all of it: Prefect's pages cut wide tables off.
     assert "\n|" not in told
     assert "2026-11-25 02:00 UTC: plan hash" in told and "as run r1 showed it; 1 of these changes" in told
     assert "<b>" not in told
-    assert f"PLAN_STALE, not what was approved: {change.id}." in told
+    assert f"PLAN_STALE, not what was approved: {change.id} (it concerns \\<b\\>)." in told
 
 
 def test_who_approves_can_see_every_host_and_all_who_are_concerned() -> None:

@@ -690,6 +690,33 @@ def test_an_approved_change_of_the_account_whose_ground_has_moved_is_stale_alone
     assert takeover.outcome() == "AwaitingApproval"
 
 
+def test_an_approved_change_that_concerns_more_hosts_by_now_is_stale_alone(ledger):
+    world = World()
+    world.sharing = NAMES[5:]
+    shown = plan_once(world, ledger)
+    world.sharing = NAMES[2:]
+    plan_once(world, ledger)  # nobody looked at it
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert world.calls == list(NAMES[:5])
+    assert stale_of(ledger) == ["account"]
+    status = takeover.progress[StageName.repair].statuses[NAMES[5]]
+    assert (status.verdict, status.reason) == (Verdict.pending, "PLAN_STALE")
+    assert f"(it concerns now also {', '.join(NAMES[2:5])})" in status.message
+    assert takeover.plan_hash in status.remedy and takeover.plan_hash != shown.plan_hash
+    assert takeover.outcome() == "AwaitingApproval"
+    approved(world, ledger, takeover.plan_hash)
+    assert world.calls[5:] == ["shared", NAMES[5]]
+
+
+def test_an_approved_change_that_concerns_fewer_hosts_by_now_is_made(ledger):
+    world = World()
+    world.sharing = NAMES[2:]
+    shown = plan_once(world, ledger)
+    world.sharing = NAMES[5:]
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert "shared" in world.calls and takeover.stale == {} and stale_of(ledger) == []
+
+
 def test_an_approved_change_of_a_host_whose_ground_has_moved_is_stale_alone(ledger):
     world = World()
     shown = plan_once(world, ledger, policy=ALL)
