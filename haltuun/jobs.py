@@ -42,6 +42,7 @@ T = TypeVar("T")
 _JOB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$")
 _FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+~-]{0,120}$")
 _FENCE = re.compile(r"^([A-Za-z0-9-]{1,64}:)?\d{1,18}$")
+_NO_SPACE = "No space left on device"  # ENOSPC, as the C library says it
 _STEP_TIMEOUT_S = 60.0
 # How long a poll waits on the host, in its steps of a second at most.
 _POLL_WAIT_S = 15
@@ -294,7 +295,7 @@ class _Steps:
             f"a job cannot be laid on the host ({why}).",
             subject=self._subject,
             remedy="Look at free space and permissions of /var/lib/haltuun, then retry.",
-            code="JOB_NOT_STARTED",
+            code="DISK_FULL" if _NO_SPACE in why else "JOB_NOT_STARTED",
         )
 
     def _script(self, script: str) -> Result:

@@ -428,7 +428,8 @@ def test_a_full_disk_is_said_and_nothing_begun_until_there_is_room(hosts: Hosts)
             assert {"DISK_FULL", "STALE_HYBRID"} <= set(seen.causes)
             assert hosts.tree(name) == before
             error = failure(b, clear)  # planned while there was room
-            assert error.code == "JOB_NOT_STARTED" and "No space left on device" in error.message
+            assert (error.code, error.unchanged) == ("DISK_FULL", True)
+            assert "No space left on device" in error.message
             left = hosts.tree(name).items() - before.items()
             assert all(path.startswith("/var/lib/haltuun/jobs/") for path, _ in left)  # empty, or cut off
         finally:
