@@ -14,17 +14,23 @@ from hypothesis import strategies as st
 
 import haltuun.stages
 from haltuun.config import AccountConfig, Config
-from haltuun.model import Host
+from haltuun.engine import open_run
+from haltuun.errors import HaltuunError, Unreachable
+from haltuun.ledger import Ledger
+from haltuun.model import Change, Host, Reach, StageName
+from haltuun.simulated import SimulatedTransport
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.discover.parse_inside import parse_inside as parse_discovered
 from haltuun.stages.logs.agent_config import wanted_config
 from haltuun.stages.patch.probe import family_from
 from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.kinds import KINDS, concluded
 from haltuun.stages.repair.parse import parse_agent, parse_config
 from haltuun.stages.verify.facts import VerifyFacts
 from haltuun.stages.verify.needs import needs_fallback
 from haltuun.stages.verify.parse_host import parse_inside as parse_verified
+from haltuun.transport import Result
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOST = Host(account="111122223333", region="eu-central-1", instance_id="i-0abc1234def567890", name="web-01")
@@ -134,6 +140,74 @@ def test_repair_reads_anything_or_says_that_it_cannot(text: str, probe: Path) ->
         return
     json.loads(agent.model_dump_json())
     assert all(cause.evidence for cause in diagnose(agent).causes)
+
+
+CHANGE = Change(
+    stage=StageName.repair,
+    kind="agent.config",
+    region=HOST.region,
+    target=HOST.instance_id,
+    hosts=(HOST.instance_id,),
+    before={"config": "a"},
+    after={"config": "b"},
+    reach=Reach.host,
+    summary="Mend its configuration.",
+    no_undo="A test's.",
+)
+OUTCOMES = ("done", "not_taken", "not_proven", "silenced", "wrong_box", "stale", "refused", "failed", "")
+REPORTED = [
+    *("changed", "reason", "restored", "hint", "clock", "box", "silenced", "still_silenced"),
+    *("log", "log=1:2026-11-23 10:00:00 ERROR x\nlog", "log=x:foo\nlog", "result"),
+]
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(OUTCOMES), printed(REPORTED, "="), st.integers(0, 255), ODD)
+def test_a_jobs_report_of_anything_is_its_result_or_a_sentence_with_a_code(
+    outcome: str, text: str, code: int, errors: str
+) -> None:
+    """Else it would be a fault of Haltuun's, and the host worse after a change that changed nothing."""
+    result = Result(exit_code=code, stdout=f"{text}\nchanged=no\nresult={outcome}\n", stderr=errors)
+    try:
+        json.dumps(concluded(CHANGE, result))
+        assert outcome == "done"
+    except HaltuunError as error:
+        assert outcome != "done" and error.message and error.remedy
+        assert error.unchanged == (outcome != "silenced")
+
+
+@pytest.mark.parametrize("number", ["x", "²", "9" * 5000, "", "-1"])
+def test_a_line_without_its_number_takes_none_of_the_others_along(number: str) -> None:
+    told = (
+        "2026-11-23 10:00:00 ERROR EC2RoleProvider Failed to connect to Systems Manager with instance profile"
+    )
+    printed = f"log={number}:foo\nlog=7:{told} role credentials. NoCredentialProviders\nchanged=no\n"
+    with pytest.raises(HaltuunError) as raised:
+        concluded(CHANGE, Result(exit_code=1, stdout=printed + "result=not_proven\n", stderr=""))
+    assert raised.value.code == "NOT_PROVEN" and raised.value.unchanged
+
+
+def _gone(script: str, env: object, files: object) -> Result:
+    raise Unreachable("it went away.", subject=HOST.instance_id, remedy="Look.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (lambda script, env, files: Result(exit_code=0, stdout="root=yes\n", stderr=""), "PROBE_UNREADABLE"),
+        (_gone, "SSH_UNREACHABLE"),
+    ],
+)
+def test_what_fails_at_the_look_before_a_job_is_known_to_have_changed_nothing(
+    answer: Any, code: str, tmp_path: Path
+) -> None:
+    account = AccountConfig(id=HOST.account, alias="acme", regions=[HOST.region])
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    config = Config(accounts=[account])
+    run = open_run(config, "acme", "apply", lambda run, host: SimulatedTransport(answer), ledger=ledger)
+    with pytest.raises(HaltuunError) as raised:
+        KINDS[CHANGE.kind].apply(run, CHANGE)
+    assert raised.value.code == code and raised.value.unchanged and raised.value.remedy
 
 
 NO_NUMBERS = ("²", "9" * 5000, "", "-1", "٣", "0x10", "nan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 
 from haltuun.config import PackagePin
@@ -50,6 +51,7 @@ JOB_SCRIPTS = (
     "token.sh",
     "repair.sh",
 )
+_NUMBER = re.compile(r"[0-9]{1,18}")
 # A job killed on the host (kill -9, reboot) is begun once more: each action continues where it was.
 ATTEMPTS = 2
 
@@ -75,7 +77,7 @@ def look(run: Run, change: Change) -> Json | Unknown:
 
 def _apply(action: str) -> Callable[[Run, Change], Json]:
     def apply(run: Run, change: Change) -> Json:
-        return _concluded(change, _job(run, change, action))
+        return concluded(change, _job(run, change, action))
 
     return apply
 
@@ -102,19 +104,19 @@ def _apply_install(run: Run, change: Change) -> Json:
             "FORMER_VERSION": str(change.undo.after["version"]),
         }
     timeout_s = LOCK_WAIT_S + JOB_TIMEOUT_S
-    return _concluded(change, _job(run, change, "install", env, files, timeout_s=timeout_s))
+    return concluded(change, _job(run, change, "install", env, files, timeout_s=timeout_s))
 
 
 def _arch(run: Run, change: Change, pin: PackagePin) -> str:
     """The host's, where the package's address depends on it."""
     if pin.arch != "any" or "://" not in (run.config.agent.package_source or ""):
         return ""
-    return parse_agent(get_output(run, _host(run, change))).managers.get(pin.format, "")
+    return _agent_now(run, change).managers.get(pin.format, "")
 
 
 def _apply_config(run: Run, change: Change) -> Json:
     """What is written is made anew from what the host shows now, and has to be what was planned."""
-    agent = parse_agent(get_output(run, _host(run, change)))
+    agent = _agent_now(run, change)
     cut = None
     if not isinstance(agent.config, Unknown) and not isinstance(agent.vault, Unknown):
         cut = own_identities_cut(agent.config, agent.vault)
@@ -122,7 +124,24 @@ def _apply_config(run: Run, change: Change) -> Json:
         raise PlanStale(f"{CONFIG_FILE} has changed.", subject=change.target, remedy="Plan again.")
     env = {"CONFIG_SUM": str(change.before["config"]), "WANT_SUM": str(change.after["config"])}
     files = {CONFIG_FILE.rpartition("/")[2]: cut.encode()}
-    return _concluded(change, _job(run, change, "config", env, files))
+    return concluded(change, _job(run, change, "config", env, files))
+
+
+def _agent_now(run: Run, change: Change) -> Agent:
+    """Looked at before anything is sent: whatever fails here has changed nothing."""
+    try:
+        return parse_agent(get_output(run, _host(run, change)))
+    except Unreachable as error:
+        error.unchanged = True
+        raise
+    except ValueError as error:
+        raise HaltuunError(
+            f"not begun: what the host said of its agent could not be read ({error}).",
+            subject=change.target,
+            remedy="Look at what the host prints at a login without a terminal, then retry.",
+            code="PROBE_UNREADABLE",
+            unchanged=True,
+        ) from error
 
 
 def _apply_service(run: Run, change: Change) -> Json:
@@ -133,7 +152,7 @@ def _apply_service(run: Run, change: Change) -> Json:
         env[f"{kind}_SERVICE"] = str(change.after.get(word, ""))
         env[f"WAS_{kind}"] = str(change.before.get(word, ""))
     env["PROOF_LATER"] = "yes" if change.after.get("proof") == PROOF_LATER else "no"
-    return _concluded(change, _job(run, change, "service", env))
+    return concluded(change, _job(run, change, "service", env))
 
 
 def _host(run: Run, change: Change) -> Host:
@@ -220,7 +239,7 @@ def _yes_no(value: Json) -> str:
 # -- what came of it -------------------------------------------------------------------------------------
 
 
-def _concluded(change: Change, result: Result) -> Json:
+def concluded(change: Change, result: Result) -> Json:
     """The job's report for the ledger.
 
     Raises:
@@ -236,13 +255,15 @@ def _concluded(change: Change, result: Result) -> Json:
 
 
 def _read_report(stdout: str) -> tuple[dict[str, str], tuple[LogLine, ...]]:
+    """A host prints what it likes: what is no line of the log with its number is left out."""
     report: dict[str, str] = {}
     lines: list[LogLine] = []
     for line in stdout.splitlines():
         key, equals, value = line.partition("=")
         if key == "log":
             number, _, text = value.partition(":")
-            lines.append(LogLine(file=FILE, line=int(number), text=text))
+            if _NUMBER.fullmatch(number):
+                lines.append(LogLine(file=FILE, line=int(number), text=text))
         elif equals:
             report[key] = value
     return report, tuple(lines)
@@ -284,7 +305,7 @@ def _fate(report: Report) -> str:
 
 
 def _silenced(change: Change, report: Report, lines: tuple[LogLine, ...], result: Result) -> HaltuunError:
-    ports = ", ".join(f"{port}/tcp" for port in report["silenced"].split())
+    ports = ", ".join(f"{port}/tcp" for port in report.get("silenced", "").split()) or "a port"
     left = report.get("still_silenced", "").split()
     after = f" Still silent: {', '.join(f'{port}/tcp' for port in left)}." if left else " It listens again."
     return HaltuunError(
