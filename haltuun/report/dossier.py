@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -163,13 +163,14 @@ def _needs(ledger: Ledger, account: str, hosts: Sequence[Dossier]) -> tuple[Need
         return Need(
             question=question,
             measure=measure,
-            before=_met_before(ledger, account, stage),
+            before=_met_before(ledger, account, stage, ids),
             now=len(hosts) - len(missing),
             of=len(hosts),
             missing=tuple(missing),
             note=note,
         )
 
+    ids = frozenset(one.host.instance_id for one in hosts)
     unseen = tuple(one.host.instance_id for one in hosts if isinstance(one.services, str))
     managed = sum(1 for one in hosts if _passed(one, StageName.repair))
     found = sum(len(one.services) for one in hosts if not isinstance(one.services, str))
@@ -188,7 +189,7 @@ def _needs(ledger: Ledger, account: str, hosts: Sequence[Dossier]) -> tuple[Need
             missing=unseen,
             note=(
                 f"{found} listening ports were found. Online under its own id, and answering a command:"
-                f" {_met_before(ledger, account, StageName.repair)} hosts before, {managed} now."
+                f" {_met_before(ledger, account, StageName.repair, ids)} hosts before, {managed} now."
             ),
         ),
         need(
@@ -205,12 +206,14 @@ def _passed(dossier: Dossier, stage: StageName) -> bool:
     return status is not None and status.verdict is Verdict.passed
 
 
-def _met_before(ledger: Ledger, account: str, stage: StageName) -> int:
-    """How many hosts met the stage's demands when Haltuun saw them first."""
+def _met_before(ledger: Ledger, account: str, stage: StageName, ids: Collection[str]) -> int:
+    """How many of these hosts met the stage's demands when Haltuun saw them first: the same that are counted
+    now, so that one which is gone counts on neither side."""
     of = next(one for one in STAGES if one.name is stage)
     rows = {
         host: of.host_facts.model_validate(facts).row()
         for host, facts in ledger.first_seen(account, stage).items()
+        if host in ids
     }
     gate = evaluate_plainly(list(rows), rows, of.checks)
     return sum(1 for one in gate.verdicts.values() if one.verdict is Verdict.passed)

@@ -14,9 +14,10 @@ import pytest
 from haltuun.cli.show import write_report
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
-from haltuun.model import HostStatus, StageName, Unknown, Verdict
+from haltuun.model import Host, HostStatus, StageName, Unknown, Verdict
 from haltuun.report.dossier import write
 from haltuun.report.facts import services, stage_facts
+from haltuun.stages.backup.facts import BackupFacts
 from haltuun.stages.discover.facts import DiscoverFacts
 from tests.report import kit
 from tests.report.kit import ACCOUNT, FORMULA, FULL, HOSTS, LEFT, NOW, SOUND, UNSURE
@@ -135,6 +136,29 @@ def test_what_was_waived_is_no_need_that_is_met(ledger: Ledger, tmp_path: Path) 
     folder = write(ledger, config.accounts[0], config.policy, tmp_path / "out").parent
     (updates,) = [row for row in rows(folder, "needs") if row["question"].startswith("Are security updates")]
     assert updates["now"] == "8" and SOUND in updates["missing"]
+
+
+def test_before_counts_who_met_it_first_and_still_is_there(ledger: Ledger, tmp_path: Path) -> None:
+    """A host that was backed up before anybody came, one found without, and one that is gone."""
+    met = BackupFacts(observed_at=NOW, backup_tag="daily", recovery_point=True, recovery_point_age_h=3.0)
+    unmet = met.model_copy(update={"recovery_point": False, "recovery_point_age_h": None})
+    gone = Host(account=ACCOUNT, region=kit.REGION, instance_id="i-0ffffffffffffffff", name="gone")
+    ledger.saw_hosts(kit.FIRST, [gone])
+    for run, facts in (
+        (kit.FIRST, {SOUND: met, FULL: unmet, gone.instance_id: met}),
+        (kit.LAST, {FULL: met}),
+    ):
+        ledger.observed(ACCOUNT, run, StageName.backup, "plan", facts, NOW)
+    config = kit.config(tmp_path)
+
+    def backed_up(folder: str) -> tuple[str, str]:
+        out = write(ledger, config.accounts[0], config.policy, tmp_path / folder).parent
+        (need,) = [row for row in rows(out, "needs") if row["question"] == "Is it backed up?"]
+        return need["before"], need["of"]
+
+    assert backed_up("while all are there") == ("2", "11")
+    ledger.saw_hosts(kit.LAST, [], gone=[gone])
+    assert backed_up("since one is gone") == ("1", "10")
 
 
 @pytest.mark.parametrize("table", TABLES)
