@@ -50,7 +50,8 @@ def retry_hosts(
 
     The look changes nothing. Then it says of each host what has changed since it was held, whether it
     is tried again and why; changes begin at the stage that held it. A host that was worse after a change
-    is left alone unless it is named; no host is tried more often than policy.max_tries for one cause.
+    is left alone unless it is named; no host is tried more often than policy.max_tries for one cause. Where
+    a change failed without any effect and the host still shows why, only `force` tries it.
 
     Args:
         account: Id (12 digits) or alias of an account in haltuun.yaml.

@@ -41,6 +41,7 @@ class Hold(Frozen):
     after: Sight = Sight()  # when it was judged
     checks: tuple[Check, ...] = ()  # that failed, or could not be judged
     failed: str = ""  # the summary of a change that was begun and failed
+    unchanged: bool = False  # by which the host is as it was
     stoppers: tuple[str, ...] = ()  # hosts that ended the stage by being worse after a change
     stopped_elsewhere: bool = False  # the stage ended, and no host was worse
 
@@ -104,7 +105,7 @@ def moved(hold: Hold, now: Sight) -> tuple[str, ...]:
 
 def hidden(hold: Hold, now: Sight) -> str:
     """Why a look alone cannot tell whether the cause has moved; empty where it can."""
-    if hold.failed:
+    if hold.failed and not still_shown(hold, now):
         return f"Only trying shows whether it fails again: {hold.failed}"
     if hold.stopped_elsewhere:
         return "Only the stage itself shows whether it is stopped again."
@@ -113,6 +114,12 @@ def hidden(hold: Hold, now: Sight) -> str:
         if isinstance(value, Unknown) and not (isinstance(was, Unknown) and _code(was) == _code(value)):
             return f"Only trying shows this: {check.demand()}."
     return ""
+
+
+def still_shown(hold: Hold, now: Sight) -> bool:
+    """Whether a change failed without any effect for a cause that a look finds by itself: then as now."""
+    cause = f"{hold.stage.value} {hold.status.reason}"
+    return bool(hold.failed) and hold.unchanged and cause in hold.after.findings & now.findings
 
 
 def decide(
@@ -171,13 +178,17 @@ def decide(
         return decision("retry", f"Changed since: {'; '.join(told.changed)}.")
     if unsure := hidden(hold, now):
         return decision("retry", unsure)
-    return told if force else decision("leave", _unmoved(hold), _mend(hold, account))
+    return told if force else decision("leave", _unmoved(hold, now), _mend(hold, account))
 
 
-def _unmoved(hold: Hold) -> str:
+def _unmoved(hold: Hold, now: Sight) -> str:
     if hold.stoppers:
         return f"The stage was ended by {', '.join(hold.stoppers[:TOLD])}, which has not come right yet."
-    return f"Nothing that holds it has changed since it was judged on {hold.judged_at:%Y-%m-%d %H:%M} UTC."
+    since = f"since it was judged on {hold.judged_at:%Y-%m-%d %H:%M} UTC"
+    if still_shown(hold, now):
+        what = f"{hold.status.reason} still, for which this failed without changing it"
+        return f"It shows {what}: {hold.failed.rstrip('.')}. Nothing has changed {since}."
+    return f"Nothing that holds it has changed {since}."
 
 
 def _mend(hold: Hold, account: str) -> str:

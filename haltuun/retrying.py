@@ -19,8 +19,10 @@ from haltuun.run import Run
 from haltuun.stages.base import Stage
 
 Stages = Mapping[StageName, Stage]
-# A change that ended so was begun, and a look does not show whether it would end so again.
+# A change that ended so was begun, and a look does not show whether it would end so again ...
 _FAILED = ("failed", "unknown", "not_done")
+# ... and so it is known to have had no effect, unless the host was worse after it.
+_UNCHANGED = ("failed", "not_done")
 
 # Called with an applying run as soon as it has begun: a retry counts its tries then.
 on_begun: ContextVar[Callable[[Run], None]] = ContextVar("on_begun", default=lambda run: None)
@@ -211,11 +213,14 @@ def _hold(stages: Stages, bare: Hold, run: str, seen: Seen, events: Worse, exist
         if check.code == bare.status.reason and (facts is None or not _met(check, facts))
     )
     stopped = bare.status.reason == STOPPED
+    failed = _failed_change(seen.events, bare.host, bare.stage)
+    worse = any((e.run, e.host, e.stage) == (run, bare.host, bare.stage) for e in events.of_run)
     ended_it = [e.host for e in events.of_run if e.run == run and e.stage is bare.stage]
     hold = bare.model_copy(
         update={
             "checks": checks,
-            "failed": _failed_change(seen.events, bare.host, bare.stage),
+            "failed": failed.change.summary if failed else "",
+            "unchanged": failed is not None and failed.event in _UNCHANGED and not worse,
             "stoppers": tuple(
                 host
                 for host in dict.fromkeys(ended_it)
@@ -278,11 +283,11 @@ def _mark(change: Change) -> str:
     return f"{change.kind} {change.region} {change.target}"
 
 
-def _failed_change(events: Sequence[ChangeEvent], host: str, stage: StageName) -> str:
-    """The summary of the stage's last change for the host that was begun and failed."""
+def _failed_change(events: Sequence[ChangeEvent], host: str, stage: StageName) -> ChangeEvent | None:
+    """How the stage's last change for the host ended that was begun and failed."""
     last = {e.change_id: e for e in events if e.change.stage is stage and _concerns(e.change, host)}
     failed = [event for event in last.values() if event.event in _FAILED]
-    return failed[-1].change.summary if failed else ""
+    return failed[-1] if failed else None
 
 
 def _tries(ledger: Ledger, account: str) -> dict[str, Counter[str]]:

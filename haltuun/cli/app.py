@@ -172,6 +172,10 @@ def retry(
 ) -> int:
     """Look again at the hosts that are held, say what changed since, and work on those where it matters.
 
+    A host of which nothing has changed is left alone, also where a change failed without any effect and the
+    host still shows why (DISK_FULL): --force tries it. Where no look shows why a change failed, only trying
+    does. For one cause a host is tried policy.max_tries times at most.
+
     A host that was worse after a change is retried only if --host names it.
     """
     from haltuun.cli.takeover import retry_account

@@ -108,6 +108,27 @@ def test_a_change_that_failed_shows_only_in_trying():
     assert decided(held, Sight()).why == "Only trying shows whether it fails again: attach the role"
 
 
+FULL = Sight(findings=frozenset({"repair DISK_FULL"}))
+ELSEWHERE = Sight(findings=frozenset({"verify DISK_FULL", "repair OTHER"}))
+
+
+@pytest.mark.parametrize(
+    ("after", "now", "unchanged", "action"),
+    [
+        (FULL, FULL, True, "leave"),
+        (FULL, FULL, False, "retry"),  # what it left behind nobody knows
+        (Sight(), Sight(), True, "retry"),  # a look does not show it
+        (ELSEWHERE, ELSEWHERE, True, "retry"),  # nor this: another stage's, and another cause
+        (FULL, Sight(), True, "retry"),
+        (Sight(), FULL, True, "retry"),
+    ],
+)
+def test_a_cause_that_is_seen_as_then_is_tried_only_by_force(after, now, unchanged, action):
+    held = hold(after, reason="DISK_FULL", failed="Install the agent.", unchanged=unchanged)
+    assert decided(held, now).action == action
+    assert decided(held, now, force=True).action == "retry"
+
+
 def test_worse_after_a_change_is_retried_only_by_name_and_force_is_no_name():
     held = hold(Sight(), reason="NOT_PROVEN", failed="clear it")
     left = decided(held, None, worse=WORSE, force=True)

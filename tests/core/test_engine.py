@@ -25,6 +25,7 @@ from haltuun.model import (
     Frozen,
     Host,
     Reach,
+    Severity,
     StageName,
     StagePlan,
     Undo,
@@ -51,6 +52,7 @@ class World:
         self.broken: dict[str, Exception] = {}
         self.after_failure: dict[str, Any] = {}
         self.calls: list[str] = []
+        self.found: dict[str, str] = {}  # host → the code of what a look finds there
 
 
 class SwitchFacts(Facts):
@@ -121,7 +123,11 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
         parse_account=lambda view, raw: NoFacts(),
         probe_host=None,
         parse_host=parse,
-        judge=lambda view: (),
+        judge=lambda view: tuple(
+            Finding(code=code, severity=Severity.high, host=host, message="It is found.", remedy="Mend it.")
+            for host, code in world.found.items()
+            if host in view.hosts
+        ),
         plan=plan,
         kinds={
             "switch": Kind("switch", lambda run, c: world.switch[c.target], apply_switch, on_host=True),

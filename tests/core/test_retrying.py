@@ -141,6 +141,38 @@ def test_a_failed_change_is_tried_three_times_and_then_left(ledger):
     assert world.calls.count(CANARY) == 4
 
 
+def test_what_a_look_shows_of_a_failed_change_that_changed_nothing_is_not_tried_unless_forced(ledger):
+    """A full disk is seen: to try once more proves nothing, and touches production for it."""
+    world = World(NAMES[:1])
+    world.found[CANARY] = "DISK_FULL"
+    world.broken[CANARY] = HaltuunError("full.", remedy="Free it.", code="DISK_FULL", unchanged=True)
+    take_over(world, ledger)
+    world.calls.clear()
+    left = retry(world, ledger)[CANARY]
+    assert left.action == "leave" and world.calls == []
+    assert (
+        "shows DISK_FULL still" in left.why and f"switch {CANARY} on. Nothing has changed since" in left.why
+    )
+    assert left.remedy == "Free it. To try it all the same: --force."
+    for _ in range(3):
+        assert retry(world, ledger, force=True)[CANARY].action == "retry"
+    assert "retried 3 times" in retry(world, ledger, force=True)[CANARY].why
+    assert world.calls == [CANARY] * 3
+
+    world.found.clear()  # it is freed
+    world.broken.clear()
+    assert retry(world, ledger)[CANARY].changed == ("no longer found: repair DISK_FULL",)
+    assert world.switch[CANARY] == "on"
+
+
+def test_what_is_found_of_a_host_that_was_worse_does_not_keep_its_named_retry(ledger):
+    world = World(NAMES[:1])
+    world.found[CANARY] = "DISK_FULL"
+    world.broken[CANARY] = HaltuunError("full.", remedy="Free it.", code="DISK_FULL")
+    take_over(world, ledger)
+    assert retry(world, ledger, CANARY)[CANARY].action == "retry"
+
+
 def test_who_passed_since_is_tried_for_the_same_cause_anew(ledger):
     world = World(NAMES[:1])
     full = HaltuunError("full.", remedy="Free it.", code="DISK_FULL", unchanged=True)
