@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
@@ -14,6 +15,7 @@ from flows.takeover import finish, in_a_sentence, take_over_account
 from haltuun.config import find_config, load_config
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
+from haltuun.model import StageName
 from tasks.leftovers import SEVERAL, take_up
 
 
@@ -47,9 +49,11 @@ def begin_account(account: str) -> dict[str, Any]:
     return take_over_quietly(account)
 
 
-def take_over_quietly(account: str, hosts: list[str] | None = None) -> dict[str, Any]:
+def take_over_quietly(
+    account: str, hosts: Sequence[str] = (), stages: Sequence[StageName] = ()
+) -> dict[str, Any]:
     """One account's run; its failure is a value, so that it does not stop its neighbours."""
-    state = take_over_account(account=account, hosts=hosts or [], return_state=True)
+    state = take_over_account(account=account, hosts=list(hosts), stages=list(stages), return_state=True)
     data = state.result(raise_on_failure=False)
     if isinstance(data, dict):
         return {"account": account, **data}

@@ -8,12 +8,13 @@ from datetime import datetime
 from haltuun.model import HostStatus, StageName, Verdict
 
 Status = Mapping[str, Mapping[StageName, HostStatus]]
+HELD = (Verdict.held, Verdict.unknown)
 Standing = dict[str, tuple[StageName, HostStatus]]
 
 
 def held_hosts(status: Status, stage: StageName | None = None) -> Standing:
     """Host → the first stage that holds it (or does not know), and why."""
-    return _first(status, (Verdict.held, Verdict.unknown), stage)
+    return _first(status, HELD, stage)
 
 
 def waiting_hosts(status: Status) -> Standing:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from haltuun.attention import Standing
 from haltuun.causes import Decision
 from haltuun.engine import Takeover
 from haltuun.model import StageName
@@ -16,6 +17,7 @@ from haltuun.report.page import standing_markdown
 from haltuun.report.render import artifact_key
 from haltuun.report.standing import standing_of
 from haltuun.run import Run
+from haltuun.unasked import Left
 from haltuun.undo import Undoing
 
 log = logging.getLogger("haltuun")
@@ -94,6 +96,33 @@ def publish_retry(account: str, decided: Sequence[Decision]) -> None:
             for one in decided
         ],
         description=f"Retry of {account}: {sum(one.retried for one in decided)} of {len(decided)} held hosts",
+    )
+
+
+def publish_recheck(
+    account: str, come: Standing, later: Sequence[Mapping[str, str]], left: Sequence[Left]
+) -> None:
+    """Which waiting hosts are looked at again, which on what day, and which once a person names them."""
+    create_table_artifact(
+        key=artifact_key("recheck", account),
+        table=[
+            *(
+                {"host": one.host, "stage": one.stage.value, "code": one.reason, "what": "leave"}
+                | {"why": render.plain(one.why), "what to do": one.remedy}
+                for one in left
+            ),
+            *(
+                {"host": host, "stage": stage.value, "code": status.reason, "what": "look again"}
+                | {"why": "Its date has come.", "what to do": ""}
+                for host, (stage, status) in come.items()
+            ),
+            *(
+                {"host": one["host"], "stage": one["stage"], "code": one["reason"], "what": "wait"}
+                | {"why": f"Its next check is at {one['next_check']}.", "what to do": ""}
+                for one in later
+            ),
+        ],
+        description=f"Recheck of {account}: {len(come)} due, {len(left)} left alone",
     )
 
 

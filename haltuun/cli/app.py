@@ -185,7 +185,10 @@ def retry(
 
 @app.command(short_help="Look at the waiting hosts again, by date")
 def recheck(config: ConfigOption = None, as_json: JsonOption = False) -> int:
-    """Look again at the waiting hosts whose date has come; where none has, say which dates are next."""
+    """Look again at the waiting hosts whose date has come; where none has, say which dates are next.
+
+    A host that was worse after a change is left alone: name it with takeover --host.
+    """
     from haltuun.cli.takeover import recheck_waiting
 
     return recheck_waiting(find_config(config), as_json)

@@ -238,13 +238,17 @@ def _go_on(result: Mapping[str, Any]) -> str:
 
 
 def _outcome_lines(result: Mapping[str, Any], hosts: Mapping[str, Host]) -> list[str]:
-    """How an account's run ended; of a recheck also which dates come next."""
-    later = result.get("next") or ()
+    """How an account's run ended; of a recheck also who waits for a person, and which dates come next."""
+    later, left = result.get("next") or (), result.get("left") or ()
     if result["outcome"] == "NotDue":
-        lines = [f"{result['account']}: no host is due" + ("." if later else "; those that waited are gone.")]
+        none = "." if later or left else "; those that waited are gone."
+        lines = [f"{result['account']}: no host is due{none}"]
     else:
         error = f": {result['error']}" if result.get("error") else ""
         lines = [f"{result['account']}: {result['outcome']}{error or _go_on(result)}"]
+    for one in left:
+        lines.append(f"  leave  {host_label(hosts, one['host'])}  {one['stage']} {one['reason']}")
+        lines += [f"      {plain(one['why'])}", f"      → {plain(one['remedy'])}"]
     for one in later:
         date, where = one["next_check"][:16].replace("T", " "), host_label(hosts, one["host"])
         lines.append(f"  {date} UTC  {where}  {one['stage']} {one['reason']}")

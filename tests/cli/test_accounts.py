@@ -46,29 +46,38 @@ def moved(cli: Cli, days: float) -> Iterator[None]:
 
 @pytest.fixture
 def waiting(running: Cli) -> datetime:
-    """One host waits until tomorrow, another that is gone since waits, too; the date of the first."""
+    """One host waits until tomorrow, another that is gone since waits, too, and one that was worse after a
+    change; the date of the first."""
     now = datetime.now(UTC).replace(microsecond=0)
     date = now + timedelta(days=1)
-    sound = running.instances["sound"]
+    sound, worse = running.instances["sound"], running.instances["silent"]
     ledger = running.ledger
     ledger.start_run(ACCOUNT, "r-before", {"mode": "apply"}, now)
-    ledger.saw_hosts("r-before", [Host(account=ACCOUNT, region=REGION, instance_id=i) for i in (sound, GONE)])
+    ledger.saw_hosts(
+        "r-before", [Host(account=ACCOUNT, region=REGION, instance_id=i) for i in (sound, worse, GONE)]
+    )
     status = HostStatus(
         verdict=Verdict.waiting, reason="WAITING_SERVICE", message="It waits.", next_check=date
     )
-    ledger.judged(ACCOUNT, "r-before", StageName.repair, {sound: status, GONE: status}, now)
+    ledger.judged(ACCOUNT, "r-before", StageName.repair, {sound: status, worse: status, GONE: status}, now)
+    ledger.went_worse(ACCOUNT, "r-before", worse, StageName.repair, {"summary": "clear it"}, now)
     return date
 
 
-def test_a_recheck_says_the_next_dates_and_goes_by_the_accounts_clock(
+def test_a_recheck_says_who_waits_for_a_person_and_the_next_dates_and_goes_by_the_accounts_clock(
     running: Cli, waiting: datetime
 ) -> None:
-    sound = running.instances["sound"]
+    sound, worse = running.instances["sound"], running.instances["silent"]
+    at = f"{waiting - timedelta(days=1):%Y-%m-%d %H:%M} UTC"
     done = running.call("recheck")
     assert (done.code, done.out.splitlines()) == (
         errors.EXIT_OK,
         [
             f"{ALIAS}: no host is due.",
+            f"  leave  {worse}  repair WAITING_SERVICE",
+            f"      It was worse after a change on {at}, so it is not taken over without being named:"
+            " clear it",
+            f"      → Look at it (haltuun show {worse}), then: haltuun takeover {ALIAS} --host {worse}",
             f"  {waiting:%Y-%m-%d %H:%M} UTC  {sound}  repair WAITING_SERVICE",
         ],
     )
@@ -76,6 +85,7 @@ def test_a_recheck_says_the_next_dates_and_goes_by_the_accounts_clock(
     with moved(running, days=1.5):
         (result,) = running.document("recheck", code=errors.EXIT_AWAITS_APPROVAL)
     assert (result["account"], result["hosts"], result["next"]) == (ALIAS, [sound], [])
+    assert [one["host"] for one in result["left"]] == [worse]
     last = running.runs()[-1]
     assert (last.mode, last.body["hosts"]) == ("apply", [sound])
     assert last.started_at > waiting

@@ -1,0 +1,54 @@
+"""What a schedule does not go on with by itself, and the command with which a person does. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from haltuun.attention import HELD, Standing, Status
+from haltuun.ledger import HostEvent
+from haltuun.model import Frozen, StageName, command
+
+
+class Left(Frozen):
+    """A waiting host that no schedule takes over, and what a person does who has looked at it."""
+
+    host: str
+    stage: StageName
+    reason: str
+    why: str
+    remedy: str
+
+
+def left_alone(
+    waiting: Standing, worse: Mapping[tuple[str, StageName], HostEvent], account: str
+) -> tuple[Left, ...]:
+    """Those that were worse after a change, in whichever stage: a takeover goes on through all of them."""
+    of = {host: event for (host, _), event in worse.items()}
+    return tuple(
+        Left(
+            host=host,
+            stage=stage,
+            reason=status.reason,
+            why=f"It was worse after a change on {of[host].at:%Y-%m-%d %H:%M} UTC, so it is not taken over"
+            f" without being named: {of[host].body.get('summary', '')}",
+            remedy=f"Look at it (haltuun show {host}), then: {command('takeover', account, (), [host])}",
+        )
+        for host, (stage, status) in waiting.items()
+        if host in of
+    )
+
+
+def by_stages(chosen: Standing, status: Status) -> dict[tuple[StageName, ...], list[str]]:
+    """The stages to go through (none: all) → the waiting hosts that go through them.
+
+    Where a later stage than that in which it waits holds a host, that one is left to a retry, which looks
+    whether the cause has moved, and counts: else each date would try once more what has failed.
+    """
+    groups: dict[tuple[StageName, ...], list[str]] = defaultdict(list)
+    names = list(StageName)
+    for host, (stage, _) in chosen.items():
+        later = names[names.index(stage) + 1 :]
+        held = [one for one in later if one in status[host] and status[host][one].verdict in HELD]
+        groups[tuple(name for name in names if name not in held) if held else ()].append(host)
+    return dict(groups)
