@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from haltuun.model import Unknown
 from haltuun.stages.discover.lines import Lines, script
@@ -301,3 +306,48 @@ def test_a_script_that_broke_off_before_its_signs_tells_nothing(host: FakeHost) 
 
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+LISTENED = re.compile(r"listener\t(tcp|udp)\t[^\t\n]*\t[0-9]+\t[0-9]*")
+FIELD = st.one_of(
+    st.sampled_from(
+        (
+            *("tcp", "udp6", "tcpx", "LISTEN", "UNCONN", "0", "128", "-", "1/sshd", "77/", "*:*", ":", "]["),
+            *("0.0.0.0:22", "[::]:80", ":::80", "127.0.0.53%lo:53", "1.2.3.4:http", "pid=", "pid=7", "%s%n"),
+            *('users:(("sshd",pid=1,fd=3))', 'users:(("a b",12,3))', 'users:(("",pid=,', '",9,', "9" * 400),
+        )
+    ),
+    st.text(max_size=20),
+)
+LINE = st.builds(
+    lambda first, fields, between: between.join([first, *fields]),
+    st.sampled_from(("tcp", "udp", "tcp6")) | FIELD,
+    st.lists(FIELD, max_size=8),
+    st.sampled_from((" ", "\t", "   ", "\r", "\x0b")),
+)
+# Each of many answers goes through both readers, in one process.
+READ_ALL = """
+bounded() { cat "$answer"; }
+for answer in "$1"/*; do
+    listeners_ss
+    listeners_netstat
+done
+"""
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(LINE, min_size=1, max_size=6), min_size=1, max_size=25))
+def test_of_whatever_ss_and_netstat_print_come_listeners_or_nothing(answers: list[list[str]]) -> None:
+    readers = PROBE[PROBE.index("listeners_ss()") : PROBE.index("# State 0A is LISTEN")]
+    sound = ['tcp LISTEN 0 128 0.0.0.0:22 *:* users:(("sshd",pid=41,fd=3))']
+    with tempfile.TemporaryDirectory() as folder:
+        for number, lines in enumerate([*answers, sound]):
+            Path(folder, f"{number:03}").write_text("\n".join(lines), encoding="utf-8", newline="")
+        done = subprocess.run(
+            ["dash", "-c", readers + READ_ALL, "dash", folder], capture_output=True, check=True, timeout=60
+        )
+    assert done.stderr == b""
+    out = done.stdout.decode("utf-8", "replace")
+    assert [line for line in out.split("\n")[:-1] if not LISTENED.fullmatch(line)] == []
+    found = parse_listeners(Lines(out))
+    assert 22 in {one.port for one in found} and all(one.protocol in ("tcp", "udp") for one in found)
