@@ -261,6 +261,10 @@ def test_no_secret_of_the_hosts_is_anywhere(story: Story, tmp_path: Path) -> Non
     assert story.haltuun("report", "report", ACCOUNT, "-o", str(tmp_path)).returncode == EXIT_OK
     kept = [path for folder in (*folders, tmp_path) for path in folder.rglob("*") if path.is_file()]
     assert {"ledger.db", "prefect.db"} <= {path.name for path in kept}
+    # The search sees what is in a database: a word that has to be there is found in both.
+    known = Canaries({name: host["instance_id"] for name, host in story.info.hosts.items()})
+    seen = {path.name.removesuffix("-wal") for _, path in known.in_files(kept)}
+    assert {"ledger.db", "prefect.db"} <= seen
     assert story.canaries.in_files(kept) == []
     assert len(story.canaries.words) == 10 and story.canaries.seen == []
     for chapter, done in story.runs.items():
