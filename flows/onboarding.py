@@ -16,16 +16,19 @@ from haltuun.config import find_config, load_config
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
+from haltuun.unasked import given_up
 from tasks.leftovers import SEVERAL, take_up
+from tasks.publish import publish_onboarding
 
 
 @flow(name="onboard-accounts", flow_run_name="onboard accounts", persist_result=False)
 @in_a_sentence
 def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[Any]:
-    """Every account of the configuration that the ledger does not know: one run each.
+    """Every account of the configuration of which no takeover came to an end of its own: one run each.
 
     Nothing is approved: what concerns more than one host waits in each run's plan. An account that
-    fails does not stop the others.
+    fails does not stop the others, and is begun again the next time. One that was begun policy.max_tries
+    times in vain is left to a person.
 
     Args:
         at_once: How many accounts are worked on side by side.
@@ -33,15 +36,25 @@ def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[A
     config = load_config(find_config(None))
     take_up(SEVERAL)
     ledger = Ledger(config.ledger_url)
-    new = [a for a in config.accounts if not ledger.was_begun(a.id)]
+    unbegun = [a for a in config.accounts if not ledger.was_begun(a.id)]
+    left = {a.label: given_up(a.label, ledger.runs(a.id), config.policy.max_tries) for a in unbegun}
+    new = [a for a in unbegun if not left[a.label]]
+    for label, why in left.items():
+        if why:
+            get_run_logger().warning("%s: %s", label, why)
     with ThreadPoolTaskRunner(max_workers=at_once) as runner:
         begun = [runner.submit(begin_account, {"account": account.label}) for account in new]
         finish(begun)
     results = [future.result() for future in begun]
+    waits = [{"account": a, "outcome": "NotBegun", "error": why} for a, why in left.items() if why]
+    publish_onboarding([*results, *waits])
     failed = [result["account"] for result in results if result["outcome"] == "Failed"]
     if failed:
-        return Failed(message=f"Not begun: {', '.join(failed)}; see their runs.", data=results)
-    return Completed(message=f"{len(results)} account(s) begun.", data=results)
+        return Failed(message=f"Not begun: {', '.join(failed)}; see their runs.", data=[*results, *waits])
+    more = (
+        f" Waits for a person: {', '.join(one['account'] for one in waits)}; see the table." if waits else ""
+    )
+    return Completed(message=f"{len(results)} account(s) begun.{more}", data=[*results, *waits])
 
 
 @task(task_run_name="begin {account}", persist_result=False, cache_policy=NO_CACHE)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from haltuun.attention import HELD, Standing, Status
-from haltuun.ledger import HostEvent
+from haltuun.ledger import HostEvent, RunRow
 from haltuun.model import Frozen, StageName, command
 
 
@@ -52,3 +52,21 @@ def by_stages(chosen: Standing, status: Status) -> dict[tuple[StageName, ...], l
         held = [one for one in later if one in status[host] and status[host][one].verdict in HELD]
         groups[tuple(name for name in names if name not in held) if held else ()].append(host)
     return dict(groups)
+
+
+def given_up(account: str, runs: Sequence[RunRow], max_tries: int) -> str:
+    """Of an account that is not begun: why it is not begun again unasked; "" where it is.
+
+    `runs` are all of the account, oldest first. A takeover that ended before anything was in the ledger has
+    changed nothing, and does not count.
+    """
+    begun = [run for run in runs if run.mode == "apply"]
+    if len(begun) < max_tries:
+        return ""
+    last = begun[-1]
+    how = "failed" if last.outcome == "Failed" else "came to no end"
+    return (
+        f"it was begun {len(begun)} times and never came through (policy.max_tries: {max_tries});"
+        f" run {last.run}, the last, {how}. It waits for a person: see haltuun status {account}, mend what"
+        f" stopped it, then begin it by hand: {command('takeover', account, (), ())}"
+    )

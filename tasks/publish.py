@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -123,6 +124,23 @@ def publish_recheck(
             ),
         ],
         description=f"Recheck of {account}: {len(come)} due, {len(left)} left alone",
+    )
+
+
+def publish_onboarding(results: Sequence[Mapping[str, Any]]) -> None:
+    """How each account's first run ended, and which are begun no more unasked."""
+    create_table_artifact(
+        key=artifact_key("onboard", "accounts"),
+        table=[
+            {
+                "account": one["account"],
+                "outcome": one["outcome"],
+                "run": one.get("run") or "",
+                "why": render.plain(one.get("error", "")),
+            }
+            for one in results
+        ],
+        description=f"Onboarding of {len(results)} account(s)",
     )
 
 

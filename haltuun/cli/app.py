@@ -196,7 +196,10 @@ def recheck(config: ConfigOption = None, as_json: JsonOption = False) -> int:
 
 @app.command(short_help="Begin with the accounts not yet begun")
 def onboard(config: ConfigOption = None, as_json: JsonOption = False) -> int:
-    """Begin with every account of the configuration that was never taken over."""
+    """Begin with every account of the configuration that was never taken over.
+
+    One that was begun policy.max_tries times in vain is left to a person, who begins it with takeover.
+    """
     from haltuun.cli.takeover import onboard_new
 
     return onboard_new(find_config(config), as_json)

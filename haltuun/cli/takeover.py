@@ -36,6 +36,7 @@ from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName
 from haltuun.report.render import plain
 from haltuun.report.standing import host_label
+from haltuun.unasked import given_up
 
 if TYPE_CHECKING:
     from haltuun.causes import Decision
@@ -47,6 +48,7 @@ EXIT_OF = {
     "GateBlocked": EXIT_BLOCKED,
     "AwaitingApproval": EXIT_AWAITS_APPROVAL,
     "NotDue": EXIT_OK,
+    "NotBegun": EXIT_HELD,
 }
 INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 
@@ -206,7 +208,12 @@ def recheck_waiting(config_path: Path, as_json: bool) -> int:
 
 def onboard_new(config_path: Path, as_json: bool) -> int:
     config, ledger = opened(config_path)
-    new = [account.label for account in config.all_accounts() if not ledger.was_begun(account.id)]
+    new = [
+        account.label
+        for account in config.all_accounts()
+        if not ledger.was_begun(account.id)
+        and not given_up(account.label, ledger.runs(account.id), config.policy.max_tries)
+    ]
     _connect(config, as_json)
     if new and not as_json:
         told = f"Beginning with {', '.join(new)}: what concerns one host alone is changed, all else waits."

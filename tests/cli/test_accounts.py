@@ -20,13 +20,16 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EMPTY = {"111100001111": "empty-1", "222200002222": "empty-2", "444400004444": "empty-3"}
 GONE = "i-0aaaaaaaaaaaaaaaa"
+IN_VAIN = "555500005555"
 
 
 def with_more_accounts(config: dict[str, Any]) -> None:
-    """Three without a host, each behind a role of its own, and one that is not the one it says."""
+    """Three without a host, each behind a role of its own, one that is not the one it says, and one that was
+    begun in vain."""
     first = config["accounts"][0]
     config["accounts"] = [
         {"id": "333300003333", "alias": "another", "regions": [REGION]},
+        {"id": IN_VAIN, "alias": "in-vain", "regions": [REGION]},
         *(
             {"id": i, "alias": a, "regions": [REGION], "role_arn": f"arn:aws:iam::{i}:role/haltuun"}
             for i, a in EMPTY.items()
@@ -106,10 +109,16 @@ def test_onboarding_begins_what_is_new_two_at_once_and_one_that_fails_stops_no_o
     running: Cli, waiting: datetime, several: str
 ) -> None:
     running.write(with_more_accounts)
+    for run in ("vain-1", "vain-2", "vain-3"):
+        running.ledger.start_run(IN_VAIN, run, {"mode": "apply"}, waiting)
+        running.ledger.end_run(IN_VAIN, run, "Failed", {}, waiting)
     done = running.call("onboard", "--json", AWS_ENDPOINT_URL=several)
     assert done.code == errors.EXIT_ERROR
     results = {result["account"]: result for result in json.loads(done.out)}
-    assert list(results) == ["another", *EMPTY.values()]
+    assert list(results) == ["another", *EMPTY.values(), "in-vain"]
+    assert results["in-vain"]["outcome"] == "NotBegun"
+    assert results["in-vain"]["error"].endswith("begin it by hand: haltuun takeover in-vain")
+    assert running.ledger.runs(IN_VAIN)[-1].run == "vain-3"
     assert results["another"]["outcome"] == "Failed"
     assert "333300003333" in results["another"]["error"] and "Traceback" not in done.err
     assert [results[a]["outcome"] for a in EMPTY.values()] == ["Done"] * 3, done.out

@@ -1,4 +1,4 @@
-"""What no schedule goes on with by itself: hosts that were worse, and what a retry counts."""
+"""What no schedule goes on with by itself: hosts that were worse, what a retry counts, accounts in vain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from haltuun.attention import waiting_hosts
 from haltuun.ledger import Ledger
 from haltuun.model import HostStatus, StageName, Verdict
-from haltuun.unasked import by_stages, left_alone
+from haltuun.unasked import by_stages, given_up, left_alone
 
 ACCOUNT, NOW = "123456789012", datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 WORSE, SOUND, HELD_ELSEWHERE = "i-0aaaaaaaa", "i-0bbbbbbbb", "i-0cccccccc"
@@ -52,3 +52,24 @@ def test_what_holds_a_waiting_host_later_on_is_left_to_a_retry_which_counts(ledg
         (): [WORSE, SOUND],
         tuple(others): [HELD_ELSEWHERE],
     }
+
+
+@pytest.mark.parametrize("last", ["Failed", "killed"])
+def test_an_account_that_was_begun_three_times_in_vain_waits_for_a_person(ledger: Ledger, last: str) -> None:
+    account = "210987654321"
+    ledger.start_run(account, "look", {"mode": "plan"}, NOW)
+    ledger.end_run(account, "look", "Planned", {}, NOW)
+    for run in ("one", "two"):
+        ledger.start_run(account, run, {"mode": "apply"}, NOW)
+        ledger.end_run(account, run, "Failed", {}, NOW)
+        assert not ledger.was_begun(account) and given_up("acme", ledger.runs(account), 3) == ""
+    ledger.start_run(account, "three", {"mode": "apply"}, NOW)
+    if last == "Failed":
+        ledger.end_run(account, "three", last, {}, NOW)
+    why = given_up("acme", ledger.runs(account), 3)
+    assert "begun 3 times" in why and "policy.max_tries: 3" in why and "run three" in why
+    assert why.endswith("begin it by hand: haltuun takeover acme")
+
+    ledger.start_run(account, "by hand", {"mode": "apply"}, NOW)
+    ledger.end_run(account, "by hand", "PartiallyDone", {}, NOW)
+    assert ledger.was_begun(account)  # and so nobody begins it again
