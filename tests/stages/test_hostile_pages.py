@@ -6,23 +6,34 @@ The pages are made of botocore's own descriptions of the services.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from random import Random
 from typing import Any
 
 import botocore.session
+import pytest
 from botocore.model import ListShape, MapShape, Shape, StringShape, StructureShape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haltuun.model import StageName
+from haltuun.model import Facts, StageName, Unknown
+from haltuun.stages.backup import STAGE as BACKUP
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.discover.judge import judge
 from haltuun.stages.discover.parse_account import parse_account
 from haltuun.stages.discover.parse_host import parse_host
+from haltuun.stages.logs import STAGE as LOGS
+from haltuun.stages.logs.agent_config import wanted_config
+from haltuun.stages.patch import STAGE as PATCH
+from haltuun.stages.repair import STAGE as REPAIR
+from haltuun.stages.tags import ARMED, SCAN
+from haltuun.stages.tags import BACKUP as BACKUP_TAG
+from haltuun.stages.tags import LOGS as LOGS_TAG
 from haltuun.stages.verify import STAGE as VERIFY
-from tests.stages.test_hostile_hosts import HOST, ODD, raw, view
+from tests.stages.test_hostile_hosts import HOST, NOW, ODD, PROBES, raw, view
 
 # What `discover` asks: its name for the answer → service, operation, and the member that holds the rows.
 PAGES = {
@@ -202,3 +213,173 @@ def test_verify_reads_any_page(seed: int, texts: list[str]) -> None:
     seen = replace(seen, facts={**seen.facts, StageName.verify: {HOST.instance_id: facts}})
     assert all(finding.message for finding in VERIFY.judge(seen))
     json.dumps([change.public() for change in VERIFY.plan(seen).changes])
+
+
+# -- members that are missing, null, of another kind or very long ------------------------------------------
+
+GIVEN = NOW - timedelta(hours=2)
+HYBRID = "mi-0123456789abcdef0"
+OWN_NODE = {
+    "InstanceId": HOST.instance_id,
+    "PingStatus": "Online",
+    "LastPingDateTime": GIVEN,
+    "AgentVersion": "3.3.1142.0",
+    "ComputerName": "web-01",
+    "IPAddress": "10.0.1.5",
+}
+HYBRID_NODE = OWN_NODE | {
+    "InstanceId": HYBRID,
+    "ActivationId": "activation-1",
+    "RegistrationDate": GIVEN,
+    "IamRole": "service-role",
+}
+ACTIVATION = {
+    "ActivationId": "activation-1",
+    "Description": "lift",
+    "DefaultInstanceName": "lifted",
+    "IamRole": "service-role",
+    "RegistrationsCount": 3,
+    "RegistrationLimit": 10,
+    "ExpirationDate": GIVEN,
+    "Expired": True,
+    "Tags": [{"Key": "team", "Value": "web"}],
+}
+FOUND = DiscoverFacts(
+    state="running",
+    platform="linux",
+    suspect=(),
+    os_id="ubuntu",
+    os_version="22.04",
+    volume_ids=("vol-1",),
+    python3="3.10",
+    imds_tags=False,
+    eol=False,
+)
+
+
+def _by_host(one: Any) -> dict[str, Any]:
+    return {HOST.region: {HOST.instance_id: one}}
+
+
+def _repair(shown: DiscoverFacts) -> tuple[Any, Any]:
+    cleared = {"node_id": HYBRID, "region": HOST.region, "hosts": [HOST.instance_id], "at": GIVEN}
+    answers = {
+        "nodes": {HOST.region: [OWN_NODE, HYBRID_NODE]},
+        "activations": {HOST.region: [ACTIVATION]},
+        "package_problems": {},
+        "cleared": [{**cleared, "node": HYBRID_NODE}],
+    }
+    host = {"stdout": (PROBES / "stale-refused.txt").read_text(), "own_node": OWN_NODE}
+    return answers, {**host, "vault_node": HYBRID_NODE, "vault_activations": [ACTIVATION]}
+
+
+def _patch(shown: DiscoverFacts) -> tuple[Any, Any]:
+    state = {"OperationEndTime": GIVEN.isoformat(), "BaselineId": "pb-1", "MissingCount": 0, "FailedCount": 0}
+    state |= {"SecurityNonCompliantCount": 0, "InstalledPendingRebootCount": 1}
+    tags = {"Patch Group": "haltuun-ubuntu", SCAN: "daily"}
+    return {"regions": {}, "tags": _by_host(tags), "states": _by_host(state)}, None
+
+
+def _backup(shown: DiscoverFacts) -> tuple[Any, Any]:
+    nothing = Unknown(unknown="not asked")
+    return {
+        "home_region": HOST.region,
+        "role": nothing,
+        "policies": {},
+        "regions": {},
+        "points": _by_host({"arn": "arn:aws:backup:point", "at": GIVEN.isoformat()}),
+        "jobs": _by_host(
+            {"id": "1", "at": GIVEN.isoformat(), "state": "COMPLETED", "message": "", "failed": 0}
+        ),
+        "tags": _by_host({BACKUP_TAG: "daily", ARMED: "yes"}),
+        "armed_before": [HOST.instance_id],
+        "protected": _by_host("AWS Backup, vault x, last 2026-11-22"),
+        "snapshots": {HOST.region: {"vol-1": "snapshot, snap-1 of 2026-11-22"}},
+    }, None
+
+
+def _logs(shown: DiscoverFacts) -> tuple[Any, Any]:
+    tag = wanted_config("acme", shown, None).tag
+    groups = {"/haltuun/acme/syslog": 365, "/haltuun/acme/auth": 30}
+    return {"regions": {HOST.region: {"groups": groups}}, "tags": _by_host({LOGS_TAG: tag})}, None
+
+
+# The stage → its whole answers, the parts of them that are AWS's own rows, and columns that these show.
+SHOWN: dict[StageName, tuple[Any, Callable[[DiscoverFacts], tuple[Any, Any]], tuple[str, ...], set[str]]] = {
+    StageName.repair: (
+        REPAIR,
+        _repair,
+        ("nodes", "activations", "node", "own_node", "vault_node", "vault_activations"),
+        {"online_as_self"},
+    ),
+    StageName.patch: (PATCH, _patch, ("tags", "states"), {"scanned"}),
+    StageName.backup: (
+        BACKUP,
+        _backup,
+        ("tags", "points", "jobs", "protected", "snapshots"),
+        {"recovery_point"},
+    ),
+    StageName.logs: (LOGS, _logs, ("groups", "tags"), {"configured"}),
+}
+LONG = "x" * 1000
+OTHER = (None, 7, -1.5, 10**30, True, [], {}, [{}], {"x": None}, "", LONG, "nan", "\x00", b"x", NOW)
+MISSING = object()
+
+
+def _members(value: Any, names: Sequence[str], within: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Each (container, key) of a single value in what AWS gave."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in list(pairs):
+        inside = within or key in names
+        if isinstance(one, dict | list):
+            yield from _members(one, names, inside)
+        if inside and (not isinstance(one, dict | list) or key == "Tags"):
+            yield value, key
+
+
+def _facts(stage: Any, answers: tuple[Any, Any]) -> Facts:
+    seen = replace(
+        view(), facts={StageName.discover: {HOST.instance_id: FOUND}}, entering=(HOST.instance_id,)
+    )
+    account = stage.parse_account(seen, answers[0])
+    json.loads(account.model_dump_json())
+    seen = replace(seen, account_facts={stage.name: account})
+    facts: Facts = stage.parse_host(seen, HOST, answers[0], answers[1])
+    json.loads(facts.model_dump_json())
+    json.dumps(facts.row(), allow_nan=False)
+    seen = replace(seen, facts={**seen.facts, stage.name: {HOST.instance_id: facts}})
+    assert all(finding.message for finding in stage.judge(seen))
+    return facts
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_member_of_another_kind_is_unknown_and_takes_nothing_along(name: StageName) -> None:
+    """Every member of every row in turn, each as another two of them; and missing."""
+    put_in_place(name, lambda number: (OTHER[2 * number % len(OTHER)], OTHER[(2 * number + 1) % len(OTHER)]))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_member_of_any_other_kind_is_unknown_and_takes_nothing_along(name: StageName) -> None:
+    put_in_place(name, lambda number: OTHER)
+
+
+def put_in_place(name: StageName, others: Callable[[int], Sequence[Any]]) -> None:
+    stage, made, names, shown = SHOWN[name]
+    sound = made(FOUND)
+    before = {column: getattr(_facts(stage, sound), column) for column in shown}
+    assert all(value is True for value in before.values())
+    count = len(list(_members(list(deepcopy(sound)), names)))
+    assert count
+    for number in range(count):
+        for other in (*others(number), MISSING):
+            mutated = list(deepcopy(sound))
+            container, key = list(_members(mutated, names))[number]
+            if other is not MISSING:
+                container[key] = other
+            elif isinstance(container, dict):
+                del container[key]
+            facts = _facts(stage, (mutated[0], mutated[1]))
+            # A text may say something else, and a tag that is not there is none.
+            if not isinstance(other, str) and not (key == LOGS_TAG and other in (None, MISSING)):
+                assert False not in [getattr(facts, column) for column in shown], (key, other)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.stages.backup.facts import BackupAccount, BackupFacts
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.pages import member, moment, unreadable
 from haltuun.stages.tags import ARMED, BACKUP
 
 
@@ -25,8 +26,8 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> B
     return BackupFacts(
         observed_at=view.now,
         excluded_why=_excluded_why(discover),
-        backup_tag=tags if isinstance(tags, Unknown) else tags.get(BACKUP),
-        armed=tags if isinstance(tags, Unknown) else tags.get(ARMED),
+        backup_tag=tags if isinstance(tags, Unknown) else member(tags, BACKUP, str),
+        armed=tags if isinstance(tags, Unknown) else member(tags, ARMED, str),
         armed_before=host.instance_id in raw["armed_before"],
         protected_by=_protected_by(host, discover, raw),
         consistency="crash",
@@ -50,11 +51,13 @@ def point_columns(point: Json | Unknown, now: datetime) -> dict[str, Any]:
         return {"recovery_point": point, **dict.fromkeys(names, point)}
     if not point:
         return {"recovery_point": False, **dict.fromkeys(names)}
-    at = datetime.fromisoformat(point["at"])
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    at = moment(point, "at")
+    if not isinstance(at, datetime):
+        why = at if isinstance(at, Unknown) else unreadable("CreationDate")
+        return {"recovery_point": why, **dict.fromkeys(names, why)}
     return {
         "recovery_point": True,
-        "recovery_point_arn": point["arn"],
+        "recovery_point_arn": member(point, "arn", str),
         "recovery_point_at": at,
         "recovery_point_age_h": round((now - at).total_seconds() / 3600, 2),
     }
@@ -63,7 +66,7 @@ def point_columns(point: Json | Unknown, now: datetime) -> dict[str, Any]:
 def _job_columns(job: Json | Unknown) -> dict[str, Any]:
     if isinstance(job, Unknown):
         return {"job_state": job, "job_message": job}
-    return {"job_state": job.get("state"), "job_message": job.get("message")}
+    return {"job_state": member(job, "state", str), "job_message": member(job, "message", str)}
 
 
 def _excluded_why(discover: DiscoverFacts | None) -> str:
@@ -85,11 +88,15 @@ def _protected_by(host: Host, discover: DiscoverFacts | None, raw: Json) -> tupl
     volumes = discover.volume_ids if discover else Unknown(unknown="nothing was discovered of the host")
     if isinstance(volumes, Unknown):
         return volumes
+    if not isinstance(backed, str) and backed != {}:
+        return unreadable("ResourceArn")
     found = [backed] if backed else []
     for volume in volumes:
         snapshot = entry_of(raw["snapshots"], host, volume)
         if isinstance(snapshot, Unknown):
             return snapshot
+        if not isinstance(snapshot, str) and snapshot != {}:
+            return unreadable("SnapshotId")
         if snapshot:
             found.append(f"{volume}: {snapshot}")
     return tuple(found)

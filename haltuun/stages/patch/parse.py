@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.pages import member, moment, unreadable
 from haltuun.stages.patch.facts import SCAN_MAX_AGE_H, PatchAccount, PatchFacts
 from haltuun.stages.patch.families import Family
 from haltuun.stages.patch.probe import family_from
@@ -60,13 +61,20 @@ def _group_columns(
         # EC2 refuses a space in a tag's key while tags are in the instance metadata.
         in_metadata = discover.imds_tags if discover else Unknown(unknown="nothing was discovered")
         group_key = in_metadata if isinstance(in_metadata, Unknown) else GROUP_KEYS[bool(in_metadata)]
-    group = tags.get(key) if key else None
+    group = member(tags, key, str) if key else None
     foreign: bool | Unknown
     if group is None:
         foreign = False
+    elif isinstance(group, Unknown):
+        foreign = group
     else:
         foreign = family if isinstance(family, Unknown) else group != (family.name if family else None)
-    return {"group": group, "group_foreign": foreign, "scan_tag": tags.get(SCAN), "group_key": group_key}
+    return {
+        "group": group,
+        "group_foreign": foreign,
+        "scan_tag": member(tags, SCAN, str),
+        "group_key": group_key,
+    }
 
 
 def state_columns(state: Json | Unknown, now: datetime) -> dict[str, Any]:
@@ -82,26 +90,23 @@ def state_columns(state: Json | Unknown, now: datetime) -> dict[str, Any]:
     )
     if isinstance(state, Unknown):
         return {"scanned": state, **dict.fromkeys(names, state)}
-    ended = _time(state.get("OperationEndTime"))
-    if ended is None:
+    if isinstance(state, Mapping) and not state:
         return {"scanned": False, **dict.fromkeys(names)}
+    ended = moment(state, "OperationEndTime")
+    if not isinstance(ended, datetime):
+        # It has a state, so something ran there; nobody knows when.
+        why = ended if isinstance(ended, Unknown) else unreadable("OperationEndTime")
+        return {"scanned": why, **dict.fromkeys(names, why)}
     return {
         "scanned": True,
         "scan_at": ended,
         "scan_age_h": round((now - ended).total_seconds() / 3600, 2),
-        "baseline_id": state.get("BaselineId"),
-        "missing": state.get("MissingCount"),
-        "failed": state.get("FailedCount"),
-        "security_missing": state.get("SecurityNonCompliantCount"),
-        "pending_reboot": state.get("InstalledPendingRebootCount"),
+        "baseline_id": member(state, "BaselineId", str),
+        "missing": member(state, "MissingCount", int),
+        "failed": member(state, "FailedCount", int),
+        "security_missing": member(state, "SecurityNonCompliantCount", int),
+        "pending_reboot": member(state, "InstalledPendingRebootCount", int),
     }
-
-
-def _time(text: str | None) -> datetime | None:
-    if not text:
-        return None
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _prerequisites(

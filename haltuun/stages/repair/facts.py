@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from haltuun.model import Facts, Frozen, Unknown
+from haltuun.stages.pages import unreadable
 
 _NOT_ASKED = Unknown(unknown="NOT_ASKED: not asked yet")
 
@@ -229,6 +230,13 @@ class NodeRow(Frozen):
         return self.source_type not in ("", BY_ACTIVATION)
 
 
+def told(node: NodeRow | None) -> NodeRow | Unknown | None:
+    """A node of which nobody knows whether it is Online is not to be taken for one that is not."""
+    if node is None or (node.node_id and node.ping_status):
+        return node
+    return unreadable("InstanceId" if not node.node_id else "PingStatus")
+
+
 class Cleared(Frozen):
     """A hybrid registration that Haltuun took off `hosts`, and its managed node as it is now."""
 
@@ -253,7 +261,7 @@ class RepairAccount(Frozen):
         rows = self.nodes.get(region, Unknown(unknown=f"NOT_ASKED: nodes of {region}"))
         if isinstance(rows, Unknown):
             return rows
-        return self._by_id.get((region, node_id))
+        return told(self._by_id.get((region, node_id)))
 
     @cached_property
     def _by_id(self) -> dict[tuple[str, str], NodeRow]:

@@ -6,12 +6,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.pages import member, moment, text, unreadable
 from haltuun.stages.repair.agentlog import FILE, deaths
 from haltuun.stages.repair.diagnose import diagnose
 from haltuun.stages.repair.facts import (
@@ -28,6 +29,7 @@ from haltuun.stages.repair.facts import (
     RootCredentials,
     Unfinished,
     Vault,
+    told,
 )
 from haltuun.stages.repair.leftovers import ENDPOINT_SECTIONS
 from haltuun.stages.repair.state import identity_of, is_connected
@@ -49,21 +51,21 @@ def parse_account(view: View, raw: Json) -> RepairAccount:
             nodes[region] = rows
         else:
             asked = _by_activation(raw["activations"].get(region))
-            nodes[region] = tuple(parse_node(region, row, asked) for row in rows)
+            nodes[region] = _nodes(region, rows, asked)
     cleared = tuple(
         Cleared(
             node_id=row["node_id"],
             region=row["region"],
             hosts=tuple(row["hosts"]),
             cleared_at=row["at"],
-            node=parse_node(row["region"], row["node"]) if isinstance(row["node"], dict) else row["node"],
+            node=_one_node(row["region"], row["node"]),
         )
         for row in raw["cleared"]
     )
     return RepairAccount(nodes=nodes, package_problems=raw["package_problems"], cleared=cleared)
 
 
-_Activations = Mapping[str, Activation] | Unknown
+_Activations = Mapping[str, Activation | Unknown] | Unknown
 
 
 def _by_activation(rows: Json | Unknown | None) -> _Activations:
@@ -71,44 +73,71 @@ def _by_activation(rows: Json | Unknown | None) -> _Activations:
         return _NO_ACTIVATIONS
     if isinstance(rows, Unknown):
         return rows
-    return {row["ActivationId"]: parse_activation(row) for row in rows}
+    found = {text(row, "ActivationId"): parse_activation(row) for row in rows}
+    # Of one without its id nobody knows whose it is, so none can be said to exist no more.
+    return unreadable("ActivationId") if "" in found else found
 
 
-def parse_activation(row: Mapping[str, Any]) -> Activation:
+def parse_activation(row: Mapping[str, Any]) -> Activation | Unknown:
+    """Unknown where it cannot be read whether it goes on registering machines."""
+    numbers = [member(row, name, int) for name in ("RegistrationsCount", "RegistrationLimit")]
+    expired = member(row, "Expired", bool)
+    for value in (*numbers, expired):
+        if isinstance(value, Unknown):
+            return value
+    count, limit = (number if isinstance(number, int) else 0 for number in numbers)
+    tags = member(row, "Tags", list)
     return Activation(
-        activation_id=row["ActivationId"],
-        description=row.get("Description") or "",
-        default_name=row.get("DefaultInstanceName") or "",
-        iam_role=row.get("IamRole") or "",
-        count=row.get("RegistrationsCount") or 0,
-        limit=row.get("RegistrationLimit") or 0,
-        expires_at=_utc(row.get("ExpirationDate")),
-        expired=bool(row.get("Expired")),
-        tags=tuple(f"{tag['Key']}={tag['Value']}" for tag in row.get("Tags") or ()),
+        activation_id=text(row, "ActivationId"),
+        description=text(row, "Description"),
+        default_name=text(row, "DefaultInstanceName"),
+        iam_role=text(row, "IamRole"),
+        count=count,
+        limit=limit,
+        expires_at=_time(row, "ExpirationDate"),
+        expired=expired is True,
+        tags=tuple(f"{text(tag, 'Key')}={text(tag, 'Value')}" for tag in tags)
+        if isinstance(tags, list)
+        else (),
     )
 
 
-def parse_node(region: str, row: Mapping[str, Any], activations: _Activations = _NO_ACTIVATIONS) -> NodeRow:
-    activation_id = row.get("ActivationId") or ""
+def _nodes(region: str, rows: Json, activations: _Activations) -> tuple[NodeRow, ...] | Unknown:
+    """One without its id could be any host's, so then nobody knows which have none."""
+    found = tuple(parse_node(region, row, activations) for row in rows)
+    return found if all(node.node_id for node in found) else unreadable("InstanceId")
+
+
+def parse_node(region: str, row: Json, activations: _Activations = _NO_ACTIVATIONS) -> NodeRow:
+    """What cannot be read is empty."""
+    activation_id = text(row, "ActivationId")
     return NodeRow(
-        node_id=row["InstanceId"],
+        node_id=text(row, "InstanceId"),
         region=region,
-        ping_status=row.get("PingStatus", ""),
-        ip_address=row.get("IPAddress", ""),
-        computer_name=row.get("ComputerName", ""),
-        agent_version=row.get("AgentVersion", ""),
-        last_ping_at=_utc(row.get("LastPingDateTime")),
+        ping_status=text(row, "PingStatus"),
+        ip_address=text(row, "IPAddress"),
+        computer_name=text(row, "ComputerName"),
+        agent_version=text(row, "AgentVersion"),
+        last_ping_at=_time(row, "LastPingDateTime"),
         activation_id=activation_id,
         activation=activations if isinstance(activations, Unknown) else activations.get(activation_id),
-        registered_at=_utc(row.get("RegistrationDate")),
-        iam_role=row.get("IamRole") or "",
-        source_type=row.get("SourceType") or "",
+        registered_at=_time(row, "RegistrationDate"),
+        iam_role=text(row, "IamRole"),
+        source_type=text(row, "SourceType"),
     )
 
 
-def _utc(value: Any) -> datetime | None:
-    """botocore gives the machine's own time zone."""
-    return value.astimezone(UTC) if isinstance(value, datetime) else None
+def _one_node(
+    region: str, row: Json | Unknown | None, activations: _Activations = _NO_ACTIVATIONS
+) -> NodeRow | Unknown | None:
+    if row is None or isinstance(row, Unknown):
+        return row
+    return told(parse_node(region, row, activations))
+
+
+def _time(row: Json, name: str) -> datetime | None:
+    at = moment(row, name)
+    return at if isinstance(at, datetime) else None
 
 
 def parse_agent(output: str) -> Agent:
@@ -374,10 +403,10 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> R
     "vault_activations": rows, "own_node": row} or Unknown."""
     account = view.account_facts[StageName.repair]
     assert isinstance(account, RepairAccount)
-    seen = _node_columns(account.node(host.region, host.instance_id))
+    seen = node_columns(account.node(host.region, host.instance_id))
     own = None if isinstance(host_raw, Unknown) else host_raw["own_node"]
     if own is not None:  # looked at after the list
-        seen = _node_columns(own if isinstance(own, Unknown) else parse_node(host.region, own))
+        seen = node_columns(_one_node(host.region, own))
     agent = _agent_or_unknown(host_raw)
     if isinstance(agent, Unknown):
         return RepairFacts(observed_at=view.now, **seen, **without_host(agent, seen), agent=agent)
@@ -398,19 +427,11 @@ def _agent_or_unknown(host_raw: Json | Unknown) -> Agent | Unknown:
         return Unknown(unknown=f"PROBE_UNREADABLE: the probe's output cannot be read ({error}).")
 
 
-def _node_columns(node: NodeRow | Unknown | None) -> dict[str, Any]:
-    if isinstance(node, Unknown):
-        return {
-            "ssm_status": node,
-            "ssm_last_ping_at": node,
-            "online_as": node,
-            "online_as_self": node,
-        }
-    return node_columns(node)
-
-
-def node_columns(node: NodeRow | None) -> dict[str, Any]:
+def node_columns(node: NodeRow | Unknown | None) -> dict[str, Any]:
     """The columns that Systems Manager alone decides, of the host's own node (None: it has none)."""
+    node = node if isinstance(node, Unknown) else told(node)
+    if isinstance(node, Unknown):
+        return dict.fromkeys(("ssm_status", "ssm_last_ping_at", "online_as", "online_as_self"), node)
     online = node is not None and node.ping_status == "Online"
     return {
         "ssm_status": "never" if node is None else node.ping_status,
@@ -440,9 +461,7 @@ def vault_node(
         return None
     if vault.region in account.nodes:
         return account.node(vault.region, vault.instance_id)
-    if asked is None or isinstance(asked, Unknown):
-        return asked
-    return parse_node(vault.region, asked, _by_activation(activations))
+    return _one_node(vault.region, asked, _by_activation(activations))
 
 
 def host_columns(

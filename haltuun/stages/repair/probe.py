@@ -94,7 +94,7 @@ def _listed_node(run: Run, nodes: Mapping[str, Json | Unknown], row: Mapping[str
         return get_node(run, row["region"], row["node_id"])
     if isinstance(listed, Unknown):
         return listed
-    return next((node for node in listed if node["InstanceId"] == row["node_id"]), None)
+    return next((node for node in listed if node.get("InstanceId") == row["node_id"]), None)
 
 
 def get_nodes(run: Run, region: str) -> list[Json] | Unknown:
@@ -165,7 +165,7 @@ def own_node(run: Run, host: Host, view: View, agent: Agent) -> Json | Unknown |
         return None
 
     def done(row: Json | Unknown | None) -> bool:
-        return isinstance(row, Unknown) or (row is not None and row["PingStatus"] == "Online")
+        return isinstance(row, Unknown) or (row is not None and row.get("PingStatus") == "Online")
 
     return poll(lambda: get_node(run, host.region, host.instance_id), done, left_s)
 

@@ -1,0 +1,45 @@
+"""Members of AWS's answers, taken only as what they are: what is of another kind is unknown, and no fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from haltuun.model import Json, Unknown
+
+T = TypeVar("T")
+
+
+def member(row: Json, name: str, kind: type[T]) -> T | Unknown | None:
+    """None where the row has none of that name."""
+    value = row.get(name) if isinstance(row, Mapping) else row
+    if value is None and isinstance(row, Mapping):
+        return None
+    if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+        return value
+    return unreadable(name)
+
+
+def text(row: Json, name: str) -> str:
+    """For what is only told: "" where it cannot be read."""
+    value = member(row, name, str)
+    return value if isinstance(value, str) else ""
+
+
+def moment(row: Json, name: str) -> datetime | Unknown | None:
+    """A time, or one as ISO 8601 text; in UTC, as botocore gives the machine's own time zone."""
+    value = row.get(name) if isinstance(row, Mapping) else row
+    if isinstance(row, Mapping) and (value is None or value == ""):
+        return None
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(time, datetime):
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # no time, or one beyond the calendar
+        pass
+    return unreadable(name)
+
+
+def unreadable(name: str) -> Unknown:
+    return Unknown(unknown=f"UNREADABLE: AWS gave no {name} that could be read")
