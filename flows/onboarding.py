@@ -47,14 +47,16 @@ def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[A
         finish(begun)
     results = [future.result() for future in begun]
     waits = [{"account": a, "outcome": "NotBegun", "error": why} for a, why in left.items() if why]
-    publish_onboarding([*results, *waits])
+    told = [*results, *waits]
+    if told:
+        publish_onboarding(told)
     failed = [result["account"] for result in results if result["outcome"] == "Failed"]
     if failed:
-        return Failed(message=f"Not begun: {', '.join(failed)}; see their runs.", data=[*results, *waits])
+        return Failed(message=f"Not begun: {', '.join(failed)}; see their runs.", data=told)
     more = (
         f" Waits for a person: {', '.join(one['account'] for one in waits)}; see the table." if waits else ""
     )
-    return Completed(message=f"{len(results)} account(s) begun.{more}", data=[*results, *waits])
+    return Completed(message=f"{len(results)} account(s) begun.{more}", data=told)
 
 
 @task(task_run_name="begin {account}", persist_result=False, cache_policy=NO_CACHE)

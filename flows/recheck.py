@@ -71,7 +71,8 @@ def _recheck(
     for one in left:
         get_run_logger().warning("%s: %s %s: %s %s", one.host, one.stage, one.reason, one.why, one.remedy)
     rest = _dates({host: one for host, one in mine.items() if host not in come})
-    publish_recheck(account.label, come, rest, left)
+    if present:
+        publish_recheck(account.label, come, rest, left)
     told = {"next": rest, "left": [one.model_dump(mode="json") for one in left]}
     if not come:
         return [{"account": account.label, "outcome": "NotDue", "hosts": [], **told}]
