@@ -269,14 +269,22 @@ do_install() {
 # The format that was noted; an earlier Haltuun noted none.
 installed_format() {
     read -r _ PACKAGE_FORMAT <"$INSTALLED"
-    [ -z "$PACKAGE_FORMAT" ] || return 0
+    [ -n "$PACKAGE_FORMAT" ] || some_package
+}
+
+# Whoever laid it.
+some_package() {
     for PACKAGE_FORMAT in deb rpm snap; do
         if is_unpacked; then return 0; fi
     done
+    return 1
 }
 
 do_remove() {
-    [ -e "$INSTALLED" ] || finish stale 33 "Haltuun did not install the agent here"
+    if [ ! -e "$INSTALLED" ]; then
+        if some_package; then finish stale 33 "Haltuun did not install the agent here"; fi
+        finish 'done' 0 # by one who was killed before he could say so
+    fi
     installed_format
     name_of "$PACKAGE_FORMAT"
     await_lock

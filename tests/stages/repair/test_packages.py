@@ -62,9 +62,23 @@ def test_installed_proven_and_removed_again(moved: Moved, tmp_path: Path, shell:
     asked = [call.split()[1] for call in moved.calls(kind)]
     expected = {"rpm": ["-U", "-U", "-V", "-e"], "snap": ["info", "install", "install"]}[kind]
     assert asked[: len(expected)] == expected, "a lock is waited for"
+    STAGE.kinds["agent.remove"].apply(moved.run([pin], tmp_path), install)  # one that was killed at its end
+    assert moved.look(run).package == "none"
+
+
+@pytest.mark.parametrize("kind", ["rpm", "snap"])
+def test_what_haltuun_did_not_install_is_not_removed(moved: Moved, tmp_path: Path, kind: str) -> None:
+    moved.stand_in(kind)
+    pin = moved.package(kind, NEW)
+    run = moved.run([pin], tmp_path)
+    (install,) = planned(moved, [pin], tmp_path)
+    perform(run, install)
+    (note,) = moved.root.rglob("installed/amazon-ssm-agent")
+    note.unlink()
     with pytest.raises(HaltuunError) as caught:
         STAGE.kinds["agent.remove"].apply(run, install)
-    assert caught.value.code == "PLAN_STALE", "what Haltuun did not install is not removed"
+    assert caught.value.code == "PLAN_STALE"
+    assert moved.look(run).package == kind
 
 
 def no_rpm(moved: Moved, tmp_path: Path) -> tuple[Run, Change]:
