@@ -314,7 +314,7 @@ class Undoing:
         if kept is not None:
             return kept
         kind = self.performer.kind_of(inverse)
-        outcome = self.performer.perform(inverse, lambda: self._unprove(step.change, inverse.concerns))
+        outcome = self.performer.perform(inverse, lambda: self._unprove(step.change, inverse.concerned))
         # What was refused before anything was changed says nothing of the next host.
         unchanged = outcome.error is not None and outcome.error.unchanged
         if outcome.status == "failed" and kind.on_host and not unchanged:

@@ -46,6 +46,7 @@ class World:
         self.switch: dict[str, Any] = {host: "off" for host in hosts}
         self.shared = "off"
         self.sharing: tuple[str, ...] = ()  # the hosts that the account's switch concerns
+        self.beside: tuple[str, ...] = ()  # who else it concerns, as told
         self.goal = "on"  # what the account is to be switched to
         self.in_part = ""  # what of a host's switch an undo leaves
         self.keeps: str | Unknown = ""  # why the account's switch must stay on
@@ -75,6 +76,7 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
             region="r",
             target="account",
             hosts=world.sharing,
+            concerns=world.beside,
             before=world.shared,
             after=world.goal,
             reach=Reach.shared,

@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 import sqlalchemy as sa
@@ -130,15 +130,30 @@ def test_several_that_open_a_new_one_at_once_open_the_same(url):
         assert len(set(pool.map(opened, range(6)))) == 1
 
 
+class Refused(sqlite3.Cursor):
+    """Tells when it was refused once."""
+
+    once = Event()
+
+    def execute(self, *given):
+        try:
+            return super().execute(*given)
+        except sqlite3.OperationalError:
+            self.once.set()
+            raise
+
+
 def test_a_new_one_is_waited_for_while_another_one_makes_it(tmp_path):
     path = tmp_path / "ledger.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as maker, ThreadPoolExecutor(1) as pool:
+    opened = sqlite3.connect(path, check_same_thread=False)
+    with closing(sqlite3.connect(path, isolation_level=None)) as maker, closing(opened):
         maker.execute("BEGIN IMMEDIATE")  # before the file keeps a journal that lets others in
-        opening = pool.submit(Ledger, f"sqlite:///{path}")
-        with pytest.raises(TimeoutError):
-            opening.result(timeout=0.3)
-        maker.execute("COMMIT")
-        opening.result().close()
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(database._use_wal, opened.cursor(Refused))
+            assert Refused.once.wait(30)
+            maker.execute("COMMIT")
+            opening.result()
+        assert opened.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_another_versions_ledger_is_refused_and_left_as_it_is(url, monkeypatch):

@@ -444,6 +444,18 @@ def test_whom_an_undo_concerns_beside_its_run_is_not_passed_any_more(ledger: Led
     assert repairs(ledger) == {**dict.fromkeys(NAMES[:3], "UNDONE"), NAMES[3]: "OFF"}
 
 
+def test_whom_a_change_named_as_concerned_is_not_passed_when_it_goes(ledger: Ledger) -> None:
+    """As it was named: by its id and more. It was in no state to be taken over when the change was made."""
+    world = World(NAMES[:2])
+    world.sharing, world.beside = NAMES[:1], (f"{NAMES[1]} web-02 (SUSPECT)",)
+    of = taken_over(world, ledger)
+    going = undoing(world, ledger, of)
+    going.act_on_host(NAMES[0])
+    assert repairs(ledger)[NAMES[1]] == "passed"
+    going.act_on_account()
+    assert world.shared == "off" and repairs(ledger)[NAMES[1]] == "UNDONE"
+
+
 def test_what_was_not_begun_to_be_taken_back_stays_passed(ledger: Ledger) -> None:
     world = World(NAMES[:2])
     of = taken_over(world, ledger)

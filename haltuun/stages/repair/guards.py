@@ -429,15 +429,29 @@ def sends_no_token(case: Case) -> bool:
     return refused if isinstance(older, Unknown) else older and (refused or wanted == "required")
 
 
+def wants_tokens(case: Case) -> Barred:
+    """Of an agent that sends none: what its log shows, else what EC2 and its version do."""
+    if case.has("IMDS_TOKENS_REQUIRED"):
+        return case.barred_by("IMDS_TOKENS_REQUIRED")
+    wording = WORDING["IMDS_TOKENS_REQUIRED"]
+    return case.barred("IMDS_TOKENS_REQUIRED", f"{_wants_tokens(case)}.", wording.remedy)
+
+
+def _wants_tokens(case: Case) -> str:
+    return (
+        f"The instance metadata want session tokens (IMDSv2), and the agent ({case.agent.version}) sends none"
+    )
+
+
 def _without_tokens(case: Case) -> Barred | None:
     """Without its registration such an agent would have no identity at all."""
     if case.has("AGENT_MISSING") or not sends_no_token(case):
         return None
     return case.barred(
         "IMDS_TOKENS_REQUIRED",
-        f"The instance metadata want session tokens (IMDSv2), and the agent ({case.agent.version}) sends"
-        " none: without its registration it would have no identity.",
-        WORDING["IMDS_TOKENS_REQUIRED"].remedy,
+        f"{_wants_tokens(case)}: without its registration it would have no identity.",
+        "Install a newer agent by hand, or let calls without a token through (HttpTokens=optional), then"
+        " retry: the registration is cleared then. Haltuun replaces no agent under a stale registration.",
     )
 
 

@@ -134,7 +134,7 @@ def _agent_now(run: Run, change: Change) -> Agent:
     except Unreachable as error:
         error.unchanged = True
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise HaltuunError(
             f"not begun: what the host said of its agent could not be read ({error}).",
             subject=change.target,
@@ -171,14 +171,19 @@ def _job(
     transport = _reach(run, _host(run, change))
     try:
         for attempt in range(1, ATTEMPTS + 1):
-            result = transport.run_job(
-                f"{change.id}-{run.id}-{attempt}",
-                text,
-                timeout_s=timeout_s,
-                env={**_env(run, change, action), "WAY": transport.way, **(env or {})},
-                files=files,
-                before_start=run.aws.before_mutation,
-            )
+            try:
+                result = transport.run_job(
+                    f"{change.id}-{run.id}-{attempt}",
+                    text,
+                    timeout_s=timeout_s,
+                    env={**_env(run, change, action), "WAY": transport.way, **(env or {})},
+                    files=files,
+                    before_start=run.aws.before_mutation,
+                )
+            except HaltuunError as error:
+                # Whatever became of this attempt: the one before was cut off in the middle.
+                error.unchanged = error.unchanged and attempt == 1
+                raise
             if _has_ended(result):
                 break
         return result

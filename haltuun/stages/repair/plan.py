@@ -35,6 +35,7 @@ from haltuun.stages.repair.guards import (
     own_identities,
     sends_no_token,
     waiting,
+    wants_tokens,
 )
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE, TOKEN_KEYS, digest_of
 from haltuun.stages.repair.orphans import plan_orphans
@@ -147,7 +148,7 @@ def _wake(case: Case) -> tuple[Change, ...] | Barred:
         return (_restart(case), *_credentials(case))
     if sends_no_token(case):
         newer = _renew(case, TOKENS_FIRST_SINCE, "sends no session token, and the instance metadata want one")
-        return (*newer, *_credentials(case)) if newer else case.barred_by("IMDS_TOKENS_REQUIRED")
+        return (*newer, *_credentials(case)) if newer else wants_tokens(case)
     # An old agent that runs and of which nothing tells why it does not connect was started before, too.
     newer = () if case.has(*_REASONS) else _renew(case, OLDEST_VERSION, _TOO_OLD)
     return (*(newer or (_restart(case),)), *_credentials(case))

@@ -329,6 +329,7 @@ def test_an_agent_too_old_for_tokens_is_not_restarted_for_ever(seen: f.Agent, to
             (barred,) = planned.barred
             assert (planned.changes, barred.code) == ((), "IMDS_TOKENS_REQUIRED")
             assert "HttpTokens=optional" in barred.remedy and "newer" in barred.remedy
+            assert ("401" in barred.message) == (seen.log != ()), "only what its log says is said of it"
 
 
 def test_of_an_agent_whose_version_nobody_knows_nothing_is_replaced() -> None:
@@ -340,6 +341,7 @@ def test_no_registration_is_cleared_of_an_agent_that_would_have_no_identity() ->
     old = stale(packages={"deb": "2.3.50.0-1"})
     planned = plan(old, imds_tokens="required")
     assert (planned.changes, planned.barred[0].code) == ((), "IMDS_TOKENS_REQUIRED")
+    assert "by hand" in planned.barred[0].remedy and "pin" not in planned.barred[0].remedy
     assert plan(old, imds_tokens="optional").barred == () == plan(old).barred
 
 
