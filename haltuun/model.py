@@ -197,6 +197,10 @@ class Undo(Frozen):
 
 # A host or an interface, however it is called beside its id: `i-0abc… web-01 (SUSPECT)`.
 _WHO = re.compile(r"(?:i|mi|eni)-[0-9a-f]+\b")
+# Interfaces that AWS makes anew as it likes, by the words that name their user: a load balancer, a function.
+# Others' words do not tell one user from the next ("RDSNetworkInterface").
+_USER = re.compile(r"eni-[0-9a-f]+ \(((?:ELB |AWS Lambda VPC ENI-).+)\)")
+_OF_ONE_INTERFACE = re.compile(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Change(Frozen):
@@ -235,9 +239,12 @@ class Change(Frozen):
 
     @property
     def concerned(self) -> frozenset[str]:
-        """Whom it concerns, those that need it and all others: ids where there are some, else as told."""
-        others = (match.group() if (match := _WHO.match(who)) else who for who in self.concerns)
-        return frozenset((*self.hosts, *others))
+        """Whom it concerns so that an approval depends on it: ids where there are some, else as told.
+
+        Those that need it, too, but not where it is the account's: it is the same thing for one more of them.
+        """
+        needing = () if self.reach is Reach.account else self.hosts
+        return frozenset((*needing, *map(_counted, self.concerns)))
 
     def public(self) -> dict[str, Json]:
         """The stable face of `plan --json`."""
@@ -262,6 +269,13 @@ class Change(Frozen):
             if self.monthly_cost is not None
             else None,
         }
+
+
+def _counted(who: str) -> str:
+    if user := _USER.fullmatch(who):
+        return _OF_ONE_INTERFACE.sub("", user[1])
+    match = _WHO.match(who)
+    return match.group() if match else who
 
 
 # What is the same in one kind of change on every host, or nearly.

@@ -47,7 +47,8 @@ class World:
         self.switch: dict[str, Any] = {host: "off" for host in hosts}
         self.shared = "off"
         self.sharing: tuple[str, ...] = ()  # the hosts that the account's switch concerns
-        self.beside: tuple[str, ...] = ()  # who else it concerns, as told
+        self.others: tuple[str, ...] = ()  # who else it concerns, as told
+        self.reach = Reach.shared  # of the account's switch
         self.goal = "on"  # what the account is to be switched to
         self.in_part = ""  # what of a host's switch an undo leaves
         self.keeps: str | Unknown = ""  # why the account's switch must stay on
@@ -77,11 +78,11 @@ def make_stages(world: World, barred: Mapping[str, Barred] | None = None) -> tup
             region="r",
             target="account",
             hosts=world.sharing,
-            concerns=world.beside,
             before=world.shared,
             after=world.goal,
-            reach=Reach.shared,
+            reach=world.reach,
             summary="switch the account on",
+            concerns=world.others,
             undo=Undo(kind="shared", after=world.shared),
         )
         changes = [] if world.shared == world.goal else [shared]
@@ -798,6 +799,36 @@ def test_an_approved_change_that_concerns_fewer_hosts_by_now_is_made(ledger):
     world.sharing = NAMES[5:]
     takeover = approved(world, ledger, shown.plan_hash)
     assert "shared" in world.calls and takeover.stale == {} and stale_of(ledger) == []
+
+
+def test_an_approved_change_of_the_account_that_one_more_host_needs_by_now_is_made(ledger):
+    world = World()
+    world.reach, world.sharing = Reach.account, NAMES[5:]
+    shown = plan_once(world, ledger)
+    world.sharing = NAMES[2:]
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert "shared" in world.calls and takeover.stale == {} and stale_of(ledger) == []
+
+
+def test_an_approved_change_whose_users_have_new_interfaces_is_made(ledger):
+    world = World()
+    world.others = ("eni-0a (ELB app/web/50dc6c495c0c9188, of amazon-elb)",)
+    shown = plan_once(world, ledger)
+    world.others = ("eni-0b (ELB app/web/50dc6c495c0c9188, of amazon-elb)",)
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert "shared" in world.calls and takeover.stale == {} and stale_of(ledger) == []
+
+
+@pytest.mark.parametrize("reach", [Reach.account, Reach.shared])
+def test_an_approved_change_that_others_are_concerned_by_by_now_is_stale_and_names_them(ledger, reach):
+    world = World()
+    world.reach = reach
+    shown = plan_once(world, ledger)
+    world.others = ("eni-0b (ELB app/web/50dc6c495c0c9188, of amazon-elb)",)
+    takeover = approved(world, ledger, shown.plan_hash)
+    assert "shared" not in world.calls and stale_of(ledger) == ["account"]
+    (why,) = takeover.stale.values()
+    assert why == "it concerns now also ELB app/web/50dc6c495c0c9188, of amazon-elb"
 
 
 def test_an_approved_change_of_a_host_whose_ground_has_moved_is_stale_alone(ledger):

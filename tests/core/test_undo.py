@@ -447,7 +447,7 @@ def test_whom_an_undo_concerns_beside_its_run_is_not_passed_any_more(ledger: Led
 def test_whom_a_change_named_as_concerned_is_not_passed_when_it_goes(ledger: Ledger) -> None:
     """As it was named: by its id and more. It was in no state to be taken over when the change was made."""
     world = World(NAMES[:2])
-    world.sharing, world.beside = NAMES[:1], (f"{NAMES[1]} web-02 (SUSPECT)",)
+    world.sharing, world.others = NAMES[:1], (f"{NAMES[1]} web-02 (SUSPECT)",)
     of = taken_over(world, ledger)
     going = undoing(world, ledger, of)
     going.act_on_host(NAMES[0])
