@@ -13,8 +13,10 @@ T = TypeVar("T")
 
 def member(row: Json, name: str, kind: type[T]) -> T | Unknown | None:
     """None where the row has none of that name."""
-    value = row.get(name) if isinstance(row, Mapping) else row
-    if value is None and isinstance(row, Mapping):
+    if not isinstance(row, Mapping):
+        return unreadable(name)
+    value = row.get(name)
+    if value is None:
         return None
     if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
@@ -29,8 +31,10 @@ def text(row: Json, name: str) -> str:
 
 def moment(row: Json, name: str) -> datetime | Unknown | None:
     """A time, or one as ISO 8601 text; in UTC, as botocore gives the machine's own time zone."""
-    value = row.get(name) if isinstance(row, Mapping) else row
-    if isinstance(row, Mapping) and (value is None or value == ""):
+    if not isinstance(row, Mapping):
+        return unreadable(name)
+    value = row.get(name)
+    if value is None or value == "":
         return None
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) else value

@@ -27,8 +27,11 @@ from haltuun.stages.discover.parse_account import parse_account
 from haltuun.stages.discover.parse_host import parse_host
 from haltuun.stages.logs import STAGE as LOGS
 from haltuun.stages.logs.agent_config import wanted_config
+from haltuun.stages.pages import member, moment, text
 from haltuun.stages.patch import STAGE as PATCH
 from haltuun.stages.repair import STAGE as REPAIR
+from haltuun.stages.repair.facts import Activation
+from haltuun.stages.repair.parse import parse_activation
 from haltuun.stages.tags import ARMED, SCAN
 from haltuun.stages.tags import BACKUP as BACKUP_TAG
 from haltuun.stages.tags import LOGS as LOGS_TAG
@@ -327,14 +330,22 @@ MISSING = object()
 
 
 def _members(value: Any, names: Sequence[str], within: bool = False) -> Iterator[tuple[Any, Any]]:
-    """Each (container, key) of a single value in what AWS gave."""
+    """Each (container, key) of a single value, and of a whole row, in what AWS gave."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in list(pairs):
         inside = within or key in names
         if isinstance(one, dict | list):
             yield from _members(one, names, inside)
-        if inside and (not isinstance(one, dict | list) or key == "Tags"):
+        if inside and (not isinstance(one, dict | list) or key == "Tags" or _is_row(key, one)):
             yield value, key
+
+
+def _is_row(key: Any, one: Any) -> bool:
+    """By region or by name a probe of ours has put them together."""
+    of_probe = key in (HOST.region, "groups")
+    return (
+        isinstance(one, dict) and not of_probe and any(not isinstance(v, dict | list) for v in one.values())
+    )
 
 
 def _facts(stage: Any, answers: tuple[Any, Any]) -> Facts:
@@ -375,11 +386,27 @@ def put_in_place(name: StageName, others: Callable[[int], Sequence[Any]]) -> Non
         for other in (*others(number), MISSING):
             mutated = list(deepcopy(sound))
             container, key = list(_members(mutated, names))[number]
+            whole = _is_row(key, container[key])
             if other is not MISSING:
                 container[key] = other
-            elif isinstance(container, dict):
+            elif isinstance(container, dict) and not (whole and key in names):  # which a probe always gives
                 del container[key]
             facts = _facts(stage, (mutated[0], mutated[1]))
-            # A text may say something else, and a tag that is not there is none.
-            if not isinstance(other, str) and not (key == LOGS_TAG and other in (None, MISSING)):
+            # A text may say something else, and a tag or a row that is not there is none.
+            none = other in (None, MISSING) or isinstance(other, dict)
+            says_it = none if whole else isinstance(other, str)
+            if not says_it and not (key == LOGS_TAG and other in (None, MISSING)):
                 assert False not in [getattr(facts, column) for column in shown], (key, other)
+
+
+@pytest.mark.parametrize("row", ["abc", 7, True, None, NOW, "2026-01-01", ["InstanceId"]])
+def test_a_row_that_is_none_has_no_members(row: Any) -> None:
+    for kind in (str, int, bool, list):
+        assert isinstance(member(row, "InstanceId", kind), Unknown)
+    assert isinstance(moment(row, "LastPingDateTime"), Unknown)
+    assert text(row, "Key") == ""
+
+
+def test_tags_that_are_none_are_not_told() -> None:
+    found = parse_activation({**ACTIVATION, "Tags": ["team", *ACTIVATION["Tags"], None]})  # type: ignore[misc]
+    assert isinstance(found, Activation) and found.tags == ("team=web",)

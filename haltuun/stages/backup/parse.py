@@ -49,7 +49,7 @@ def point_columns(point: Json | Unknown, now: datetime) -> dict[str, Any]:
     names = ("recovery_point_arn", "recovery_point_at", "recovery_point_age_h")
     if isinstance(point, Unknown):
         return {"recovery_point": point, **dict.fromkeys(names, point)}
-    if not point:
+    if isinstance(point, Mapping) and not point:
         return {"recovery_point": False, **dict.fromkeys(names)}
     at = moment(point, "at")
     if not isinstance(at, datetime):

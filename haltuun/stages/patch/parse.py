@@ -53,6 +53,8 @@ def _family_columns(family: Family | Unknown | None) -> dict[str, Any]:
 def _group_columns(
     discover: DiscoverFacts | None, family: Family | Unknown | None, tags: Json | Unknown
 ) -> dict[str, Any]:
+    if not isinstance(tags, Mapping | Unknown):
+        tags = unreadable("Tags")
     if isinstance(tags, Unknown):
         return {"group": tags, "group_foreign": tags, "scan_tag": tags, "group_key": tags}
     key = next((key for key in GROUP_KEYS if key in tags), None)

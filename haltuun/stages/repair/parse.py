@@ -96,7 +96,7 @@ def parse_activation(row: Mapping[str, Any]) -> Activation | Unknown:
         limit=limit,
         expires_at=_time(row, "ExpirationDate"),
         expired=expired is True,
-        tags=tuple(f"{text(tag, 'Key')}={text(tag, 'Value')}" for tag in tags)
+        tags=tuple(f"{key}={text(tag, 'Value')}" for tag in tags if (key := text(tag, "Key")))
         if isinstance(tags, list)
         else (),
     )
