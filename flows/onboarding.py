@@ -37,7 +37,10 @@ def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[A
     take_up(SEVERAL)
     ledger = Ledger(config.ledger_url)
     unbegun = [a for a in config.accounts if not ledger.was_begun(a.id)]
-    left = {a.label: given_up(a.label, ledger.runs(a.id), config.policy.max_tries) for a in unbegun}
+    left = {
+        a.label: given_up(a.label, ledger.runs(a.id), config.policy.max_tries, ledger.at_work(a.id))
+        for a in unbegun
+    }
     new = [a for a in unbegun if not left[a.label]]
     for label, why in left.items():
         if why:

@@ -54,19 +54,25 @@ def by_stages(chosen: Standing, status: Status) -> dict[tuple[StageName, ...], l
     return dict(groups)
 
 
-def given_up(account: str, runs: Sequence[RunRow], max_tries: int) -> str:
+def given_up(account: str, runs: Sequence[RunRow], max_tries: int, at_work: str = "") -> str:
     """Of an account that is not begun: why it is not begun again unasked; "" where it is.
 
-    `runs` are all of the account, oldest first. A takeover that ended before anything was in the ledger has
-    changed nothing, and does not count.
+    `runs` are all of the account, oldest first; `at_work` is the one that holds its lease, of which nobody
+    knows yet whether it is in vain. A takeover that ended before anything was in the ledger has changed
+    nothing, and does not count.
     """
-    begun = [run for run in runs if run.mode == "apply"]
+    begun = [run for run in runs if run.mode == "apply" and run.run != at_work]
     if len(begun) < max_tries:
         return ""
     last = begun[-1]
     how = "failed" if last.outcome == "Failed" else "came to no end"
+    goes_on = (
+        f"It waits for a person: see haltuun status {account}, mend what stopped it, then begin it by hand:"
+        f" {command('takeover', account, (), ())}"
+    )
+    if at_work:
+        goes_on = f"Run {at_work} is at work on it now."
     return (
         f"it was begun {len(begun)} times and never came through (policy.max_tries: {max_tries});"
-        f" run {last.run}, the last, {how}. It waits for a person: see haltuun status {account}, mend what"
-        f" stopped it, then begin it by hand: {command('takeover', account, (), ())}"
+        f" run {last.run}, the last, {how}. {goes_on}"
     )

@@ -212,7 +212,9 @@ def onboard_new(config_path: Path, as_json: bool) -> int:
         account.label
         for account in config.all_accounts()
         if not ledger.was_begun(account.id)
-        and not given_up(account.label, ledger.runs(account.id), config.policy.max_tries)
+        and not given_up(
+            account.label, ledger.runs(account.id), config.policy.max_tries, ledger.at_work(account.id)
+        )
     ]
     _connect(config, as_json)
     if new and not as_json:
@@ -235,7 +237,13 @@ def _many(
                 typer.echo(line)
         if not results:
             typer.echo(nothing)
+    return exit_of_many(results)
+
+
+def exit_of_many(results: Sequence[Mapping[str, Any]]) -> int:
+    """A fault before all else; a host that is left to a person counts as held, whatever became of others."""
     codes = [EXIT_OF.get(result["outcome"], EXIT_ERROR) for result in results]
+    codes += [EXIT_HELD for result in results if result.get("left")]
     return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
 
 

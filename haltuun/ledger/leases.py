@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -33,15 +34,8 @@ class Leases(Database):
         now = datetime.now(UTC)  # leases compare this database's clients, not the account
         with self._writing() as connection:
             _serialize(connection)
-            last = connection.execute(
-                sa.select(LEASES).where(LEASES.c.account == account).order_by(LEASES.c.fence.desc()).limit(1)
-            ).first()
-            if (
-                last
-                and last.released_at is None
-                and last.expires_at > now
-                and not is_gone(last.machine, last.process)
-            ):
+            last = connection.execute(_last(account)).first()
+            if last and _is_held(last, now):
                 raise LeaseHeld(
                     f"run {last.run} works on this account since {last.taken_at:%Y-%m-%d %H:%M} UTC"
                     f" (process {last.process.split()[0]} on {last.machine.split()[0]}).",
@@ -62,6 +56,11 @@ class Leases(Database):
             )
         return Lease(account=account, run=run, fence=fence)
 
+    def at_work(self, account: str) -> str:
+        """The run that holds the account's lease; "" where none does."""
+        held = [row.run for row in self._select(_last(account)) if _is_held(row, datetime.now(UTC))]
+        return held[0] if held else ""
+
     def renew_lease(self, lease: Lease) -> None:
         """Raises LeaseLost when a later run has taken the account."""
         self.check_lease(lease)
@@ -78,12 +77,7 @@ class Leases(Database):
         Raises:
             LeaseLost: a later run has the account, or this lease has run out unrenewed.
         """
-        rows = self._select(
-            sa.select(LEASES)
-            .where(LEASES.c.account == lease.account)
-            .order_by(LEASES.c.fence.desc())
-            .limit(1)
-        )
+        rows = self._select(_last(lease.account))
         last = rows[0] if rows else None
         if last is None or last.fence != lease.fence or last.released_at is not None:
             raise LeaseLost(
@@ -109,6 +103,14 @@ class Leases(Database):
                 )
                 .values(released_at=datetime.now(UTC))
             )
+
+
+def _last(account: str) -> sa.Select[Any]:
+    return sa.select(LEASES).where(LEASES.c.account == account).order_by(LEASES.c.fence.desc()).limit(1)
+
+
+def _is_held(last: sa.Row[Any], now: datetime) -> bool:
+    return last.released_at is None and last.expires_at > now and not is_gone(last.machine, last.process)
 
 
 def _serialize(connection: sa.Connection) -> None:

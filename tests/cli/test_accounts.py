@@ -74,7 +74,7 @@ def test_a_recheck_says_who_waits_for_a_person_and_the_next_dates_and_goes_by_th
     at = f"{waiting - timedelta(days=1):%Y-%m-%d %H:%M} UTC"
     done = running.call("recheck")
     assert (done.code, done.out.splitlines()) == (
-        errors.EXIT_OK,
+        errors.EXIT_HELD,
         [
             f"{ALIAS}: no host is due.",
             f"  leave  {worse}  repair WAITING_SERVICE",

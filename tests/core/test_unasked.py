@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from haltuun.attention import waiting_hosts
+from haltuun.cli.takeover import exit_of_many
+from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_ERROR, EXIT_HELD, EXIT_OK
 from haltuun.ledger import Ledger
 from haltuun.model import HostStatus, StageName, Verdict
 from haltuun.unasked import by_stages, given_up, left_alone
@@ -73,3 +76,42 @@ def test_an_account_that_was_begun_three_times_in_vain_waits_for_a_person(ledger
     ledger.start_run(account, "by hand", {"mode": "apply"}, NOW)
     ledger.end_run(account, "by hand", "PartiallyDone", {}, NOW)
     assert ledger.was_begun(account)  # and so nobody begins it again
+
+
+def test_a_first_takeover_that_is_still_at_work_is_not_in_vain(ledger: Ledger) -> None:
+    account = "210987654321"
+    lease = ledger.take_lease(account, "by hand")
+    ledger.start_run(account, "by hand", {"mode": "apply"}, NOW)
+    assert ledger.at_work(account) == "by hand" and ledger.at_work(ACCOUNT) == ""
+    assert given_up("acme", ledger.runs(account), 1, ledger.at_work(account)) == ""
+    ledger.release_lease(lease)  # and it did not say how it ended
+    assert ledger.at_work(account) == ""
+    assert "begun 1 times" in given_up("acme", ledger.runs(account), 1, ledger.at_work(account))
+
+    ledger.take_lease(account, "again")
+    ledger.start_run(account, "again", {"mode": "apply"}, NOW)
+    why = given_up("acme", ledger.runs(account), 1, ledger.at_work(account))
+    assert "begun 1 times" in why and "run by hand, the last" in why
+    assert why.endswith("Run again is at work on it now.")
+
+
+LEFT = [{"host": WORSE}]
+
+
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [
+        ([], EXIT_OK),
+        ([{"outcome": "NotDue", "left": []}], EXIT_OK),
+        ([{"outcome": "NotDue", "left": LEFT}], EXIT_HELD),
+        ([{"outcome": "NotDue", "left": LEFT}, {"outcome": "Done", "left": []}], EXIT_HELD),
+        ([{"outcome": "Done", "left": LEFT}], EXIT_HELD),
+        ([{"outcome": "NotDue", "left": LEFT}, {"outcome": "AwaitingApproval"}], EXIT_AWAITS_APPROVAL),
+        ([{"outcome": "Failed"}, {"outcome": "NotDue", "left": LEFT}], EXIT_ERROR),
+        ([{"outcome": "NotBegun"}], EXIT_HELD),
+    ],
+)
+def test_a_recheck_that_leaves_a_host_to_a_person_ends_as_one_that_holds_it(
+    results: list[dict[str, Any]], code: int
+) -> None:
+    assert exit_of_many(results) == code
