@@ -89,14 +89,10 @@ def test_fifty_hosts_more_cost_at_most_twelve_reads(runs: dict[int, Run]) -> Non
 
 def test_a_run_that_changes_them_all_is_as_whole(prefect_server: PrefectServer, tmp_path: Path) -> None:
     """Waves, changes, proofs and gates of each host: none is lost, and who is held is told as failed."""
-    few, many = (
-        take_over(prefect_server, tmp_path / str(hosts), hosts, "approve") for hosts in (FEW, CHANGED)
-    )
-    assert few.state == many.state == "PartiallyDone"
-    assert many.peak_mb < 1024
-    grown = many.reads - few.reads
-    assert grown.total() <= 12 * (CHANGED - FEW) / 50, grown
-    ledger = Ledger(f"sqlite:///{tmp_path}/{CHANGED}/state/ledger.db")
+    run = take_over(prefect_server, tmp_path / "changed", CHANGED, "approve")
+    assert run.state == "PartiallyDone"
+    assert run.peak_mb < 1024
+    ledger = Ledger(f"sqlite:///{tmp_path}/changed/state/ledger.db")
     try:
         assert open_changes(ledger.change_events(ACCOUNT)) == []
         statuses = ledger.status(ACCOUNT)
@@ -104,7 +100,12 @@ def test_a_run_that_changes_them_all_is_as_whole(prefect_server: PrefectServer, 
         ledger.close()
     assert len(statuses) == CHANGED
     verdicts = {host: {status.verdict for status in rows.values()} for host, rows in statuses.items()}
-    assert {row["state_type"] for row in many.task_runs} == {"COMPLETED", "FAILED"}
-    failed = [row["name"].split()[-1] for row in many.task_runs if row["state_type"] == "FAILED"]
-    assert sorted(failed) == sorted(host for host, seen in verdicts.items() if Verdict.held in seen)
     assert sum(seen == {Verdict.passed} for seen in verdicts.values()) > 0.8 * CHANGED
+    held = {host for host, seen in verdicts.items() if Verdict.held in seen}
+    assert {row["state_type"] for row in run.task_runs} == {"COMPLETED", "FAILED"}
+    failed = [_hosts(row) for row in run.task_runs if row["state_type"] == "FAILED"]
+    assert held <= set().union(*failed) and all(hosts & held for hosts in failed)
+
+
+def _hosts(row: dict[str, Any]) -> set[str]:
+    return {tag.removeprefix("host:") for tag in row["tags"] if tag.startswith("host:")}
