@@ -40,7 +40,7 @@ from haltuun.model import (
     held_back,
     share_parts,
 )
-from haltuun.perform import Outcome, Performer, thing
+from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
 from haltuun.stages.base import Stage, View
 from haltuun.verdicts import (
@@ -368,9 +368,9 @@ class Takeover:
         assert self.plan is not None
         was_shown = {change.id: change for change in shown.changes}
         planned = {change.id for change in self.plan.changes}
-        moved = {thing(change): change for change in shown.changes if change.id not in planned}
+        moved = {_thing(change): change for change in shown.changes if change.id not in planned}
         for fresh in self.plan.changes:
-            old = moved.get(thing(fresh))
+            old = moved.get(_thing(fresh))
             why = ""
             if not self.needs_approval(fresh):
                 continue
@@ -731,6 +731,15 @@ def _columns(row: Row, checks: Sequence[Check]) -> Row:
     return {name: row[name] for name in asked if name in row}
 
 
+def _thing(change: Change) -> tuple[str, ...]:
+    """What a change concerns, whatever it starts from and wants to reach.
+
+    Of a dictionary its keys tell: several tags of one instance are several things.
+    """
+    keys = sorted(change.after) if isinstance(change.after, dict) else ()
+    return (change.kind, change.region, change.target, *keys)
+
+
 def _by_host(outcomes: Iterable[Outcome], hosts: Iterable[str]) -> dict[str, list[Outcome]]:
     """A change that names no host concerns all."""
     found: dict[str, list[Outcome]] = {host: [] for host in hosts}
@@ -770,7 +779,7 @@ def open_changes(events: Sequence[ChangeEvent]) -> list[Change]:
     for event in events:
         if event.event in ("intended", "sent", "unknown"):
             still[event.change_id] = event.change
-        elif event.event != "stale":  # which was not begun anew, and says nothing of how it ended before
+        else:
             still.pop(event.change_id, None)
     return list(still.values())
 

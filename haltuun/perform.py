@@ -44,8 +44,6 @@ class Performer:
         self.lease: Lease | None = None
         self._stages = stages
         self._stop_renewing = threading.Event()
-        # Of this run's looks: changes found neither done nor as before, by what they are of.
-        self._in_between: dict[tuple[str, ...], list[Change]] = {}
 
     def kind_of(self, change: Change) -> Kind:
         """Raises KeyError for a kind that this version does not know."""
@@ -139,7 +137,6 @@ class Performer:
             return Outcome(change, "stale", str(error), error)
         self.check_lease()
         first()
-        self._go_on_from(change)
         self.run.journal(change, "intended")
         self.run.journal(change, "sent")
         try:
@@ -170,43 +167,20 @@ class Performer:
         """
 
         def settled(seen: Json | Unknown) -> bool:
-            return canonical(seen) == canonical(change.after)
+            return not isinstance(seen, Unknown) and canonical(seen) == canonical(change.after)
 
         seen = poll(lambda: self._look(change), settled, wait_s)
         if isinstance(seen, Unknown):
             event = "unknown"
-        elif settled(seen):
+        elif canonical(seen) == canonical(change.after):
             event = "confirmed"
-        elif canonical(seen) == canonical(change.before):
-            event = "not_done"
         else:
-            event = "unknown"
-            self._in_between.setdefault(self._place(change), []).append(change)
+            event = "not_done"
         self.run.journal(change, event, "found by looking")
         return event
-
-    def _place(self, change: Change) -> tuple[str, ...]:
-        """What is one thing of a host's own, whatever kind of change works on it there."""
-        return (change.region, change.target) if self.kind_of(change).on_host else thing(change)
-
-    def _go_on_from(self, change: Change) -> None:
-        """What was found in between, and is now gone on from, will never come to its end by itself: a later
-        look would take this change's effect for its own."""
-        for left in self._in_between.pop(self._place(change), ()):
-            if left.id != change.id:
-                self.run.journal(left, "superseded", f"{change.id} goes on from what it left")
 
     def _look(self, change: Change) -> Json | Unknown:
         try:
             return self.kind_of(change).look(self.run, change)
         except HaltuunError as error:
             return Unknown(unknown=str(error))
-
-
-def thing(change: Change) -> tuple[str, ...]:
-    """What a change concerns, whatever it starts from and wants to reach.
-
-    Of a dictionary its keys tell: several tags of one instance are several things.
-    """
-    keys = sorted(change.after) if isinstance(change.after, dict) else ()
-    return (change.kind, change.region, change.target, *keys)

@@ -26,7 +26,6 @@ STATE_WORDS = {
     "sent": "begun, and nobody knows how it ended",
     "unknown": "begun, and nobody knows how it ended",
     "not_done": "begun, and found not done",
-    "superseded": "begun, and found done in part; another change went on from there",
     "not_taken": "without effect",
     "failed": "failed",
     "stale": "not done: what it was planned on had moved",
@@ -312,7 +311,7 @@ def _stays(events: Iterable[ChangeEvent], stay: Reasons) -> tuple[Stays, ...]:
 
 
 def unresolved(events: Sequence[ChangeEvent]) -> tuple[Unresolved, ...]:
-    last = {event.change_id: event for event in events if event.event != "stale"}
+    last = {event.change_id: event for event in events}
     return tuple(
         Unresolved(run=event.run, change_id=event.change_id, at=event.at, summary=plain(event.change.summary))
         for event in last.values()

@@ -14,7 +14,6 @@ from moto import mock_aws
 
 from haltuun import engine
 from haltuun.config import AccountConfig, Config, PolicyConfig
-from haltuun.effects import effects
 from haltuun.errors import AwsUnanswered, CommandTimeout, ConfigError, HaltuunError, LeaseHeld, LeaseLost
 from haltuun.gates import Check
 from haltuun.ledger import Ledger
@@ -33,6 +32,7 @@ from haltuun.model import (
     Unknown,
     Verdict,
 )
+from haltuun.stages import polling
 from haltuun.stages.base import Kind, Proven, Stage, no_proof
 
 ACCOUNT = "123456789012"  # moto's
@@ -624,80 +624,6 @@ def test_what_a_killed_run_left_open_is_resolved_by_the_next(ledger):
     assert ledger.change_events(ACCOUNT)[-1].event == "confirmed"
 
 
-def last_events(ledger: Ledger) -> dict[str, str]:
-    return {e.change.before: e.event for e in ledger.change_events(ACCOUNT) if e.change.target == NAMES[0]}
-
-
-def left_in_between(world: World, ledger: Ledger) -> None:
-    """A run whose answer never came, and whose look saw a part of what it did."""
-    world.broken[NAMES[0]] = CommandTimeout("no answer.", subject=NAMES[0])
-    world.after_failure[NAMES[0]] = "dim"
-    first = start(world, ledger)
-    first.approve(None, everything=True, who="me")
-    go(first)
-    assert first.progress[StageName.repair].statuses[NAMES[0]].reason == "COMMAND_TIMEOUT"
-    assert last_events(ledger) == {"off": "unknown"}
-    world.broken.clear()
-
-
-@pytest.mark.parametrize(("by_then", "found"), [("on", "confirmed"), ("off", "not_done"), ("red", "unknown")])
-def test_what_is_neither_done_nor_as_before_is_looked_at_by_every_next_run(ledger, by_then, found):
-    world = World(NAMES[:1])
-    left_in_between(world, ledger)
-    for seen, event in (("dim", "unknown"), (by_then, found)):
-        world.switch[NAMES[0]] = seen
-        later = start(world, ledger)
-        later.reconcile()
-        later.end("Done")
-        assert last_events(ledger) == {"off": event}
-    assert (NAMES[0] in [e.change.target for e in effects(ledger.change_events(ACCOUNT))[0].values()]) is (
-        found == "confirmed"
-    )
-
-
-def test_what_aws_shows_in_part_at_first_is_waited_for(ledger):
-    """A name is seen before its tags."""
-    world = World(NAMES[:1])
-    shows = iter(["off", {"not_ours": "doc-1"}])
-
-    def never_answered(run: Any, change: Change) -> None:
-        raise AwsUnanswered("InternalServerError.", subject="account")
-
-    discover, repair = make_stages(world)
-    shared = Kind("shared", lambda run, change: next(shows, "on"), never_answered)
-    stages = (discover, replace(repair, kinds={**repair.kinds, "shared": shared}))
-    takeover = start(world, ledger, stages=stages)
-    takeover.approve(None, everything=True, who="me")
-    (change,) = (change for change in takeover.plan.changes if change.kind == "shared")
-    assert takeover.performer.perform(change).status == "done"
-    assert ledger.change_events(ACCOUNT)[-1].event == "confirmed"
-
-
-def test_that_it_cannot_be_begun_anew_does_not_end_the_looking_for_it(ledger):
-    world = World(NAMES[:1])
-    left_in_between(world, ledger)
-    world.switch[NAMES[0]] = "off"
-    later = start(world, ledger)
-    world.switch[NAMES[0]] = "dim"
-    later.reconcile()
-    (planned,) = (change for change in later.plan.changes if change.target == NAMES[0])
-    assert later.performer.perform(planned).status == "stale"
-    assert [c.id for c in engine.open_changes(ledger.change_events(ACCOUNT))] == [planned.id]
-
-
-def test_what_another_change_has_gone_on_from_is_not_taken_for_done(ledger):
-    world = World(NAMES[:1])
-    left_in_between(world, ledger)
-    later = start(world, ledger)
-    later.approve(None, everything=True, who="me")
-    later.reconcile()
-    go(later)
-    for _ in range(2):
-        assert last_events(ledger) == {"off": "superseded", "dim": "confirmed"}
-        start(world, ledger, mode="plan").reconcile()
-    assert engine.open_changes(ledger.change_events(ACCOUNT)) == []
-
-
 def test_a_narrowed_run_judges_by_the_whole_account(ledger):
     world = World()
     takeover = start(world, ledger, only_hosts=NAMES[:1])
@@ -957,3 +883,23 @@ def test_hosts_whose_effect_never_comes_are_waited_for_together(ledger):
     takeover.prove(StageName.repair)
     assert waited == [120]
     takeover.end("Done")
+
+
+def test_what_is_half_seen_is_looked_at_again_until_it_is_whole(ledger, monkeypatch):
+    """AWS answers with an error of its own, does it all the same, and shows it part by part."""
+
+    class PartByPart(dict):
+        shown = iter(["off", "half", "on"])
+
+        def __getitem__(self, host):
+            return next(self.shown, "on")
+
+    monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.01)
+    world = World(NAMES[:1])
+    takeover = start(world, ledger)
+    takeover.approve(None, everything=True, who="test")
+    (switch,) = [change for change in takeover.plan.changes if change.kind == "switch"]
+    world.switch = PartByPart(world.switch)
+    world.broken[NAMES[0]] = AwsUnanswered("500", subject="", remedy="")
+    assert takeover.performer.perform(switch).status == "done"
+    assert [e.event for e in ledger.change_events(ACCOUNT) if e.change_id == switch.id][-1] == "confirmed"

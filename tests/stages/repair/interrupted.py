@@ -142,12 +142,7 @@ def all_known_and_once(events: Sequence[ChangeEvent]) -> bool:
     """Nothing took effect twice, and of all that was begun it is known what came of it."""
     for change_id in {event.change_id for event in events}:
         told = [event.event for event in events if event.change_id == change_id]
-        if told.count("confirmed") > 1 or told[-1] not in (
-            "confirmed",
-            "not_done",
-            "superseded",
-            "not_taken",
-        ):
+        if told.count("confirmed") > 1 or told[-1] not in ("confirmed", "not_done", "not_taken"):
             return False
     return True
 
