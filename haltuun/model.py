@@ -200,7 +200,7 @@ _WHO = re.compile(r"(?:i|mi|eni)-[0-9a-f]+\b")
 # Interfaces that AWS makes anew as it likes, by the words that name their user: a load balancer, a function.
 # Others' words do not tell one user from the next ("RDSNetworkInterface").
 _USER = re.compile(r"eni-[0-9a-f]+ \(((?:ELB |AWS Lambda VPC ENI-).+)\)")
-_OF_ONE_INTERFACE = re.compile(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OF_ONE_INTERFACE = re.compile(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=, of |$)")
 
 
 class Change(Frozen):

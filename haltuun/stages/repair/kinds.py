@@ -62,7 +62,7 @@ def look(run: Run, change: Change) -> Json | Unknown:
         agent = parse_agent(get_output(run, _host(run, change)))
     except Unreachable as error:
         return Unknown(unknown=f"{error.code}: {error}")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return Unknown(unknown=f"PROBE_UNREADABLE: {error}")
     box = right_box(run.account.id, _host(run, change), agent)
     if not is_true(box):
