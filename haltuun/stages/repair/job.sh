@@ -11,6 +11,8 @@ REASON=''
 OFFSET=''
 STOPPED=no
 CHANGED=no
+# An attempt that was cut off has done nobody knows what.
+if [ -e "$NOTES/was_enabled" ] && [ ! -e "$NOTES/ended" ]; then CHANGED=yes; fi
 # The saved state of a repair that was killed in an earlier run, as far as this one was planned to end it.
 UNFINISHED=${UNFINISHED:-}
 

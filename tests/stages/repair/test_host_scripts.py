@@ -90,6 +90,20 @@ def test_a_job_that_has_not_ended_is_told(shell: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("notes", "changed"), [((), "no"), (("was_enabled",), "yes"), (("was_enabled", "ended"), "no")]
+)
+def test_what_follows_an_attempt_that_was_cut_off_does_not_say_that_nothing_was_changed(
+    shell: str, notes: tuple[str, ...], changed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "notes/c-r").mkdir(parents=True)
+    for name in notes:
+        (tmp_path / "notes/c-r" / name).touch()
+    begins = script("job.sh").partition("\nfinish()")[0]
+    assert run(shell, f'HALTUUN={tmp_path}\n{begins}\necho "$CHANGED"', "host.sh") == f"{changed}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("ends", [False, True])
 def test_the_registration_is_put_back_last_and_only_after_all_else(
     shell: str, ends: bool, tmp_path: Path
