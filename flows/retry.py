@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
-from flows.takeover import in_a_sentence, take_over_account
+from flows.takeover import approver_of, in_a_sentence, take_over_account
 from haltuun.causes import Decision
 from haltuun.config import find_config, load_config
 from haltuun.engine import open_run
@@ -45,6 +45,7 @@ def retry_hosts(
     force: bool = False,
     plan_hash: str = "",
     approve_all: bool = False,
+    approved_by: str = "",
 ) -> State[Any]:
     """Look at the held hosts again, and work on those whose cause has moved.
 
@@ -60,7 +61,10 @@ def retry_hosts(
         force: Also try hosts of which nothing that holds them has changed.
         plan_hash: Hash of the plan that you approve, from its artifact; empty approves nothing.
         approve_all: Approve every change of this run unseen; it is recorded as that.
+        approved_by: Your name; recorded with the approval. Through a deployment nothing is approved without.
     """
+    if plan_hash or approve_all:
+        approver_of(approved_by)
     config = load_config(find_config(None))
     of = config.account(account)
     take_up(of.id)
@@ -108,6 +112,7 @@ def retry_hosts(
                 hosts=[one.host for one in chosen],
                 plan_hash=plan_hash,
                 approve_all=approve_all,
+                approved_by=approved_by,
                 return_state=True,
             )
         finally:

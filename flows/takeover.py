@@ -15,6 +15,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from haltuun.approver import approver
 from haltuun.config import Config, find_config, load_config
 from haltuun.engine import Takeover, drop, keep, open_run, session
 from haltuun.errors import HaltuunError
@@ -76,6 +77,7 @@ def take_over_account(
     hosts: list[str] = [],  # noqa: B006
     plan_hash: str = "",
     approve_all: bool = False,
+    approved_by: str = "",
 ) -> State[Any]:
     """Take an inherited account over: discover, verify, repair, patch, backup, logs.
 
@@ -89,7 +91,10 @@ def take_over_account(
         hosts: Only these instance ids; empty means all of the account.
         plan_hash: Hash of the plan that you approve, from its artifact; empty approves nothing.
         approve_all: Approve every change of this run unseen; it is recorded as that.
+        approved_by: Your name; recorded with the approval. Through a deployment nothing is approved without.
     """
+    approves = mode == "apply" and bool(plan_hash or approve_all)
+    who = approver_of(approved_by) if approves else ""
     config = load_config(find_config(None))
     run = open_run(config, account, mode, open_host)
     check_keys(run.account)
@@ -101,14 +106,14 @@ def take_over_account(
         takeover.begin({"prefect_run": str(runtime.flow_run.id), "stages": stages, "hosts": hosts})
         if mode == "apply":
             on_begun.get()(run)
-        say_opening(run, stages, hosts, plan_hash, approve_all)
+        say_opening(run, stages, hosts, plan_hash, approve_all, who)
         tag_flow_run(run.account.label, hosts=hosts)
         wide(look_and_plan, config)(run.id, run.account.label)
         takeover.make_plan()
         if mode == "apply":
             end_left_open(run)
             takeover.reconcile()
-            takeover.approve(plan_hash, everything=approve_all, who=who())
+            takeover.approve(plan_hash, everything=approve_all, who=who)
         publish_plan(takeover)
         if mode == "apply":
             for stage in takeover.sequence():
@@ -232,7 +237,7 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
         return Failed(name=outcome, message=told(takeover.blocked), data=data)
     if outcome == "AwaitingApproval":
         waits = f"{len(takeover.awaiting())} change(s) wait"
-        how = f"start it again with plan_hash {takeover.plan_hash}"
+        how = f"start it again with plan_hash {takeover.plan_hash}, and your name as approved_by"
         return Completed(name=outcome, message=told(f"{waits}: {how}"), data=data)
     if outcome == "PartiallyDone":
         some = [] if takeover.all_through() else ["Not every host is through; see the summary."]
@@ -243,7 +248,12 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
 
 
 def say_opening(
-    run: Run, stages: Sequence[StageName], hosts: Sequence[str], plan_hash: str, approve_all: bool
+    run: Run,
+    stages: Sequence[StageName],
+    hosts: Sequence[str],
+    plan_hash: str,
+    approve_all: bool,
+    approved_by: str,
 ) -> None:
     """The first line of the run's log."""
     line = opening_line(
@@ -256,14 +266,21 @@ def say_opening(
         hosts=hosts,
         plan_hash=plan_hash,
         approve_all=approve_all,
+        approved_by=approved_by,
     )
     get_run_logger().info(line)
 
 
-def who() -> str:
-    # A self-hosted server knows one shared login: who clicked there is not known.
-    if runtime.deployment.id:
-        return "Prefect UI or schedule (the server's shared login)"
+def approver_of(given: str) -> str:
+    """Who approves, for the record. To be asked first: without a name nothing is done.
+
+    Raises:
+        ConfigError: see `approver`.
+    """
+    return approver(given, deployed=bool(runtime.deployment.id), user=_user())
+
+
+def _user() -> str:
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container whose uid has no name

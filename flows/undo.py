@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger, runtime
 from prefect.states import Completed, State
 
-from flows.takeover import STOPPED, batches, finish, in_a_sentence, who, wide
+from flows.takeover import STOPPED, approver_of, batches, finish, in_a_sentence, wide
 from haltuun.config import find_config, load_config
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
@@ -22,7 +22,7 @@ from tasks.tagging import tag_flow_run
 
 @flow(name="undo-run", flow_run_name="undo {run}", persist_result=False)
 @in_a_sentence
-def undo_run(run: str, approve: bool = False) -> State[Any]:
+def undo_run(run: str, approve: bool = False, approved_by: str = "") -> State[Any]:
     """Take back what a run changed, the last first, where nobody has changed it since.
 
     What must not be deleted (recovery points, log data, the vault that holds them) stays and is named.
@@ -30,7 +30,9 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
     Args:
         run: Id of the run, as its summary artifact and 'haltuun status' name it.
         approve: Do it. Without this it looks at what would go back and changes nothing.
+        approved_by: Your name; recorded with the approval. Through a deployment nothing is approved without.
     """
+    who = approver_of(approved_by) if approve else ""
     config = load_config(find_config(None))
     ledger = Ledger(config.ledger_url)
     undoing = open_undo(config, run, approved=approve, stages=STAGES, opener=open_host, ledger=ledger)
@@ -39,7 +41,7 @@ def undo_run(run: str, approve: bool = False) -> State[Any]:
     keep(undoing)
     outcome = "Failed"
     try:
-        undoing.begin(who(), str(runtime.flow_run.id))
+        undoing.begin(who, str(runtime.flow_run.id))
         tag_flow_run(label)
         if approve:
             end_left_open(undoing.run)

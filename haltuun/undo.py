@@ -168,6 +168,7 @@ class Undoing:
         self.kinds = {stage.name: stage.kinds for stage in stages}
         self.performer = Performer(run, {stage.name: stage for stage in stages})
         self.stopped = ""
+        self.approved_by = ""
         self._steps: dict[str, Step] = {}
         self._unproven: set[tuple[StageName, str]] = set()
 
@@ -185,7 +186,7 @@ class Undoing:
         Raises:
             LeaseHeld, AwsError, HaltuunError.
         """
-        run = self.run
+        run, self.approved_by = self.run, who
         if run.mode != "plan":
             self.performer.take_lease()
         run.aws.confirm_account()

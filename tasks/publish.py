@@ -74,7 +74,7 @@ def publish_undo(undoing: Undoing, outcome: str) -> None:
     create_markdown_artifact(
         key=artifact_key("undo", undoing.run.account.label),
         markdown=render.undo_markdown(
-            undoing.of, undoing.run.account.label, outcome, undoing.steps, undoing.hosts
+            undoing.of, undoing.run.account.label, outcome, undoing.steps, undoing.hosts, undoing.approved_by
         ),
         description=f"{outcome}: run {undoing.of} of {undoing.run.account.label}",
     )

@@ -64,7 +64,7 @@ def walk(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
         with prefect_server.worker(folder, {**crowd.env, "HALTUUN_CONFIG": str(config)}) as log:
 
             def run() -> str:
-                given = {"parameters": {"account": ALIAS, "approve_all": True}}
+                given = {"parameters": {"account": ALIAS, "approve_all": True, "approved_by": "Jane"}}
                 return str(prefect_server.post(f"deployments/{deployment}/create_flow_run", given)["id"])
 
             killed = []
@@ -127,6 +127,7 @@ def test_the_next_run_brings_every_host_to_the_end(walk: Walk) -> None:
     ledger = Ledger(f"sqlite:///{walk.ledger_path}")
     try:
         assert open_changes(ledger.change_events(ACCOUNT)) == []
+        assert {one.who for one in ledger.approvals(ACCOUNT)} == {"Jane (as given to the deployment)"}
         status = ledger.status(ACCOUNT)
     finally:
         ledger.close()

@@ -36,7 +36,8 @@ hosts:
   - {{name: sound, os: ubuntu-22.04, launched: 2023-02-14T09:12:00Z}}
   - {{name: cloned, os: ubuntu-18.04, image: old-web, agent: stale, launched: 2020-02-14T09:12:00Z}}
 """
-BY_THE_UI = "Prefect UI or schedule (the server's shared login)"
+ME = "Jane <b>Doe</b>"
+BY_THE_UI = f"{ME} (as given to the deployment)"
 STAGES = ("discover", "verify", "repair", "patch", "backup", "logs")
 
 
@@ -72,7 +73,7 @@ def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFac
             before = seen_calls(lab.endpoint_url)
             asked = _run(prefect_server, {"account": ALIAS})
             changing = mutations(seen_calls(lab.endpoint_url) - before)
-            approval = {"account": ALIAS, "plan_hash": _plan_hash(asked)}
+            approval = {"account": ALIAS, "plan_hash": _plan_hash(asked), "approved_by": ME}
             killed = prefect_server.trigger("take-over-account", approval)
             saved = Path(f"/proc/{lab.hosts['cloned']['pid']}/root/var/lib/haltuun/saved")
             kill_when(lambda: bool(list(saved.glob("*/COMPLETE"))), killed, log)
@@ -98,7 +99,7 @@ def _approve_by_form(server: PrefectServer, folder: Path, plan_hash: str) -> dic
     screenshot(
         f"{server.ui}/deployments/deployment/{deployment}/run",
         folder / "form.png",
-        fill={"account": ALIAS, "plan_hash": plan_hash},
+        fill={"account": ALIAS, "plan_hash": plan_hash, "approved_by": ME},
         click=["Submit"],
         expect=["Upcoming"],
         size=(1400, 1500),
@@ -159,7 +160,7 @@ def test_an_approval_by_the_form_keeps_who_when_and_what_was_shown(takeover: Tak
 @pytest.mark.soak
 def test_the_held_host_is_retried_from_the_ui(takeover: Takeover, tmp_path: Path) -> None:
     server, held = takeover.server, takeover.hosts["cloned"]["instance_id"]
-    named = {"account": ALIAS, "hosts": [held], "force": True, "approve_all": True}
+    named = {"account": ALIAS, "hosts": [held], "force": True, "approve_all": True, "approved_by": ME}
     with server.worker(tmp_path, takeover.env):
         left, forced = (
             server.await_end(server.trigger("retry-hosts", given), deadline_s=300)

@@ -96,6 +96,7 @@ class TakenBack(Frozen):
     """What an undo took back, and whether it goes back in turn."""
 
     run: str  # the undo
+    who: str  # who approved it; "" where that is not known
     count: int
     undo: str  # the command, "" when it would take nothing back
     in_part: tuple[Stays, ...]  # of what it took back: what stays there all the same
@@ -276,6 +277,7 @@ def taken_back(rows: Rows) -> tuple[TakenBack, ...]:
     stay = remaining(there.values())
     were_left = left_last(there.values(), stay, rows.runs)
     partly = {(event.run, event.change_id): in_part(event.change) for event, _ in undone}
+    who = {row.run: plain(str(row.body.get("approved_by", ""))) for row in rows.runs}
     went: dict[str, list[ChangeEvent]] = {by: [] for _, by in undone}
     for event, by in undone:
         went[by].append(event)
@@ -286,6 +288,7 @@ def taken_back(rows: Rows) -> tuple[TakenBack, ...]:
     return tuple(
         TakenBack(
             run=run,
+            who=who.get(run, ""),
             count=len(went[run]),
             undo=_undo(run, events, stay),
             in_part=_stays(went[run], partly),

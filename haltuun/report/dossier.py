@@ -110,6 +110,7 @@ def collect(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, now: d
             code="NO_RUN",
         )
     changes = made(rows.events, rows.runs)
+    who = {one.run: one.who for one in rows.approvals}
     findings, proofs, of_host = (defaultdict[str, list[Any]](list) for _ in range(3))
     for item in rows.findings:
         findings[item[1].host or ""].append(item)
@@ -142,7 +143,7 @@ def collect(ledger: Ledger, account: AccountConfig, policy: PolicyConfig, now: d
                 "started_at": run.started_at,
                 "ended_at": run.ended_at,
                 "outcome": run.outcome,
-                "approved_by": next((one.who for one in rows.approvals if one.run == run.run), ""),
+                "approved_by": plain(who.get(run.run) or str(run.body.get("approved_by", ""))),
             }
             for run in rows.runs
         ),

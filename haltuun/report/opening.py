@@ -30,11 +30,13 @@ def opening_line(
     hosts: Sequence[str] = (),
     plan_hash: str = "",
     approve_all: bool = False,
+    approved_by: str = "",
 ) -> str:
     """One line: account, identity, regions, mode with what is approved, and the limits."""
-    who = account.named
+    who, by = account.named, f" by {approved_by}" if approved_by else ""
+    approval = f"{_approval(mode, plan_hash, approve_all)}{by}"
     parts = [
-        f"{who} as {caller} in {', '.join(regions)}: mode {mode}, {_approval(mode, plan_hash, approve_all)}",
+        f"{who} as {caller} in {', '.join(regions)}: mode {mode}, {approval}",
         f"stages {', '.join(stage.value for stage in stages)} only" if stages else "",
         f"{len(hosts)} chosen host(s) only" if hosts else "",
         f"at most {policy.host_concurrency} hosts at a time",

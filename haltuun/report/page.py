@@ -106,7 +106,8 @@ def undone_line(one: TakenBack) -> str:
     """Without Markdown."""
     again = f"To have it again: {one.undo}" if one.undo else "It is not undone in turn"
     again += ", but for:" if one.undo and one.stays else ":" if one.stays else "."
-    return f"Run {one.run} took {one.count} change(s) back. {again}"
+    who = f", approved by {one.who}," if one.who else ""
+    return f"Run {one.run}{who} took {one.count} change(s) back. {again}"
 
 
 def age_line(standing: Standing, hosts: Hosts, now: datetime) -> str:
@@ -166,7 +167,7 @@ def _waits(standing: Standing, hosts: Hosts) -> list[str]:
         ]
         where = f"`{artifact_key('plan', standing.label)}` of run {md(approval.run)}"
         fields = f"`plan_hash` = `{approval.plan_hash}`{''.join(narrowed)}"
-        lines += [f"Or start `take-over-account` with {fields}.", ""]
+        lines += [f"Or start `take-over-account` with {fields}, and your name as `approved_by`.", ""]
         lines += _cut(
             [
                 f"- {like.stage.value}, {like.reach.value}, {_of_hosts(like)}: {md(like.text)}"

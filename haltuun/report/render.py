@@ -148,8 +148,8 @@ def plan_markdown(
     if awaiting:
         lines += [
             "",
-            f"To approve: start `take-over-account` with `plan_hash` = `{plan.hash}` and the `stages` and"
-            " `hosts` of this run, or type:",
+            f"To approve: start `take-over-account` with `plan_hash` = `{plan.hash}`, your name as"
+            " `approved_by`, and the `stages` and `hosts` of this run, or type:",
             "",
             "```",
             plain(command),
@@ -279,13 +279,21 @@ def summary_markdown(
 
 
 def undo_markdown(
-    of: str, account: str, outcome: str, steps: Sequence[UndoStep], hosts: Mapping[str, Host]
+    of: str,
+    account: str,
+    outcome: str,
+    steps: Sequence[UndoStep],
+    hosts: Mapping[str, Host],
+    approved_by: str = "",
 ) -> str:
-    """What of a run went back, or would, and what stays and why."""
+    """What of a run went back, or would, and what stays and why; "" where nobody approved it."""
     named = _Named(hosts)
     lines = [f"# Undo of run `{md(of)}` in {md(account)}: {outcome}", ""]
     if outcome == "AwaitingApproval":
-        lines += [f"To do it: start `undo-run` with `approve`, or `haltuun undo {md(of)} --yes`.", ""]
+        how = "start `undo-run` with `approve`, and your name as `approved_by`"
+        lines += [f"To do it: {how}; or type `haltuun undo {md(of)} --yes`.", ""]
+    elif approved_by:
+        lines += [f"Approved by {md(approved_by)}.", ""]
     if again := sum(step.in_turn for step in steps):
         lines += [f"{again} of what goes back can be undone in turn, as the undo is a run of its own.", ""]
     # Prefect's pages cut a wide table off: sections and sentences instead.

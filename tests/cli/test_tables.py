@@ -236,6 +236,9 @@ def test_the_artifact_of_an_undo_says_it_in_the_words_of_the_command(ledger: Led
     )
     assert told.index("## Goes back") < told.index("## Stays") and "It is \\| data." in told
     assert "\n|" not in told
+    assert "your name as `approved_by`" in told and "Approved by" not in told
+    done = undo_markdown("run", "acme", "Undone", [Step(change, None, "done")], HOSTS, "<b>me</b>")
+    assert "Approved by \\<b\\>me\\</b\\>." in done
 
 
 def test_the_plan_artifact_tells_cost_approval_and_what_is_stale() -> None:

@@ -23,7 +23,10 @@ from haltuun.errors import (
 )
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import Change, HostStatus, Proof, Reach, StageName, Undo, Unknown, Verdict
+from haltuun.report.changes import taken_back
+from haltuun.report.page import undone_line
 from haltuun.report.render import undo_markdown
+from haltuun.report.rows import read
 from haltuun.stages.base import Kind
 from haltuun.undo import Undoing, find_run, open_undo, plan_undo
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, ledger, make_stages, start
@@ -200,6 +203,13 @@ def test_everything_goes_back_and_an_undo_of_the_undo_has_it_again_but_for_repai
     assert {steps[name] for name in NAMES} == {"kept"}
     assert undo(world, ledger, of)[0] == "Undone"
     assert world.shared == "off"
+
+
+def test_who_approved_an_undo_is_told_beside_what_it_took_back(ledger: Ledger) -> None:
+    world = World()
+    undo(world, ledger, taken_over(world, ledger))
+    (undone,) = taken_back(read(ledger, ACCOUNT))
+    assert f"Run {undone.run}, approved by me, took {undone.count} change(s) back." in undone_line(undone)
 
 
 def test_what_is_of_the_account_goes_back_last_even_where_it_concerns_one_host(ledger: Ledger) -> None:

@@ -15,7 +15,7 @@ from haltuun.cli.show import write_report
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import Host, HostStatus, StageName, Unknown, Verdict
-from haltuun.report.dossier import write
+from haltuun.report.dossier import collect, write
 from haltuun.report.facts import services, stage_facts
 from haltuun.stages.backup.facts import BackupFacts
 from haltuun.stages.discover.facts import DiscoverFacts
@@ -102,6 +102,16 @@ def test_the_page_answers_the_four_needs_and_shows_each_host_by_stage_with_its_e
     assert "passed passed held DISK_FULL passed" in of_full
     for host, evidence in ((kit.SUSPECT, "/tmp/<b>x</b>"), (SOUND, kit.TAG.id), (LEFT, "EXCLUDED Not ours.")):
         assert evidence in part(f'<section class="host" id="{host}">', "</section>"), host
+
+
+def test_who_approved_an_undo_stands_beside_its_run(ledger: Ledger, tmp_path: Path) -> None:
+    config = kit.config(tmp_path)
+    body = {"mode": "undo", "undoes": kit.FIRST, "approved_by": "<b>Jane</b>\x1b"}
+    ledger.start_run(ACCOUNT, "undo", body, NOW)
+    runs = collect(ledger, config.accounts[0], config.policy, NOW).runs
+    assert {row["run"]: row["approved_by"] for row in runs}["undo"] == "<b>Jane</b>"
+    text = write(ledger, config.accounts[0], config.policy, tmp_path / "out").read_text()
+    assert "<td>&lt;b&gt;Jane&lt;/b&gt;</td>" in text
 
 
 def test_tables_hold_the_same_as_csv_and_json(folder: Path) -> None:

@@ -240,8 +240,9 @@ def test_the_command_that_approves_is_as_narrow_as_the_plan_was(ledger: Ledger) 
     approval = look(ledger).approval
     assert approval is not None
     assert approval.command == f"haltuun takeover {LABEL} --stage patch --host {FULL} --plan {PLAN.hash}"
-    assert f"`plan_hash` = `{PLAN.hash}`, `stages` = `patch`, `hosts` = `{FULL}`." in standing_markdown(
-        look(ledger), HOSTS, NOW
+    assert (
+        f"`plan_hash` = `{PLAN.hash}`, `stages` = `patch`, `hosts` = `{FULL}`, and your name"
+        in standing_markdown(look(ledger), HOSTS, NOW)
     )
 
 
