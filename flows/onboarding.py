@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed, State
+from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.takeover import finish, in_a_sentence, take_over_account
+from flows.takeover import ended, finish, in_a_sentence, take_over_account
 from haltuun.config import find_config, load_config
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import StageName
-from haltuun.unasked import given_up
+from haltuun.unasked import OPEN, given_up, worst
 from tasks.leftovers import SEVERAL, take_up
 from tasks.publish import publish_onboarding
 
@@ -57,9 +57,16 @@ def onboard_accounts(at_once: Annotated[int, Field(ge=1, le=10)] = 2) -> State[A
     if failed:
         return Failed(message=f"Not begun: {', '.join(failed)}; see their runs.", data=told)
     more = (
-        f" Waits for a person: {', '.join(one['account'] for one in waits)}; see the table." if waits else ""
+        [f"Waits for a person: {', '.join(one['account'] for one in waits)}; see the table."] if waits else []
     )
-    return Completed(message=f"{len(results)} account(s) begun.{more}", data=told)
+    message = " ".join([f"{len(results)} account(s) begun.", *not_through(results), *more])
+    return ended(worst(told), message, told)
+
+
+def not_through(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In a sentence: the accounts whose run left something, and what it ended as."""
+    some = [f"{one['account']}: {one['outcome']}" for one in results if one["outcome"] in OPEN]
+    return [f"Not through: {', '.join(some)}."] if some else []
 
 
 @task(task_run_name="begin {account}", persist_result=False, cache_policy=NO_CACHE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Failed, State
 
-from flows.onboarding import failed_quietly, take_over_quietly
-from flows.takeover import in_a_sentence
+from flows.onboarding import failed_quietly, not_through, take_over_quietly
+from flows.takeover import ended, in_a_sentence
 from haltuun.attention import Standing, due, waiting_hosts
 from haltuun.config import AccountConfig, Config, find_config, load_config
 from haltuun.engine import open_run
@@ -16,7 +16,7 @@ from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.reach import open_host
 from haltuun.stages.discover import list_hosts
-from haltuun.unasked import by_stages, left_alone
+from haltuun.unasked import by_stages, left_alone, worst
 from tasks.leftovers import SEVERAL, take_up
 from tasks.publish import publish_recheck
 
@@ -47,8 +47,9 @@ def recheck_waiting_hosts() -> State[Any]:
         return Failed(message=f"Not looked at again: {', '.join(failed)}; see the log.", data=results)
     ran = len({result["account"] for result in results if result["outcome"] != "NotDue"})
     left = sum(len(result["left"]) for result in results)
-    more = f" {left} host(s) wait for a person to name them; see the table." if left else ""
-    return Completed(message=f"{ran} account(s) looked at again.{more}", data=results)
+    more = [f"{left} host(s) wait for a person to name them; see the table."] if left else []
+    message = " ".join([f"{ran} account(s) looked at again.", *not_through(results), *more])
+    return ended(worst(results), message, results)
 
 
 def _recheck(

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, State
 
-from flows.takeover import approver_of, in_a_sentence, take_over_account
+from flows.takeover import approver_of, ended, in_a_sentence, take_over_account
 from haltuun.causes import Decision
 from haltuun.config import find_config, load_config
 from haltuun.engine import open_run
@@ -29,11 +29,9 @@ from haltuun.retrying import (
 )
 from haltuun.stages.discover import list_hosts
 from haltuun.stages.order import STAGES
+from haltuun.unasked import worst
 from tasks.leftovers import take_up
 from tasks.publish import publish_retry
-
-# What became of several runs is told by the first of these that one of them ended as.
-WORST_FIRST = ("GateBlocked", "AwaitingApproval", "PartiallyDone", "NothingRetried", "Done")
 
 
 @flow(name="retry-hosts", flow_run_name="retry {account}", persist_result=False)
@@ -133,13 +131,11 @@ def _ended(decided: list[Decision], results: list[dict[str, Any]]) -> State[Any]
     data = _data(decided, results)
     tried = sum(one.retried for one in decided)
     message = f"{tried} of {len(decided)} held host(s) retried; see the table of decisions."
-    if data["outcome"] == "GateBlocked":
-        return Failed(name="GateBlocked", message=message, data=data)
-    return Completed(name=data["outcome"], message=message, data=data)
+    return ended(data["outcome"], message, data)
 
 
 def _data(decided: list[Decision], results: list[dict[str, Any]]) -> dict[str, Any]:
     """As of the run that ended worst, with the decisions."""
-    ended = sorted(results, key=lambda result: WORST_FIRST.index(result["outcome"]))
-    worst = ended[0] if ended else {"run": None, "plan_hash": "", "outcome": "NothingRetried"}
-    return {**worst, "retry": [one.model_dump(mode="json") for one in decided]}
+    none = {"run": None, "plan_hash": "", "outcome": "NothingRetried"}
+    told = next((result for result in results if result["outcome"] == worst(results)), none)
+    return {**told, "retry": [one.model_dump(mode="json") for one in decided]}

@@ -123,7 +123,7 @@ def take_over_account(
                     state.result()  # raises what the stage could not handle: a lost lease, a defect
         outcome = takeover.outcome() if mode == "apply" else "Planned"
         publish_summary(takeover, outcome)
-        ended = _final(outcome, takeover)
+        final = _final(outcome, takeover)
     except STOPPED:
         outcome = "Stopped"
         raise
@@ -131,7 +131,7 @@ def take_over_account(
         takeover.end(outcome)
         drop(run.id)
         publish_standing(run)
-    return ended
+    return final
 
 
 @flow(
@@ -230,21 +230,30 @@ def _final(outcome: str, takeover: Takeover) -> State[Any]:
         "outcome": outcome,
     }
 
-    def told(*words: str) -> str:
-        return " ".join([*words, *takeover.not_judged_together()])
+    def told(*words: str) -> State[Any]:
+        return ended(outcome, " ".join([*words, *takeover.not_judged_together()]), data)
 
     if outcome == "GateBlocked":
-        return Failed(name=outcome, message=told(takeover.blocked), data=data)
+        return told(takeover.blocked)
     if outcome == "AwaitingApproval":
         waits = f"{len(takeover.awaiting())} change(s) wait"
         how = f"start it again with plan_hash {takeover.plan_hash}, and your name as approved_by"
-        return Completed(name=outcome, message=told(f"{waits}: {how}"), data=data)
+        return told(f"{waits}: {how}")
     if outcome == "PartiallyDone":
         some = [] if takeover.all_through() else ["Not every host is through; see the summary."]
-        return Completed(name=outcome, message=told(*some), data=data)
+        return told(*some)
     if outcome == "Planned":
-        return Completed(name=outcome, message=told(f"Plan {takeover.plan_hash}"), data=data)
-    return Completed(message="Every host passed every stage of this run.", data=data)
+        return told(f"Plan {takeover.plan_hash}")
+    return told("Every host passed every stage of this run.")
+
+
+def ended(outcome: str, message: str, data: Any) -> State[Any]:
+    """The state of a run, or of several together: one that leaves something looks like no clean one."""
+    if outcome == "Failed":
+        return Failed(message=message, data=data)
+    if outcome == "GateBlocked":
+        return Failed(name=outcome, message=message, data=data)
+    return Completed(name=None if outcome == "Done" else outcome, message=message, data=data)
 
 
 def say_opening(

@@ -1,13 +1,29 @@
-"""What a schedule does not go on with by itself, and the command with which a person does. Pure."""
+"""What a schedule does not go on with by itself, and the command with which a person does; what several runs
+ended as. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from haltuun.attention import HELD, Standing, Status
 from haltuun.ledger import HostEvent, RunRow
 from haltuun.model import Frozen, StageName, command
+
+# What became of several runs is told by the first of these that one of them ended as.
+WORST_FIRST = (
+    "Failed",
+    "GateBlocked",
+    "AwaitingApproval",
+    "PartiallyDone",
+    "NotBegun",
+    "NothingRetried",
+    "Done",
+    "NotDue",
+)
+
+OPEN = ("GateBlocked", "AwaitingApproval", "PartiallyDone")  # runs that came to an end and left something
 
 
 class Left(Frozen):
@@ -76,3 +92,9 @@ def given_up(account: str, runs: Sequence[RunRow], max_tries: int, at_work: str 
         f"it was begun {len(begun)} times and never came through (policy.max_tries: {max_tries});"
         f" run {last.run}, the last, {how}. {goes_on}"
     )
+
+
+def worst(results: Iterable[Mapping[str, Any]]) -> str:
+    """What the runs of these results ended as, together; whom one leaves to a person is not done."""
+    ended = [(one["outcome"], "PartiallyDone" if one.get("left") else "Done") for one in results]
+    return min((name for names in ended for name in names), key=WORST_FIRST.index, default="Done")

@@ -36,7 +36,7 @@ from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName
 from haltuun.report.render import plain
 from haltuun.report.standing import host_label
-from haltuun.unasked import given_up
+from haltuun.unasked import OPEN, given_up, worst
 
 if TYPE_CHECKING:
     from haltuun.causes import Decision
@@ -241,15 +241,12 @@ def _many(
 
 
 def exit_of_many(results: Sequence[Mapping[str, Any]]) -> int:
-    """A fault before all else; a host that is left to a person counts as held, whatever became of others."""
-    codes = [EXIT_OF.get(result["outcome"], EXIT_ERROR) for result in results]
-    codes += [EXIT_HELD for result in results if result.get("left")]
-    return EXIT_ERROR if EXIT_ERROR in codes else max(codes, default=EXIT_OK)
+    """As of the worst of them; a host that is left to a person counts as held, whatever became of others."""
+    return EXIT_OF.get(worst(results), EXIT_ERROR)
 
 
 def _go_on(result: Mapping[str, Any]) -> str:
-    open_ones = ("AwaitingApproval", "PartiallyDone", "GateBlocked")
-    return f"; see haltuun status {result['account']}" if result["outcome"] in open_ones else ""
+    return f"; see haltuun status {result['account']}" if result["outcome"] in OPEN else ""
 
 
 def _outcome_lines(result: Mapping[str, Any], hosts: Mapping[str, Host]) -> list[str]:

@@ -15,6 +15,7 @@ from haltuun import errors
 from haltuun.model import Host, HostStatus, StageName, Verdict
 from lab.cloud.seeding import steer
 from tests.cli.kit import ACCOUNT, ALIAS, REGION, Cli
+from tests.prefect_fixtures import PrefectServer
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -68,7 +69,7 @@ def waiting(running: Cli) -> datetime:
 
 
 def test_a_recheck_says_who_waits_for_a_person_and_the_next_dates_and_goes_by_the_accounts_clock(
-    running: Cli, waiting: datetime
+    running: Cli, waiting: datetime, prefect_server: PrefectServer
 ) -> None:
     sound, worse = running.instances["sound"], running.instances["silent"]
     at = f"{waiting - timedelta(days=1):%Y-%m-%d %H:%M} UTC"
@@ -92,6 +93,9 @@ def test_a_recheck_says_who_waits_for_a_person_and_the_next_dates_and_goes_by_th
     last = running.runs()[-1]
     assert (last.mode, last.body["hosts"]) == ("apply", [sound])
     assert last.started_at > waiting
+    of_it = {"flows": {"name": {"any_": ["recheck-waiting-hosts"]}}, "sort": "START_TIME_ASC"}
+    told = [(run["state_type"], run["state_name"]) for run in prefect_server.post("flow_runs/filter", of_it)]
+    assert told[-2:] == [("COMPLETED", "PartiallyDone"), ("COMPLETED", "AwaitingApproval")]
 
 
 @pytest.fixture

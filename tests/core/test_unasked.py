@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import StateType
 
+from flows.takeover import ended
 from haltuun.attention import waiting_hosts
 from haltuun.cli.takeover import exit_of_many
-from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_ERROR, EXIT_HELD, EXIT_OK
+from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_BLOCKED, EXIT_ERROR, EXIT_HELD, EXIT_OK
 from haltuun.ledger import Ledger
 from haltuun.model import HostStatus, StageName, Verdict
-from haltuun.unasked import by_stages, given_up, left_alone
+from haltuun.unasked import by_stages, given_up, left_alone, worst
 
 ACCOUNT, NOW = "123456789012", datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 WORSE, SOUND, HELD_ELSEWHERE = "i-0aaaaaaaa", "i-0bbbbbbbb", "i-0cccccccc"
@@ -109,9 +111,14 @@ LEFT = [{"host": WORSE}]
         ([{"outcome": "NotDue", "left": LEFT}, {"outcome": "AwaitingApproval"}], EXIT_AWAITS_APPROVAL),
         ([{"outcome": "Failed"}, {"outcome": "NotDue", "left": LEFT}], EXIT_ERROR),
         ([{"outcome": "NotBegun"}], EXIT_HELD),
+        ([{"outcome": "AwaitingApproval"}, {"outcome": "GateBlocked"}], EXIT_BLOCKED),
     ],
 )
 def test_a_recheck_that_leaves_a_host_to_a_person_ends_as_one_that_holds_it(
     results: list[dict[str, Any]], code: int
 ) -> None:
     assert exit_of_many(results) == code
+    state = ended(worst(results), "", results)
+    # In the run history it is told from a clean one by the same rule.
+    assert (state.name == "Completed") == (code == EXIT_OK)
+    assert (state.type is StateType.FAILED) == (code in (EXIT_ERROR, EXIT_BLOCKED))
