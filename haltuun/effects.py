@@ -1,4 +1,4 @@
-"""Which changes are in effect, and which were taken back, by an account's journal. Pure."""
+"""Which changes are in effect, which were taken back and which are still open, by the journal. Pure."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ def effects(events: Iterable[ChangeEvent]) -> tuple[dict[str, ChangeEvent], Take
         built = change.model_copy(update={"depends_on": tuple(sorted(needs[change.id]))})
         now[change.id] = event.model_copy(update={"run": made_by.get(change.id, event.run), "change": built})
     return now, list(taken_back.values())
+
+
+def still_open(events: Iterable[ChangeEvent]) -> list[ChangeEvent]:
+    """From an account's events, oldest first: the last one of each change of which nobody knows yet what
+    became of it."""
+    still: dict[str, ChangeEvent] = {}
+    for event in events:
+        if event.event in ("intended", "sent", "unknown"):
+            still[event.change_id] = event
+        else:
+            still.pop(event.change_id, None)
+    return list(still.values())
+
+
+def open_changes(events: Iterable[ChangeEvent]) -> list[Change]:
+    """The changes of `still_open`."""
+    return [event.change for event in still_open(events)]
 
 
 def staying(there: Sequence[ChangeEvent]) -> dict[str, tuple[str, str]]:

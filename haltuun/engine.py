@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 from haltuun.aws import Aws, chunks
 from haltuun.clock import Clock
 from haltuun.config import Config
+from haltuun.effects import open_changes
 from haltuun.errors import ConfigError, HaltuunError, LeaseLost
 from haltuun.gates import Check, GateResult, Row, evaluate
-from haltuun.ledger import ChangeEvent, Lease, Ledger
+from haltuun.ledger import Lease, Ledger
 from haltuun.model import (
     Change,
     Facts,
@@ -771,17 +772,6 @@ def _ordered(changes: Sequence[Change]) -> tuple[Change, ...]:
     for change in changes:
         put(change, ())
     return tuple(done.values())
-
-
-def open_changes(events: Sequence[ChangeEvent]) -> list[Change]:
-    """The changes of which nobody knows yet what became of them, from an account's events, oldest first."""
-    still: dict[str, Change] = {}
-    for event in events:
-        if event.event in ("intended", "sent", "unknown"):
-            still[event.change_id] = event.change
-        else:
-            still.pop(event.change_id, None)
-    return list(still.values())
 
 
 _SESSIONS: dict[str, Takeover] = {}

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from haltuun.config import Config
-from haltuun.effects import effects, staying
-from haltuun.engine import of_one_host, open_changes, open_run
+from haltuun.effects import effects, open_changes, staying
+from haltuun.engine import of_one_host, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
 from haltuun.model import Change, Host, HostStatus, Json, StageName, Undo, Unknown, Verdict, canonical

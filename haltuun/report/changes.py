@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from haltuun.effects import effects, left, staying
+from haltuun.effects import effects, left, staying, still_open
 from haltuun.ledger import ChangeEvent, RunRow
 from haltuun.model import Change, Frozen, Proof, Reach, StageName, Verdict
 from haltuun.report.causes import without_host
@@ -15,7 +15,6 @@ from haltuun.report.rows import Planned, Rows
 FINE = (Verdict.passed, Verdict.waived)
 # These stages look, and have no proof of their own.
 GATE_PROVES = (StageName.discover, StageName.verify)
-UNRESOLVED = ("intended", "sent", "unknown")
 
 Reasons = Mapping[tuple[str, str], str]  # by run and change id
 
@@ -314,9 +313,7 @@ def _stays(events: Iterable[ChangeEvent], stay: Reasons) -> tuple[Stays, ...]:
 
 
 def unresolved(events: Sequence[ChangeEvent]) -> tuple[Unresolved, ...]:
-    last = {event.change_id: event for event in events}
     return tuple(
         Unresolved(run=event.run, change_id=event.change_id, at=event.at, summary=plain(event.change.summary))
-        for event in last.values()
-        if event.event in UNRESOLVED
+        for event in still_open(events)
     )
