@@ -62,7 +62,7 @@ def look(run: Run, change: Change) -> Json | Unknown:
         agent = parse_agent(get_output(run, _host(run, change)))
     except Unreachable as error:
         return Unknown(unknown=f"{error.code}: {error}")
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         return Unknown(unknown=f"PROBE_UNREADABLE: {error}")
     box = right_box(run.account.id, _host(run, change), agent)
     if not is_true(box):
@@ -134,7 +134,7 @@ def _agent_now(run: Run, change: Change) -> Agent:
     except Unreachable as error:
         error.unchanged = True
         raise
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise HaltuunError(
             f"not begun: what the host said of its agent could not be read ({error}).",
             subject=change.target,

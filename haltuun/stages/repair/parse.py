@@ -141,7 +141,11 @@ def _time(row: Json, name: str) -> datetime | None:
 
 
 def parse_agent(output: str) -> Agent:
-    """probe.sh's output. Raises ValueError when it is not whole."""
+    """probe.sh's output.
+
+    Raises:
+        ValueError: it is not whole, or a line of it is none that probe.sh prints; nothing else.
+    """
     lines = _key_values(output)
     if "end" not in lines:
         raise ValueError("the probe's output ends too early")
@@ -423,7 +427,7 @@ def _agent_or_unknown(host_raw: Json | Unknown) -> Agent | Unknown:
         return host_raw
     try:
         return parse_agent(host_raw["stdout"])
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         return Unknown(unknown=f"PROBE_UNREADABLE: the probe's output cannot be read ({error}).")
 
 

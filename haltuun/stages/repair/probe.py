@@ -134,7 +134,7 @@ def look_at(run: Run, host: Host, view: View) -> Json:
     output = get_output(run, host)
     try:
         agent = parse_agent(output)
-    except (ValueError, TypeError):
+    except ValueError:
         return {"stdout": output, "vault_node": None, "vault_activations": None, "own_node": None}
     node = _vault_node(run, view, agent)
     return {
