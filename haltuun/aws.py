@@ -19,6 +19,7 @@ import botocore.parsers
 import botocore.session
 from botocore.config import Config as BotoConfig
 
+from haltuun.answers import ODD_ANSWER, odd_answer
 from haltuun.clock import Clock
 from haltuun.config import AccountConfig
 from haltuun.errors import (
@@ -223,7 +224,8 @@ class Aws:
         return items
 
     def ask(self, question: Callable[[], T]) -> T | Unknown:
-        """The answer, or Unknown with the reason where AWS would not give one.
+        """The answer, or Unknown with the reason where AWS would not give one, or one that is not as its API
+        says.
 
         Missing credentials are not an answer of the account: they are raised.
         """
@@ -233,6 +235,8 @@ class Aws:
             raise
         except AwsError as error:
             return Unknown(unknown=f"{error.code}: {error.subject}: {error.message}")
+        except ODD_ANSWER as error:
+            return odd_answer(error)
 
     # -- below -----------------------------------------------------------------------------
 
@@ -344,7 +348,7 @@ def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 def tags_of(resource: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
     """AWS's [{Key, Value}] as a dict."""
-    return {tag["Key"]: tag.get("Value", "") for tag in resource.get(key) or ()}
+    return {tag["Key"]: tag.get("Value", "") for tag in resource.get(key) or () if "Key" in tag}
 
 
 def _snake(client: Any, operation: str) -> str:

@@ -10,6 +10,7 @@ from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.commands import Sent, send
 from haltuun.stages.own import Own, as_value, first_own, get_own, get_ssm_tags, is_ours, surely
+from haltuun.stages.pages import text
 from haltuun.stages.tags import managed_tags
 
 KIND = "ssm.association"
@@ -120,7 +121,7 @@ def apply_association(run: Run, change: Change) -> Json:
         run.aws.call("ssm", "UpdateAssociation", change.region, AssociationId=seen.id, **body)
         return {"association_id": seen.id}
     made = run.aws.call("ssm", "CreateAssociation", change.region, Tags=managed_tags(), **body)
-    return {"association_id": made["AssociationDescription"]["AssociationId"]}
+    return {"association_id": text(made.get("AssociationDescription"), "AssociationId")}
 
 
 ASSOCIATION = Kind(name=KIND, look=look_association, apply=apply_association)

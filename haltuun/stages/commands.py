@@ -17,6 +17,7 @@ from haltuun.errors import AwsError, NoCredentials
 from haltuun.model import Unknown
 from haltuun.redaction import redact
 from haltuun.run import Run
+from haltuun.stages.pages import member, moment, text, unreadable
 
 # SendCommand takes 50 ids (botocore 1.44); 51 come back as throttling (botocore #993). It is a page of
 # DescribeInstanceInformation, too.
@@ -67,14 +68,14 @@ class Sent:
         )
         self._unread = rows.unknown if isinstance(rows, Unknown) else ""
         for row in () if isinstance(rows, Unknown) else rows:
-            if row["CommandId"] in going and (_is_over(row) or self._has_settled(row)):
+            if text(row, "CommandId") in going and (_is_over(row) or self._has_settled(row)):
                 self._take_in(run, row)
         return self.endings
 
     def _has_settled(self, command: Mapping[str, Any]) -> bool:
         """It goes on somewhere, and where it has ended is not known yet: a host that hangs holds up none of
         the others for long."""
-        completed, before = int(command.get("CompletedCount") or 0), self._completed.get(command["CommandId"])
+        completed, before = _count(command, "CompletedCount"), self._completed.get(command["CommandId"])
         self._completed[command["CommandId"]] = completed
         known = sum(i in self.endings for i, sent in self.commands.items() if sent == command["CommandId"])
         return completed == before and completed > known
@@ -100,7 +101,7 @@ class Sent:
 
     def _take_in(self, run: Run, command: Mapping[str, Any]) -> None:
         hosts = [i for i, sent in self.commands.items() if sent == command["CommandId"]]
-        if command["Status"] == "Success":
+        if text(command, "Status") == "Success":
             self.endings.update(dict.fromkeys(hosts, ""))
             return
         rows = run.aws.ask(
@@ -116,14 +117,19 @@ class Sent:
         if isinstance(rows, Unknown):
             self._unread = rows.unknown
             return
-        over = [row for row in rows if row["InstanceId"] in hosts and row.get("Status") in _FINAL]
+        over = [row for row in rows if text(row, "InstanceId") in hosts and text(row, "Status") in _FINAL]
         self.endings.update({row["InstanceId"]: _why(row) for row in over})
 
 
 def _is_over(command: Mapping[str, Any]) -> bool:
     """On all its hosts."""
-    count = int(command.get("TargetCount") or 0)
-    return command.get("Status") in _FINAL or 0 < count <= int(command.get("CompletedCount") or 0)
+    count = _count(command, "TargetCount")
+    return text(command, "Status") in _FINAL or 0 < count <= _count(command, "CompletedCount")
+
+
+def _count(command: Mapping[str, Any], name: str) -> int:
+    count = member(command, name, int)
+    return count if isinstance(count, int) else 0
 
 
 def _why(invocation: Mapping[str, Any]) -> str:
@@ -194,8 +200,12 @@ def send(
                 why = Unknown(unknown=f"{error.code}: {error.subject}: {error.message}")
                 sent.refused.update(dict.fromkeys(some, why))
             continue
-        command = answer["Command"]
-        sent.commands.update(dict.fromkeys(some, str(command["CommandId"])))
-        asked = command["RequestedDateTime"]
+        command = answer.get("Command")
+        command_id, at = text(command, "CommandId"), moment(command, "RequestedDateTime")
+        if not command_id:  # it was taken, and nobody can ask how it ended
+            sent.refused.update(dict.fromkeys(some, unreadable("CommandId")))
+            continue
+        sent.commands.update(dict.fromkeys(some, command_id))
+        asked = at if isinstance(at, datetime) else run.now()
         sent.begun = asked if sent.begun is None else min(sent.begun, asked)
     return sent

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from haltuun.answers import ODD_ANSWER, odd_answer
 from haltuun.model import Json, Unknown
 
 T = TypeVar("T")
+
+UNNAMED = ""
 
 
 def member(row: Json, name: str, kind: type[T]) -> T | Unknown | None:
@@ -21,6 +24,21 @@ def member(row: Json, name: str, kind: type[T]) -> T | Unknown | None:
     if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     return unreadable(name)
+
+
+def readable(make: Callable[[], T]) -> T | Unknown:
+    """What `make` makes of an answer; unknown where that lacks a member or has one of another kind."""
+    try:
+        return make()
+    except ODD_ANSWER as error:
+        return odd_answer(error)
+
+
+def one_of(found: Mapping[str, T], name: str) -> T | None:
+    """The entry of that name in what AWS's rows were put together to, by name. Where a row named nothing (its
+    entry is under UNNAMED) it is unknown what has none.
+    """
+    return found.get(name, found.get(UNNAMED))
 
 
 def text(row: Json, name: str) -> str:

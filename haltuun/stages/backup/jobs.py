@@ -19,6 +19,7 @@ from haltuun.stages.backup.names import (
 )
 from haltuun.stages.backup.points import RUNNING, job_started, share_jobs, share_points
 from haltuun.stages.base import Kind
+from haltuun.stages.pages import one_of, text
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, apply_tag, look_tag
 
@@ -43,19 +44,21 @@ def look_job(run: Run, change: Change) -> Json | Unknown:
     points = share_points(run, change.region, change.target)
     if isinstance(points, Unknown):
         return points
-    if _recent(run, points.get(change.target)):
+    point = one_of(points, change.target)
+    if isinstance(point, Unknown):
+        return point
+    if _recent(run, point):
         return STARTED
-    jobs = share_jobs(run, change.region, change.target)
-    if isinstance(jobs, Unknown):
-        return jobs
-    job = jobs.get(change.target)
+    job = _job_of(run, change)
+    if isinstance(job, Unknown):
+        return job
     return STARTED if job and job["state"] in RUNNING else None
 
 
 def apply_job(run: Run, change: Change) -> Json:
     arn = _arn(run, change)
-    jobs = share_jobs(run, change.region, change.target)
-    failed = 0 if isinstance(jobs, Unknown) else jobs.get(change.target, {}).get("failed", 0)
+    job = _job_of(run, change)
+    failed = job["failed"] if job and not isinstance(job, Unknown) else 0
     # The same token within a day starts no second job; one that failed must not be answered again.
     token = f"haltuun-{change.target}-{run.now():%Y%m%d}-{failed}"
 
@@ -82,7 +85,12 @@ def apply_job(run: Run, change: Change) -> Json:
         job_started(run, change.region, change.target, None)
         raise answer
     job_started(run, change.region, change.target, answer)
-    return {"job_id": answer["BackupJobId"]}
+    return {"job_id": text(answer, "BackupJobId")}
+
+
+def _job_of(run: Run, change: Change) -> Json | Unknown | None:
+    jobs = share_jobs(run, change.region, change.target)
+    return jobs if isinstance(jobs, Unknown) else one_of(jobs, change.target)
 
 
 def is_role_unsettled(answer: object) -> bool:
@@ -105,7 +113,7 @@ def apply_arm(run: Run, change: Change) -> Json:
 
     def look() -> tuple[Json | Unknown, Json | Unknown]:
         points = share_points(run, change.region, change.target, fresh_s)
-        point = points if isinstance(points, Unknown) else points.get(change.target)
+        point = points if isinstance(points, Unknown) else one_of(points, change.target)
         return point, share_jobs(run, change.region, change.target, fresh_s)
 
     def done(seen: tuple[Json | Unknown, Json | Unknown]) -> bool:
@@ -114,13 +122,16 @@ def apply_arm(run: Run, change: Change) -> Json:
             return True
         if isinstance(jobs, Unknown):
             return False
-        job = jobs.get(change.target)
+        job = one_of(jobs, change.target)
+        if isinstance(job, Unknown):
+            return False
         ended = job is None or job["state"] not in RUNNING | {"COMPLETED"}
-        return ended or any(is_running(run, other, beyond_s=ARM_WAIT_S) for other in jobs.values())
+        others = (other for other in jobs.values() if not isinstance(other, Unknown))
+        return ended or any(is_running(run, other, beyond_s=ARM_WAIT_S) for other in others)
 
     point, jobs = poll(look, done, ARM_WAIT_S)
     if isinstance(point, Unknown) or not _recent(run, point):
-        raise _not_ready(change, point, jobs if isinstance(jobs, Unknown) else jobs.get(change.target))
+        raise _not_ready(change, point, jobs if isinstance(jobs, Unknown) else one_of(jobs, change.target))
     apply_tag(run, change)
     return {"recovery_point": point["arn"]}
 

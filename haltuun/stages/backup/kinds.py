@@ -24,6 +24,7 @@ from haltuun.stages.backup.names import (
 )
 from haltuun.stages.base import Kind
 from haltuun.stages.own import ABSENT, MADE_BY, Own, as_value, get_own, is_ours, surely
+from haltuun.stages.pages import text
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import MANAGED, TAG, managed_tags
 
@@ -72,7 +73,7 @@ def apply_role(run: Run, change: Change) -> Json:
         Description=f"{MADE_BY} AWS Backup acts with it.",
         Tags=managed_tags(),
     )
-    return {"arn": made["Role"]["Arn"]}
+    return {"arn": text(made.get("Role"), "Arn")}
 
 
 def get_role_policy(run: Run, region: str, name: str) -> Own | Unknown:
@@ -134,7 +135,7 @@ def apply_vault(run: Run, change: Change) -> Json:
         BackupVaultTags={MANAGED: "true"},
         CreatorRequestId=change.id,
     )
-    return {"arn": made["BackupVaultArn"]}
+    return {"arn": text(made, "BackupVaultArn")}
 
 
 def keeps_vault(run: Run, change: Change) -> str | Unknown:
@@ -251,7 +252,7 @@ def apply_plan(run: Run, change: Change) -> Json:
         BackupPlanTags={MANAGED: "true"},
         CreatorRequestId=f"{change.id}-{run.id}",
     )
-    return {"plan_id": made["BackupPlanId"]}
+    return {"plan_id": text(made, "BackupPlanId")}
 
 
 # -- the selection -------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ def apply_selection(run: Run, change: Change) -> Json:
     made = poll(attempt, lambda answer: not is_role_unsettled(answer), ROLE_SETTLES_S)
     if isinstance(made, AwsError):
         raise made
-    return {"selection_id": made["SelectionId"]}
+    return {"selection_id": text(made, "SelectionId")}
 
 
 def _kind(name: str, get: Any, apply: Any, **more: Any) -> Kind:

@@ -10,7 +10,7 @@ from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.stages.backup.facts import BackupAccount, BackupFacts
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
-from haltuun.stages.pages import member, moment, unreadable
+from haltuun.stages.pages import member, moment, one_of, unreadable
 from haltuun.stages.tags import ARMED, BACKUP
 
 
@@ -37,11 +37,15 @@ def parse_host(view: View, host: Host, raw: Json, host_raw: Json | Unknown) -> B
 
 
 def entry_of(by_region: Json, host: Host, key: str = "") -> Any:
-    """The host's entry in {region: {instance id: …}}; {} where the region answered and had none."""
+    """The host's entry in {region: {instance id: …}}; {} where the region answered and had none (see
+    `one_of`)."""
     region = by_region.get(host.region, Unknown(unknown=f"{host.region} was not asked"))
     if isinstance(region, Mapping) and set(region) == {"unknown"}:
         return Unknown.model_validate(region)  # as a recorded case spells it
-    return region if isinstance(region, Unknown) else region.get(key or host.instance_id, {})
+    if isinstance(region, Unknown):
+        return region
+    found = one_of(region, key or host.instance_id)
+    return {} if found is None else found
 
 
 def point_columns(point: Json | Unknown, now: datetime) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from haltuun.aws import chunks, tags_of
@@ -13,6 +14,7 @@ from haltuun.stages.backup.names import POLICIES, SELECTION, VAULT
 from haltuun.stages.backup.points import get_jobs, get_points
 from haltuun.stages.discover.facts import DiscoverFacts
 from haltuun.stages.own import Own
+from haltuun.stages.pages import UNNAMED, moment, text, unreadable
 from haltuun.stages.tags import ARMED, MANAGED, get_instance_tags, ids_by_region
 
 # DescribeSnapshots takes at most 200 values a filter (EC2 API reference, "Filter").
@@ -72,16 +74,18 @@ def _opted_out(run: Run, region: str) -> list[str] | Unknown:
     return run.aws.ask(question)
 
 
-def get_protected(run: Run, region: str) -> dict[str, str] | Unknown:
+def get_protected(run: Run, region: str) -> dict[str, str | Unknown] | Unknown:
     """Instance id → where AWS Backup holds a recovery point of it outside our vault, and since when."""
 
-    def question() -> dict[str, str]:
-        found: dict[str, str] = {}
+    def question() -> dict[str, str | Unknown]:
+        found: dict[str, str | Unknown] = {}
         for resource in run.aws.pages("backup", "ListProtectedResources", "Results", region):
-            arn, vault = str(resource.get("ResourceArn")), str(resource.get("LastBackupVaultArn") or "")
+            arn, vault = text(resource, "ResourceArn"), text(resource, "LastBackupVaultArn")
+            if not arn:
+                found[UNNAMED] = unreadable("ResourceArn")
             if ":instance/" in arn and vault.rpartition(":")[2] != VAULT:
-                last = resource.get("LastBackupTime")
-                day = last.date().isoformat() if hasattr(last, "date") else "unknown"
+                last = moment(resource, "LastBackupTime")
+                day = last.date().isoformat() if isinstance(last, datetime) else "unknown"
                 name = vault.rpartition(":")[2] or "?"
                 found[arn.rpartition("/")[2]] = f"AWS Backup, vault {name}, last {day}"
         return found
@@ -99,9 +103,10 @@ def _probe_snapshots(run: Run, hosts: Sequence[Host]) -> dict[str, Json | Unknow
     return {region: get_snapshots(run, region, ids) for region, ids in volumes.items()}
 
 
-def get_snapshots(run: Run, region: str, volume_ids: Sequence[str]) -> dict[str, str] | Unknown:
-    def question() -> dict[str, str]:
+def get_snapshots(run: Run, region: str, volume_ids: Sequence[str]) -> dict[str, str | Unknown] | Unknown:
+    def question() -> dict[str, str | Unknown]:
         newest: dict[str, tuple[str, str]] = {}
+        unread: dict[str, str | Unknown] = {}
         for some in chunks(volume_ids, _FILTER_VALUES):
             filters = [{"Name": "volume-id", "Values": list(some)}]
             for snapshot in run.aws.pages(
@@ -111,12 +116,15 @@ def get_snapshots(run: Run, region: str, volume_ids: Sequence[str]) -> dict[str,
                 if snapshot.get("State") != "completed" or MANAGED in tags or _by_aws_backup(snapshot, tags):
                     continue
                 policy = tags.get("aws:dlm:lifecycle-policy-id")
-                day = snapshot["StartTime"].date().isoformat()
+                begun, volume = moment(snapshot, "StartTime"), text(snapshot, "VolumeId")
+                if not volume:
+                    unread[UNNAMED] = unreadable("VolumeId")
+                    continue
+                day = begun.date().isoformat() if isinstance(begun, datetime) else "?"
                 made_by = f"lifecycle policy {policy}" if policy else "snapshot"
-                text = f"{made_by}, {snapshot['SnapshotId']} of {day}"
-                volume = snapshot["VolumeId"]
-                newest[volume] = max(newest.get(volume, ("", "")), (day, text))
-        return {volume: text for volume, (_, text) in newest.items()}
+                told = f"{made_by}, {text(snapshot, 'SnapshotId') or '?'} of {day}"
+                newest[volume] = max(newest.get(volume, ("", "")), (day.replace("?", ""), told))
+        return {**unread, **{volume: told for volume, (_, told) in newest.items()}}
 
     return run.aws.ask(question)
 

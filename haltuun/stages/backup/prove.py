@@ -17,6 +17,7 @@ from haltuun.stages.backup.parse import point_columns
 from haltuun.stages.backup.points import share_jobs, share_points
 from haltuun.stages.base import Proven, View
 from haltuun.stages.own import Own
+from haltuun.stages.pages import one_of
 from haltuun.stages.polling import poll
 from haltuun.stages.tags import ids_by_region
 
@@ -37,11 +38,11 @@ def prove(run: Run, hosts: Sequence[Host], view: View) -> Mapping[str, Proven]:
         points, jobs = _wait_for_points(run, region, ids)
         now = run.now()
         for instance_id in ids:
-            point = points if isinstance(points, Unknown) else points.get(instance_id)
+            point = points if isinstance(points, Unknown) else one_of(points, instance_id)
             # Where no recent one is, what the look said of older ones holds.
             columns = {} if point is None else point_columns(point, now)
-            if not isinstance(jobs, Unknown) and instance_id in jobs:
-                job = jobs[instance_id]
+            job = None if isinstance(jobs, Unknown) else one_of(jobs, instance_id)
+            if job is not None and not isinstance(job, Unknown):
                 columns = {**columns, "job_state": job["state"], "job_message": job["message"]}
             proven[instance_id] = Proven(fields=columns, proofs=_proof(run, by_id[instance_id], columns))
     return proven
@@ -57,13 +58,15 @@ def _wait_for_points(run: Run, region: str, ids: Sequence[str]) -> Seen:
         points, jobs = seen
         if isinstance(points, Unknown) or isinstance(jobs, Unknown):
             return True
-        return not any(_awaited(run, points.get(i), jobs.get(i)) for i in ids)
+        return not any(_awaited(run, one_of(points, i), one_of(jobs, i)) for i in ids)
 
     return poll(look, done, JOB_WAIT_S)
 
 
-def _awaited(run: Run, point: Json, job: Json) -> bool:
+def _awaited(run: Run, point: Json | Unknown, job: Json | Unknown) -> bool:
     """No recent recovery point, and a young job that may still bring one."""
+    if isinstance(point, Unknown) or isinstance(job, Unknown):
+        return False
     if point and _age_h(run, point["at"]) <= MAX_AGE_H:
         return False
     return bool(job) and is_running(run, job) and not is_running(run, job, beyond_s=JOB_WAIT_S)

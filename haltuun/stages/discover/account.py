@@ -5,6 +5,7 @@ predecessor left. Reads only.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -15,6 +16,9 @@ from haltuun.aws import Aws, chunks, tags_of
 from haltuun.errors import AwsError, NotFound
 from haltuun.model import Host, Json, Unknown
 from haltuun.run import Run
+from haltuun.stages.pages import member, text, unreadable
+
+log = logging.getLogger("haltuun")
 
 SESSION_DOCUMENT = "SSM-SessionManagerRunShell"
 DHMC_SETTING = "/ssm/managed-instance/default-ec2-instance-management-role"
@@ -52,18 +56,29 @@ def list_hosts(run: Run) -> list[Host]:
         except AwsError as error:
             failed.append(error)
             continue
-        run.listed.add(region)
-        hosts.extend(host for host in listed if host is not None)
+        unread = sum(isinstance(host, Unknown) for host in listed)
+        if unread:  # then nobody knows which of those that were there are gone
+            log.warning("%s: %d instance(s) left out: AWS gave no id or no state of them", region, unread)
+        else:
+            run.listed.add(region)
+        hosts.extend(host for host in listed if isinstance(host, Host))
     if failed and len(failed) == len(regions):
         raise failed[0]
     return sorted(hosts, key=lambda host: (host.region, host.name, host.instance_id))
 
 
-def _host(account: str, region: str, instance: Mapping[str, Any]) -> Host | None:
+def _host(account: str, region: str, instance: Mapping[str, Any]) -> Host | Unknown | None:
+    if not is_whole(instance):
+        return unreadable("InstanceId and State")
     if instance["State"]["Name"] in GONE:
         return None
     name = tags_of(instance).get("Name", "")
     return Host(account=account, region=region, instance_id=instance["InstanceId"], name=name)
+
+
+def is_whole(instance: Json) -> bool:
+    """Whether it has what no instance is without; one that has not is left out, and the run says so."""
+    return bool(text(instance, "InstanceId") and text(member(instance, "State", dict), "Name"))
 
 
 def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
@@ -81,7 +96,7 @@ def get_instances(aws: Aws, region: str, each: Callable[[dict[str, Any]], T]) ->
         "DescribeInstances",
         "Reservations",
         region,
-        each=lambda reservation: [each(instance) for instance in reservation["Instances"]],
+        each=lambda reservation: [each(instance) for instance in reservation.get("Instances") or ()],
     )
     return [instance for instances in reservations for instance in instances]
 
@@ -90,7 +105,7 @@ def get_region(aws: Aws, region: str) -> dict[str, Json]:
     def pages(service: str, operation: str, key: str, **parameters: Any) -> Json:
         return aws.ask(lambda: aws.pages(service, operation, key, region, **{"each": plain, **parameters}))
 
-    instances: Json = aws.ask(lambda: get_instances(aws, region, _instance))
+    instances: Json = aws.ask(lambda: list(filter(is_whole, get_instances(aws, region, _instance))))
     images = _images(aws, region, instances)
     groups = pages("autoscaling", "DescribeAutoScalingGroups", "AutoScalingGroups")
     own = [{"Key": "OWNER", "Values": ["Self"]}]

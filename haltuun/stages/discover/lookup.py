@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from haltuun.model import Json
+from haltuun.stages.pages import member
 
 # Several lists of several regions are looked up in turns.
 _KEPT = 64
@@ -24,7 +25,8 @@ def find(rows: Sequence[Json], field: str, value: object) -> Json | None:
     if known is None or known[0] is not rows:
         index: dict[str, Json] = {}
         for row in rows:
-            index.setdefault(row[field], row)
+            if isinstance(name := member(row, field, str), str):
+                index.setdefault(name, row)
         if len(_indexes) >= _KEPT:
             _indexes.clear()
         known = _indexes[key] = (rows, index)

@@ -11,7 +11,7 @@ from haltuun.aws import tags_of
 from haltuun.config import AccountConfig
 from haltuun.model import Json, Unknown
 from haltuun.stages.base import View
-from haltuun.stages.discover.account import EVIDENCE_TAG, specifications_of
+from haltuun.stages.discover.account import EVIDENCE_TAG, is_whole, specifications_of
 from haltuun.stages.discover.facts import (
     Association,
     BackupPlan,
@@ -30,6 +30,7 @@ from haltuun.stages.discover.facts import (
     Template,
 )
 from haltuun.stages.discover.lookup import find
+from haltuun.stages.pages import readable, text
 from haltuun.stages.tags import EXCLUDE
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def parse_account(view: View, raw: Json) -> DiscoverAccount:
     standing = {
         instance["InstanceId"]: parse_standing(instance, answers["nodes"], answers["images"], view.account)
         for answers in raw.values()
-        for instance in _list(answers["instances"])
+        for instance in filter(is_whole, _list(answers["instances"]))
     }
     evidence = {region: parse_evidence(answers["evidence"]) for region, answers in raw.items()}
     return DiscoverAccount(regions=regions, standing=standing, evidence=evidence)
@@ -103,7 +104,7 @@ def parse_region(raw: Json) -> RegionFacts:
         session_preferences=raw["session_preferences"],
         hybrid_nodes=parse_hybrid_nodes(raw["nodes"]),
         groups=_each(raw["groups"], _group),
-        templates=_templates(raw["launch_templates"], raw["launch_configurations"]),
+        templates=readable(lambda: _templates(raw["launch_templates"], raw["launch_configurations"])),
         images=_each(raw["images"], lambda row: parse_image(row, raw["lineage"])),
     )
 
@@ -111,7 +112,7 @@ def parse_region(raw: Json) -> RegionFacts:
 def parse_hybrid_nodes(nodes: Json) -> tuple[HybridNode, ...] | Unknown:
     if isinstance(nodes, Unknown):
         return nodes
-    return tuple(_hybrid_node(node) for node in nodes if node["InstanceId"].startswith("mi-"))
+    return tuple(_hybrid_node(node) for node in nodes if text(node, "InstanceId").startswith("mi-"))
 
 
 def dhmc_role_of(setting: Json) -> str | Unknown | None:
@@ -279,7 +280,8 @@ def _version(row: Json, is_newest: bool) -> Template:
 
 
 def _each(rows: Json, make: Callable[[Any], T]) -> tuple[T, ...] | Unknown:
-    return rows if isinstance(rows, Unknown) else tuple(make(row) for row in rows)
+    """Of a row that cannot be read nobody knows what it is, and so not what there is in all."""
+    return rows if isinstance(rows, Unknown) else readable(lambda: tuple(make(row) for row in rows))
 
 
 def _list(rows: Json) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from haltuun.aws import tags_of
@@ -19,6 +19,7 @@ from haltuun.stages.discover.parse_account import (
     platform_of,
     ssm_status_of,
 )
+from haltuun.stages.pages import text, unreadable
 
 NOT_LISTED = Unknown(unknown="EC2 did not list the instance")
 # Clones of one machine keep its name; these names say nothing.
@@ -50,11 +51,8 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
     node = nodes if isinstance(nodes, Unknown) else node_of(host.instance_id, nodes) or {}
     options = instance.get("MetadataOptions") or {}
     tags = tags_of(instance)
-    volume_ids = tuple(
-        mapping["Ebs"]["VolumeId"]
-        for mapping in instance.get("BlockDeviceMappings") or ()
-        if mapping.get("Ebs")
-    )
+    disks = [one.get("Ebs") for one in instance.get("BlockDeviceMappings") or () if one.get("Ebs")]
+    volume_ids = _ids(disks, "VolumeId")
     return {
         "state": instance["State"]["Name"],
         "state_reason": (instance.get("StateReason") or {}).get("Message")
@@ -72,7 +70,7 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
         "subnet_id": instance.get("SubnetId"),
         "private_ip": instance.get("PrivateIpAddress"),
         "public_ip": instance.get("PublicIpAddress"),
-        "security_groups": tuple(group["GroupId"] for group in instance.get("SecurityGroups") or ()),
+        "security_groups": _ids(instance.get("SecurityGroups") or (), "GroupId"),
         "profile_arn": (instance.get("IamInstanceProfile") or {}).get("Arn"),
         "asg": _asg_of(instance, tags, answers["asg_instances"]),
         "managed_by": _managed_by(instance, tags, answers["asg_instances"], answers["ecs_instances"]),
@@ -91,6 +89,12 @@ def parse_ec2(view: View, host: Host, raw: Json) -> dict[str, Any]:
         "ssm_platform_name": node if isinstance(node, Unknown) else node.get("PlatformName"),
         "ssm_platform_version": node if isinstance(node, Unknown) else node.get("PlatformVersion"),
     }
+
+
+def _ids(rows: Sequence[Json], name: str) -> tuple[str, ...] | Unknown:
+    """Without one of them it is not known which there are."""
+    found = tuple(text(row, name) for row in rows)
+    return found if all(found) else unreadable(name)
 
 
 def _checks(instance: Json, statuses: Json) -> str | Unknown | None:
@@ -135,8 +139,10 @@ def _image_of(instance: Json, images: Json) -> ImageFacts | Unknown:
     return parse_image(row) if row else Unknown(unknown="the image no longer exists, or is not shared")
 
 
-def _volumes_gib(volume_ids: tuple[str, ...], rows: Json) -> int | Unknown:
+def _volumes_gib(volume_ids: tuple[str, ...] | Unknown, rows: Json) -> int | Unknown:
     """All together; one volume of unknown size makes the sum unknown."""
+    if isinstance(volume_ids, Unknown):
+        return volume_ids
     if isinstance(rows, Unknown):
         return rows
     sizes: dict[str, int] = {one: (find(rows, "VolumeId", one) or {}).get("Size") or 0 for one in volume_ids}
@@ -162,7 +168,7 @@ def _asg_of(instance: Json, tags: Mapping[str, str], rows: Json) -> str | Unknow
     if isinstance(rows, Unknown):
         return rows
     row = find(rows, "InstanceId", instance["InstanceId"])
-    return row["AutoScalingGroupName"] if row else None
+    return (text(row, "AutoScalingGroupName") or unreadable("AutoScalingGroupName")) if row else None
 
 
 def _managed_by(

@@ -22,6 +22,7 @@ from haltuun.stages.own import (
     is_ours,
     surely,
 )
+from haltuun.stages.pages import text
 from haltuun.stages.patch.families import FAMILIES, Family, approval_rules
 from haltuun.stages.tags import ARMED, TAG, managed_tags
 
@@ -125,7 +126,7 @@ def apply_baseline(run: Run, change: Change) -> Json:
         if error.code != "InvalidResourceId" or isinstance(there, Unknown) or there.state != "ours":
             raise
         return {"baseline_id": there.id, "tags": "refused"}
-    return {"baseline_id": made["BaselineId"]}
+    return {"baseline_id": text(made, "BaselineId")}
 
 
 def _token(run: Run, change: Change) -> str:
@@ -232,7 +233,7 @@ def apply_window(run: Run, change: Change) -> Json:
         Tags=managed_tags(),
         **body,
     )
-    return {"window_id": made["WindowId"]}
+    return {"window_id": text(made, "WindowId")}
 
 
 def _in_window(run: Run, region: str, operation: str, key: str, name: str) -> tuple[str, Any]:
@@ -277,7 +278,7 @@ def apply_window_target(run: Run, change: Change) -> Json:
         Targets=targets,
         ClientToken=_token(run, change),
     )
-    return {"window_target_id": made["WindowTargetId"]}
+    return {"window_target_id": text(made, "WindowTargetId")}
 
 
 def get_window_task(run: Run, region: str, name: str = TASK) -> Own | Unknown:
@@ -343,7 +344,7 @@ def apply_window_task(run: Run, change: Change) -> Json:
         ClientToken=_token(run, change),
         **body,
     )
-    return {"window_task_id": made["WindowTaskId"]}
+    return {"window_task_id": text(made, "WindowTaskId")}
 
 
 def _kind(name: str, get: Any, apply: Any) -> Kind:

@@ -9,7 +9,7 @@ from typing import Any
 from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
-from haltuun.stages.pages import member, moment, unreadable
+from haltuun.stages.pages import member, moment, one_of, unreadable
 from haltuun.stages.patch.facts import SCAN_MAX_AGE_H, PatchAccount, PatchFacts
 from haltuun.stages.patch.families import Family
 from haltuun.stages.patch.probe import family_from
@@ -41,7 +41,10 @@ def _of_host(by_region: Json, host: Host) -> Json | Unknown:
     region = by_region.get(host.region, Unknown(unknown=f"{host.region} was not asked"))
     if isinstance(region, Mapping) and set(region) == {"unknown"}:
         return Unknown.model_validate(region)  # as a recorded case spells it
-    return region if isinstance(region, Unknown) else region.get(host.instance_id, {})
+    if isinstance(region, Unknown):
+        return region
+    found = one_of(region, host.instance_id)
+    return {} if found is None else found
 
 
 def _family_columns(family: Family | Unknown | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.associations import get_association, get_associations
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.pages import text, unreadable
 from haltuun.stages.patch.families import Family, family_of
 from haltuun.stages.patch.kinds import (
     get_baseline,
@@ -80,26 +81,32 @@ def _competing(associations: list[dict[str, Any]] | Unknown) -> list[str] | Unkn
     if isinstance(associations, Unknown):
         return associations
     return sorted(
-        f"{found.get('AssociationName') or found['AssociationId']} ({found['Name']})"
+        f"{found.get('AssociationName') or found.get('AssociationId', '?')} ({found['Name']})"
         for found in associations
         if str(found.get("Name", "")).startswith(_PATCH_DOCUMENTS)
         and not str(found.get("AssociationName", "")).startswith("haltuun-")
     )
 
 
-def get_patch_states(run: Run, region: str, ids: Sequence[str]) -> dict[str, Json] | Unknown:
-    """Instance id → InstancePatchState with times as text; hosts that were never scanned are not in it."""
+def get_patch_states(run: Run, region: str, ids: Sequence[str]) -> dict[str, Json | Unknown] | Unknown:
+    """Instance id → InstancePatchState with times as text; hosts that were never scanned are not in it (see
+    `one_of`)."""
 
-    def question() -> dict[str, Json]:
-        states: dict[str, Json] = {}
+    def question() -> dict[str, Json | Unknown]:
+        states: dict[str, Json | Unknown] = {}
         for some in chunks(ids, _STATES):
             for state in run.aws.pages(
                 "ssm", "DescribeInstancePatchStates", "InstancePatchStates", region, InstanceIds=list(some)
             ):
-                states[state["InstanceId"]] = {
-                    key: value.isoformat() if hasattr(value, "isoformat") else value
-                    for key, value in state.items()
-                }
+                whose = text(state, "InstanceId")
+                states[whose] = (
+                    {
+                        key: value.isoformat() if hasattr(value, "isoformat") else value
+                        for key, value in state.items()
+                    }
+                    if whose
+                    else unreadable("InstanceId")
+                )
         return states
 
     return run.aws.ask(question)

@@ -10,6 +10,7 @@ from haltuun.model import Host, Proof, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.associations import send_once
 from haltuun.stages.base import Proven, View
+from haltuun.stages.pages import one_of
 from haltuun.stages.patch.facts import SCAN_MAX_AGE_H
 from haltuun.stages.patch.parse import state_columns
 from haltuun.stages.patch.plan import SCAN_VALUE
@@ -75,7 +76,8 @@ def _columns(run: Run, region: str, ids: Sequence[str]) -> dict[str, dict[str, A
     now = run.now()
     if isinstance(states, Unknown):
         return {i: state_columns(states, now) for i in ids}
-    return {i: state_columns(states.get(i, {}), now) for i in ids}
+    seen = {i: one_of(states, i) for i in ids}
+    return {i: state_columns({} if one is None else one, now) for i, one in seen.items()}
 
 
 def _fresh(columns: Mapping[str, Any]) -> bool:

@@ -11,9 +11,11 @@ from haltuun.model import Host, Json, StageName, Unknown
 from haltuun.run import Run
 from haltuun.stages.discover.account import plain
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
+from haltuun.stages.pages import one_of, text, unreadable
 from haltuun.stages.verify.needs import OWN_ROLE, POLICY_NAME, actions_by_resource
 
 FILTER_VALUES = 200
+ATTACHED = ("associated", "associating")  # states of an instance profile's association
 
 
 def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
@@ -51,24 +53,27 @@ def probe_account(run: Run, hosts: Sequence[Host]) -> Json:
     }
 
 
-def get_attached(aws: Aws, region: str) -> dict[str, str]:
-    """Instance id → ARN of the profile that is attached, or about to be."""
+def get_attached(aws: Aws, region: str) -> dict[str, str | Unknown]:
+    """Instance id → ARN of the profile that is attached, or about to be (see `one_of`)."""
     rows = aws.pages(
         "ec2", "DescribeIamInstanceProfileAssociations", "IamInstanceProfileAssociations", region
     )
-    return {
-        row["InstanceId"]: row["IamInstanceProfile"]["Arn"]
-        for row in rows
-        if row.get("State") in ("associated", "associating")
-    }
+    attached = [row for row in rows if row.get("State") in ATTACHED]
+    return {text(row, "InstanceId"): profile_arn(row) for row in attached}
+
+
+def profile_arn(row: Json) -> str | Unknown:
+    """Of an association that names its instance; of another it is not known whose it would be."""
+    arn = text(row.get("IamInstanceProfile"), "Arn") if text(row, "InstanceId") else ""
+    return arn or unreadable("IamInstanceProfile")
 
 
 def _profile_of(
-    instance_id: str, attached: dict[str, str] | Unknown, facts: Mapping[str, DiscoverFacts]
+    instance_id: str, attached: dict[str, str | Unknown] | Unknown, facts: Mapping[str, DiscoverFacts]
 ) -> str | Unknown | None:
     """Where the associations may not be asked, what EC2 said of the instance stands."""
     if not isinstance(attached, Unknown):
-        return attached.get(instance_id)
+        return one_of(attached, instance_id)
     return facts[instance_id].profile_arn if instance_id in facts else attached
 
 

@@ -11,7 +11,9 @@ from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.own import unseen
+from haltuun.stages.pages import one_of, text
 from haltuun.stages.tags import managed_tags
+from haltuun.stages.verify.account import ATTACHED, profile_arn
 from haltuun.stages.verify.plan import ASSOCIATE, EGRESS
 from haltuun.stages.verify.roles import ROLE_KINDS
 
@@ -38,8 +40,11 @@ def look_association(run: Run, change: Change) -> Json | Unknown:
     rows = _associations(run, change)
     if isinstance(rows, Unknown):
         return rows
-    row = rows.get(change.target)
-    return {"profile": row["IamInstanceProfile"]["Arn"].rsplit("/", 1)[-1] if row else None}
+    row = one_of(rows, change.target)
+    if row is None:
+        return {"profile": None}
+    arn = profile_arn(row)
+    return arn if isinstance(arn, Unknown) else {"profile": arn.rsplit("/", 1)[-1]}
 
 
 def _associations(run: Run, change: Change) -> dict[str, dict[str, Any]] | Unknown:
@@ -49,7 +54,8 @@ def _associations(run: Run, change: Change) -> dict[str, dict[str, Any]] | Unkno
         rows = run.aws.pages(
             "ec2", "DescribeIamInstanceProfileAssociations", "IamInstanceProfileAssociations", change.region
         )
-        return {row["InstanceId"]: row for row in rows if row.get("State") in ("associated", "associating")}
+        attached = [row for row in rows if row.get("State") in ATTACHED]
+        return {text(row, "InstanceId"): row if text(row, "InstanceId") else {} for row in attached}
 
     return run.shared.get(_shared_key(change), change.target, lambda: run.aws.ask(question))
 
@@ -63,7 +69,7 @@ def apply_association(run: Run, change: Change) -> Json:
     rows = _associations(run, change)
     if isinstance(rows, Unknown):
         raise unseen("its instance profile", rows, change.target, "Retry the host.")
-    there = rows.get(change.target)
+    there = rows.get(change.target)  # as it was looked at: it is known
     try:
         if change.after["profile"] is None:
             if there is not None:
@@ -146,7 +152,7 @@ def apply_egress(run: Run, change: Change) -> Json:
             IpPermissions=[_permission(target) for target in add],
             TagSpecifications=[{"ResourceType": "security-group-rule", "Tags": managed_tags()}],
         )
-        return {"rules": [row["SecurityGroupRuleId"] for row in answer.get("SecurityGroupRules") or ()]}
+        return {"rules": [text(row, "SecurityGroupRuleId") for row in answer.get("SecurityGroupRules") or ()]}
     if drop:
         run.aws.call(
             "ec2",

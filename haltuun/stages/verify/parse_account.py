@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 from haltuun.aws import tags_of
 from haltuun.model import Host, Json, StageName, Unknown, canonical, is_false
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.pages import readable, text
 from haltuun.stages.tags import MANAGED
 from haltuun.stages.verify.account import dhmc_role
 from haltuun.stages.verify.egress import evaluate
@@ -27,7 +29,9 @@ from haltuun.stages.verify.tables import Network, Place, parse_network
 
 
 def parse_account(view: View, raw: Json) -> VerifyAccount:
-    networks = {region: parse_network(region, part) for region, part in raw["network"].items()}
+    networks = {
+        region: readable(partial(parse_network, region, part)) for region, part in raw["network"].items()
+    }
     return VerifyAccount(
         profile_of=raw["profile_of"],
         endpoints={
@@ -35,7 +39,7 @@ def parse_account(view: View, raw: Json) -> VerifyAccount:
             for instance_id, host in view.hosts.items()
         },
         profile_roles=raw["profiles"],
-        roles={name: parse_role(name, answers) for name, answers in raw["roles"].items()},
+        roles={name: readable(partial(parse_role, name, answers)) for name, answers in raw["roles"].items()},
         own_role=parse_own(raw["own_role"]),
         own_profile=parse_own_profile(raw["own_profile"]),
         own_inline=raw["own_inline"],
@@ -108,9 +112,11 @@ def parse_endpoints(
     if facts is None or network is None or place is None:
         return Unknown(unknown="where the instance stands in the network is not known")
     required = required_services(agent_version(facts), host.region)
-    return tuple(
-        evaluate(network, place, service, required=service in required)
-        for service in (*required, *OPTIONAL_SERVICES)
+    return readable(
+        lambda: tuple(
+            evaluate(network, place, service, required=service in required)
+            for service in (*required, *OPTIONAL_SERVICES)
+        )
     )
 
 
@@ -130,7 +136,7 @@ def place_of(facts: DiscoverFacts | None) -> Place | None:
 
 
 def parse_interfaces(rows: Json) -> tuple[Interface, ...] | Unknown:
-    return rows if isinstance(rows, Unknown) else tuple(parse_interface(row) for row in rows)
+    return rows if isinstance(rows, Unknown) else readable(lambda: tuple(map(parse_interface, rows)))
 
 
 def parse_interface(row: Json) -> Interface:
@@ -244,7 +250,7 @@ def parse_own_profile(profile: Json) -> Literal["absent", "ours", "empty", "fore
         return profile
     if profile is None:
         return "absent"
-    names = [role["RoleName"] for role in profile.get("Roles") or ()]
+    names = [text(role, "RoleName") for role in profile.get("Roles") or ()]
     if tags_of(profile).get(MANAGED) != "true" or names not in ([], [OWN_ROLE]):
         return "foreign"
     return "ours" if names else "empty"

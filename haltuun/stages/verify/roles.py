@@ -121,7 +121,7 @@ def _may_report(run: Run, role_arn: str) -> bool:
             ResourceArns=["*"],
         )
     )
-    return isinstance(rows, Unknown) or any(row["EvalDecision"] != "implicitDeny" for row in rows)
+    return isinstance(rows, Unknown) or any(row.get("EvalDecision") != "implicitDeny" for row in rows)
 
 
 # -- iam.role: our own -----------------------------------------------------------------------------
@@ -338,14 +338,16 @@ def _other_uses(run: Run) -> list[str]:
     ]
 
 
-def _users(run: Run) -> dict[str, str]:
-    """Instance id → region, of all that have our profile."""
-    return {
-        instance_id: region
-        for region in run.aws.regions()
-        for instance_id, arn in get_attached(run.aws, region).items()
-        if arn.rsplit("/", 1)[-1] == OWN_ROLE
-    }
+def _users(run: Run) -> dict[str, str] | Unknown:
+    """Instance id → region, of all that have our profile; unknown where one's profile is."""
+    found: dict[str, str] = {}
+    for region in run.aws.regions():
+        for instance_id, arn in get_attached(run.aws, region).items():
+            if isinstance(arn, Unknown):
+                return arn
+            if arn.rsplit("/", 1)[-1] == OWN_ROLE:
+                found[instance_id] = region
+    return found
 
 
 def _just_freed(run: Run, users: dict[str, str]) -> bool:
