@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from haltuun.aws import Aws, chunks
 from haltuun.clock import Clock
 from haltuun.config import Config
-from haltuun.effects import open_changes
+from haltuun.effects import still_open
 from haltuun.errors import ConfigError, HaltuunError, LeaseLost
 from haltuun.gates import Check, GateResult, Row, evaluate
 from haltuun.ledger import Lease, Ledger
@@ -193,13 +193,16 @@ class Takeover:
 
     def reconcile(self) -> None:
         """Resolve by looking what a killed run left intended, sent or unknown."""
-        for change in open_changes(self.run.ledger.change_events(self.run.account.id)):
-            kind = self.stages[change.stage].kinds.get(change.kind)
-            if kind is None or (kind.on_host and not set(change.hosts) <= set(self.hosts)):
-                continue
-            if self.performer.resolve(change) == "confirmed":
+        opened = still_open(self.run.ledger.change_events(self.run.account.id))
+        found = self.performer.resolve_all([event for event in opened if self._can_look_at(event.change)])
+        for event in opened:
+            if found.get(event.change_id) == "confirmed":
                 # It took effect while or after this run looked: look again before judging.
-                self.progress[change.stage].touched.update(change.hosts or self.hosts)
+                self.progress[event.change.stage].touched.update(event.change.hosts or self.hosts)
+
+    def _can_look_at(self, change: Change) -> bool:
+        kind = self.stages[change.stage].kinds.get(change.kind)
+        return kind is not None and (not kind.on_host or set(change.hosts) <= set(self.hosts))
 
     # -- look ------------------------------------------------------------------------------------
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from haltuun.errors import AwsError, HaltuunError, LeaseLost
-from haltuun.ledger import Lease
+from haltuun.ledger import ChangeEvent, Lease
 from haltuun.model import Change, Json, StageName, Unknown, canonical
 from haltuun.run import Run
 from haltuun.stages.base import Kind, Stage
@@ -166,16 +169,42 @@ class Performer:
         yet is made again for up to `wait_s`: parts of it may be seen before the rest is.
         """
 
-        def settled(seen: Json | Unknown) -> bool:
-            return not isinstance(seen, Unknown) and canonical(seen) == canonical(change.after)
+        return self._found(change, poll(lambda: self._look(change), partial(_is_done, change), wait_s))
 
-        seen = poll(lambda: self._look(change), settled, wait_s)
+    def resolve_all(self, opened: Sequence[ChangeEvent]) -> dict[str, str]:
+        """`resolve` for what earlier runs left open, by each one's last event; change id → what was found.
+
+        They are looked at side by side. Of AWS's things, those not seen done are looked at again, all of them
+        together, until AWS has had its time to show what was sent: counted from the event, so mostly there is
+        nothing to wait for.
+        """
+        run, seen = self.run, dict[str, Json | Unknown]()
+        left = [(event.change, self._settles_s(event)) for event in opened]
+        began = time.monotonic()
+
+        def look() -> bool:
+            changes = [change for change, _ in left]
+            with ThreadPoolExecutor(max_workers=run.config.policy.host_concurrency) as pool:
+                seen.update(zip((c.id for c in changes), pool.map(self._look, changes), strict=True))
+            so_far_s = time.monotonic() - began
+            left[:] = [(c, s) for c, s in left if not _is_done(c, seen[c.id]) and so_far_s < s]
+            return not left
+
+        if left:
+            poll(look, bool, max(settles_s for _, settles_s in left))
+        return {event.change_id: self._found(event.change, seen[event.change_id]) for event in opened}
+
+    def _settles_s(self, event: ChangeEvent) -> float:
+        """For how long AWS may not show yet what was sent. What is on a host is seen at once."""
+        if self.kind_of(event.change).on_host:
+            return 0.0
+        age_s = (self.run.now() - event.at).total_seconds()
+        return min(max(0.0, SETTLES_S - age_s), SETTLES_S)
+
+    def _found(self, change: Change, seen: Json | Unknown) -> str:
+        event = "confirmed" if _is_done(change, seen) else "not_done"
         if isinstance(seen, Unknown):
             event = "unknown"
-        elif canonical(seen) == canonical(change.after):
-            event = "confirmed"
-        else:
-            event = "not_done"
         self.run.journal(change, event, "found by looking")
         return event
 
@@ -184,3 +213,7 @@ class Performer:
             return self.kind_of(change).look(self.run, change)
         except HaltuunError as error:
             return Unknown(unknown=str(error))
+
+
+def _is_done(change: Change, seen: Json | Unknown) -> bool:
+    return not isinstance(seen, Unknown) and canonical(seen) == canonical(change.after)

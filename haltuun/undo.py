@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from haltuun.config import Config
-from haltuun.effects import effects, open_changes, staying
+from haltuun.effects import effects, staying, still_open
 from haltuun.engine import of_one_host, open_run
 from haltuun.errors import ConfigError, HaltuunError
 from haltuun.ledger import ChangeEvent, Lease, Ledger, RunRow
@@ -193,9 +193,8 @@ class Undoing:
         body = {"mode": MODE, "undoes": self.of, "approved_by": who, "prefect_run": prefect_run}
         if run.mode != "plan":
             run.ledger.start_run(run.account.id, run.id, body, run.now())
-            for change in open_changes(run.ledger.change_events(run.account.id)):
-                if change.kind in self.kinds[change.stage]:
-                    self.performer.resolve(change)
+            opened = still_open(run.ledger.change_events(run.account.id))
+            self.performer.resolve_all([e for e in opened if e.change.kind in self.kinds[e.change.stage]])
         events = run.ledger.change_events(run.account.id)
         self._steps = {step.change.id: step for step in plan_undo(events, self.of, self.kinds)}
 

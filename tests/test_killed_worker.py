@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from haltuun.engine import open_changes
+from haltuun.effects import open_changes
 from haltuun.ledger import Ledger
 from haltuun.model import StageName, Verdict
 from lab.cloud.seeding import steer

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from haltuun.config import load_config
-from haltuun.engine import open_changes
+from haltuun.effects import open_changes
 from haltuun.ledger import Ledger
 from lab import api
 from lab.calls import mutations, seen_calls

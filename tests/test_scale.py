@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows.takeover import TASK_RUNS_PER_STAGE
-from haltuun.engine import open_changes
+from haltuun.effects import open_changes
 from haltuun.ledger import Ledger
 from haltuun.model import Verdict
 from lab.calls import reads, seen_calls

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from haltuun.cli.interrupt import EXIT_INTERRUPTED
-from haltuun.engine import open_changes
+from haltuun.effects import open_changes
 from haltuun.ledger import Ledger
 from tests import inside
 from tests.core.test_engine import ACCOUNT, NAMES

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from moto import mock_aws
 
-from haltuun import engine
+from haltuun import engine, perform
 from haltuun.config import AccountConfig, Config, PolicyConfig
+from haltuun.effects import open_changes
 from haltuun.errors import AwsUnanswered, CommandTimeout, ConfigError, HaltuunError, LeaseHeld, LeaseLost
 from haltuun.gates import Check
 from haltuun.ledger import Ledger
@@ -581,7 +583,7 @@ def test_a_host_that_refuses_our_number_is_that_hosts_affair(ledger):
     statuses = takeover.progress[StageName.repair].statuses
     assert statuses[NAMES[0]].reason == "HOST_FENCED"
     assert statuses[NAMES[1]].verdict is Verdict.passed
-    assert engine.open_changes(ledger.change_events(ACCOUNT)) == []
+    assert open_changes(ledger.change_events(ACCOUNT)) == []
 
 
 def test_what_was_under_way_when_the_lease_was_lost_is_looked_for_by_the_next_run(ledger):
@@ -592,7 +594,7 @@ def test_what_was_under_way_when_the_lease_was_lost_is_looked_for_by_the_next_ru
     takeover = start(world, ledger)
     takeover.approve(None, everything=True, who="me")
     go(takeover)
-    assert [c.kind for c in engine.open_changes(ledger.change_events(ACCOUNT))] == ["switch"]
+    assert [c.kind for c in open_changes(ledger.change_events(ACCOUNT))] == ["switch"]
     start(world, ledger).reconcile()
     assert ledger.change_events(ACCOUNT)[-1].event == "confirmed"
 
@@ -622,6 +624,42 @@ def test_what_a_killed_run_left_open_is_resolved_by_the_next(ledger):
     second = start(world, ledger)
     second.reconcile()
     assert ledger.change_events(ACCOUNT)[-1].event == "confirmed"
+
+
+@pytest.mark.parametrize(("age_s", "found"), [(0, "confirmed"), (3600, "not_done")])
+def test_what_an_earlier_run_sent_is_waited_for_as_long_as_aws_may_not_show_it(
+    ledger, monkeypatch, age_s, found
+):
+    monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.01)
+    world = World(NAMES[:1])
+    first = start(world, ledger)
+    shared = next(change for change in first.plan.changes if change.kind == "shared")
+    ledger.journal(first.run.id, ACCOUNT, shared, "sent", first.run.now() - timedelta(seconds=age_s))
+    ledger.release_lease(first.lease)
+    second = start(world, ledger)
+    shown = iter(["off", "off"])
+    kind = second.stages[StageName.repair].kinds["shared"]
+    second.stages[StageName.repair].kinds["shared"] = replace(kind, look=lambda run, c: next(shown, "on"))
+    second.reconcile()
+    assert ledger.change_events(ACCOUNT)[-1].event == found
+
+
+def test_hundreds_that_are_never_seen_are_waited_for_together(ledger, monkeypatch):
+    monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(perform, "SETTLES_S", 0.5)
+    world = World(NAMES[:1])
+    first = start(world, ledger)
+    shared = next(change for change in first.plan.changes if change.kind == "shared")
+    many = [shared.model_copy(update={"target": f"thing-{n}"}) for n in range(300)]
+    for change in many:
+        ledger.journal(first.run.id, ACCOUNT, change, "sent", first.run.now())
+    ledger.release_lease(first.lease)
+    second = start(world, ledger)
+    began = time.monotonic()
+    second.reconcile()
+    assert time.monotonic() - began < 300 * 0.5 / 4
+    ended = [event.event for event in ledger.change_events(ACCOUNT)]
+    assert ended.count("not_done") == 300 and open_changes(ledger.change_events(ACCOUNT)) == []
 
 
 def test_a_narrowed_run_judges_by_the_whole_account(ledger):

@@ -21,7 +21,7 @@ from typing import Any
 import boto3
 from moto import mock_aws
 
-from haltuun import engine
+from haltuun import engine, perform
 from haltuun.config import AccountConfig, Config, PolicyConfig
 from haltuun.ledger import Ledger
 from haltuun.model import Facts, Frozen, Host, StageName, StagePlan
@@ -208,6 +208,7 @@ def world(
     monkeypatch.setattr(backup_state, "RUNNING_AFTER_S", 0.1)
     monkeypatch.setattr(backup_state, "COMPLETED_AFTER_S", 0.3)
     monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(perform, "SETTLES_S", 0.1)  # the emulated account shows at once what was made
     monkeypatch.setattr(logs_prove, "CONFIGURE_S", 5)
     apply_extensions()
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")

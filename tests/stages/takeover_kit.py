@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from haltuun import perform
 from haltuun.config import AccountConfig, Config, HostConfig, PolicyConfig
 from haltuun.engine import Takeover, open_run
 from haltuun.errors import AuthRefused, BannerTimeout
@@ -131,6 +132,7 @@ def probe_of(described: Described, host: Host) -> str:
 def seeded(scenario: Scenario, tmp_path: Path, monkeypatch: Any) -> Iterator[World]:
     for name, value in {"AWS_ACCESS_KEY_ID": "AKIAOPERATOR", "AWS_SECRET_ACCESS_KEY": "none"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(perform, "SETTLES_S", 0.1)  # the emulated account shows at once what was made
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with emulated_account(scenario.account_id) as account:
         monkeypatch.setenv("AWS_ENDPOINT_URL", account.endpoint_url)

@@ -16,7 +16,8 @@ import pytest
 
 from haltuun.aws import READS, Aws
 from haltuun.config import Config
-from haltuun.engine import Takeover, open_changes
+from haltuun.effects import open_changes
+from haltuun.engine import Takeover
 from haltuun.ledger import Ledger
 from haltuun.model import Verdict
 from haltuun.reach import open_host

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from haltuun.config import load_config
-from haltuun.engine import open_changes
+from haltuun.effects import open_changes
 from haltuun.ledger import ChangeEvent, Ledger
 from haltuun.model import StageName, Verdict
 from haltuun.reach import open_host

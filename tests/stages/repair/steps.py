@@ -16,7 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from haltuun.config import load_config
-from haltuun.engine import Takeover, open_changes, open_run
+from haltuun.effects import open_changes
+from haltuun.engine import Takeover, open_run
 from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName
 from haltuun.reach import open_host

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from haltuun.config import AccountConfig, Config
-from haltuun.engine import open_changes, open_run
+from haltuun.effects import open_changes
+from haltuun.engine import open_run
 from haltuun.errors import HaltuunError
 from haltuun.ledger import Ledger
 from haltuun.model import Change, Finding, Host, Reach, StageName, Unknown

@@ -18,8 +18,10 @@ import botocore.exceptions
 import pytest
 from moto import mock_aws
 
+from haltuun import perform
 from haltuun.config import AccountConfig, Config
-from haltuun.engine import Takeover, open_changes, open_run
+from haltuun.effects import open_changes
+from haltuun.engine import Takeover, open_run
 from haltuun.errors import AccessDenied
 from haltuun.ledger import Ledger
 from haltuun.model import Change, Host, Json, Reach, StageName, Undo, Unknown
@@ -215,6 +217,7 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account
         monkeypatch.setenv(name, "test")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(perform, "SETTLES_S", 0.1)  # moto shows at once what was made
     apply_extensions()
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with mock_aws():
