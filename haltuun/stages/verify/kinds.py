@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from haltuun.errors import AwsError, HaltuunError
@@ -12,6 +10,7 @@ from haltuun.run import Run
 from haltuun.stages.base import Kind
 from haltuun.stages.own import unseen
 from haltuun.stages.pages import one_of, text
+from haltuun.stages.polling import poll
 from haltuun.stages.tags import managed_tags
 from haltuun.stages.verify.account import ATTACHED, profile_arn
 from haltuun.stages.verify.plan import ASSOCIATE, EGRESS
@@ -19,18 +18,7 @@ from haltuun.stages.verify.roles import ROLE_KINDS
 
 # IAM and EC2 take some seconds until they agree on what was just created ("eventual consistency").
 SETTLE_S = 90.0
-EVERY_S = 2.0
 RULE_NOTE = "Haltuun: Systems Manager endpoints"
-
-
-def settled(question: Callable[[], bool], *, deadline_s: float = SETTLE_S, every_s: float = EVERY_S) -> bool:
-    """Ask until it is so, or the deadline is over."""
-    end = time.monotonic() + deadline_s
-    while not question():
-        if time.monotonic() + every_s > end:
-            return False
-        time.sleep(every_s)
-    return True
 
 
 # -- ec2.instance_profile.associate ----------------------------------------------------------------
@@ -79,7 +67,7 @@ def apply_association(run: Run, change: Change) -> Json:
                     change.region,
                     AssociationId=there["AssociationId"],
                 )
-        elif there is None and not settled(lambda: _associated(run, change)):
+        elif there is None and not poll(lambda: _associated(run, change), bool, SETTLE_S):
             raise HaltuunError(
                 f"EC2 did not know the instance profile {change.after['profile']} in {SETTLE_S:g} s.",
                 subject=change.target,
