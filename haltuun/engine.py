@@ -44,6 +44,7 @@ from haltuun.model import (
 from haltuun.perform import Outcome, Performer
 from haltuun.run import Opener, Run
 from haltuun.stages.base import Stage, View
+from haltuun.stopping import heed
 from haltuun.verdicts import (
     from_barred,
     from_unjudged,
@@ -606,7 +607,9 @@ class Takeover:
         hopeful = [host for host in progress.entered if host not in barred]
         for batch in chunks(hopeful, PROVE_BATCH):
             hosts = [self.hosts[host] for host in batch]
-            for instance_id, proven in stage.prove(run, hosts, self.view(name, batch)).items():
+            found = stage.prove(run, hosts, self.view(name, batch))
+            heed()  # what was not waited for is not written down as missing
+            for instance_id, proven in found.items():
                 if instance_id in merged:
                     merged[instance_id] = merged[instance_id].model_copy(update=dict(proven.fields))
                 run.ledger.proved(run.account.id, run.id, proven.proofs)

@@ -28,6 +28,11 @@ def heed() -> None:
         raise KeyboardInterrupt
 
 
+def pause(wait_s: float) -> bool:
+    """Sleep so long; True, and at once, where a stop is asked for before."""
+    return _asked.wait(wait_s)
+
+
 def until_asked(things: Iterable[T]) -> Iterator[T]:
     """For threads, that no signal reaches: each as long as nobody has asked to stop before it."""
     for one in things:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from haltuun import stopping
+
 T = TypeVar("T")
 
 FIRST_WAIT_S = 1.0
@@ -16,8 +18,14 @@ GROWTH = 1.5
 SETTLES_S = 30.0
 
 
-def poll(look: Callable[[], T], done: Callable[[T], bool], deadline_s: float) -> T:
-    """The first answer that is `done`, else the last one before the deadline."""
+def poll(
+    look: Callable[[], T], done: Callable[[T], bool], deadline_s: float, *, gives_way: bool = False
+) -> T:
+    """The first answer that is `done`, else the last one before the deadline.
+
+    `gives_way`: nothing is under way meanwhile, so the deadline comes at once where a person asks the run to
+    stop. Then nobody has waited for what was not seen: it must not be judged.
+    """
     end = time.monotonic() + deadline_s
     wait_s = FIRST_WAIT_S
     while True:
@@ -25,5 +33,8 @@ def poll(look: Callable[[], T], done: Callable[[T], bool], deadline_s: float) ->
         left_s = end - time.monotonic()
         if done(seen) or left_s <= 0:
             return seen
-        time.sleep(min(wait_s, left_s))
+        if not gives_way:
+            time.sleep(min(wait_s, left_s))
+        elif stopping.pause(min(wait_s, left_s)):
+            return seen
         wait_s = min(wait_s * GROWTH, LONGEST_WAIT_S)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
-from haltuun import engine, perform
+from haltuun import engine, perform, stopping
 from haltuun.config import AccountConfig, Config, PolicyConfig
 from haltuun.effects import open_changes
 from haltuun.errors import AwsUnanswered, CommandTimeout, ConfigError, HaltuunError, LeaseHeld, LeaseLost
@@ -691,6 +691,27 @@ def test_what_the_proof_shows_is_judged_too_and_replaces_what_was_found_before(l
     go(takeover)
     after = [(f.host, f.code) for _, f in ledger.findings(ACCOUNT)]
     assert after == [(NAMES[0], "ON_unknown='gone'"), (NAMES[1], "ON_True")]
+
+
+def test_of_a_proof_that_nobody_waited_for_nothing_is_judged(ledger):
+    """The stop came while it was waited for."""
+
+    def asked_to_stop(run: Any, hosts: Any, view: Any) -> dict[str, Proven]:
+        stopping.ask()
+        return {NAMES[0]: Proven(fields={"on": False})}
+
+    takeover = start(World(NAMES[:1]), ledger)
+    repair = takeover.stages[StageName.repair]
+    takeover.stages[StageName.repair] = replace(repair, prove=asked_to_stop)
+    takeover.approve(None, everything=True, who="me")
+    before = ledger.observations(ACCOUNT, NAMES[0])[StageName.repair]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go(takeover)
+    finally:
+        stopping.forget()
+    assert ledger.observations(ACCOUNT, NAMES[0])[StageName.repair] == before
+    assert StageName.repair not in ledger.status(ACCOUNT).get(NAMES[0], {})
 
 
 def test_an_unknown_host_or_plan_is_named(ledger):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prefect.exceptions import TerminationSignal
@@ -13,6 +15,7 @@ from prefect.futures import PrefectFuture
 from flows.takeover import finish
 from haltuun import stopping
 from haltuun.cli.interrupt import stoppable
+from haltuun.stages.polling import poll
 
 
 class Swallows:
@@ -52,6 +55,26 @@ def test_of_several_hosts_the_one_in_hand_is_the_last() -> None:
     finally:
         stopping.forget()
     assert worked == ["first", "in hand"]
+
+
+def test_a_wait_for_an_effect_gives_way_in_every_thread_and_returns_what_was_seen_last() -> None:
+    looked = threading.Event()
+
+    def look() -> str:
+        looked.set()
+        return "pending"
+
+    with ThreadPoolExecutor() as pool:
+        try:
+            waiting = pool.submit(poll, look, lambda seen: False, 600.0, gives_way=True)
+            assert looked.wait(60)
+            stopping.ask()
+            assert waiting.result(timeout=60) == "pending"
+            # What is under way goes on until it is seen.
+            seen = iter(["half", "whole"])
+            assert poll(lambda: next(seen), lambda one: one == "whole", 60.0) == "whole"
+        finally:
+            stopping.forget()
 
 
 def test_a_cancel_that_strikes_while_tasks_are_begun_is_told_to_the_threads() -> None:

@@ -60,7 +60,7 @@ def _wait_for_points(run: Run, region: str, ids: Sequence[str]) -> Seen:
             return True
         return not any(_awaited(run, one_of(points, i), one_of(jobs, i)) for i in ids)
 
-    return poll(look, done, JOB_WAIT_S)
+    return poll(look, done, JOB_WAIT_S, gives_way=True)
 
 
 def _awaited(run: Run, point: Json | Unknown, job: Json | Unknown) -> bool:

@@ -80,7 +80,7 @@ def _await(watches: Sequence[_Watch]) -> None:
     try:
         for watch in watches:
             watch.begin()
-        poll(look, bool, CONFIGURE_S + ARRIVES_S)
+        poll(look, bool, CONFIGURE_S + ARRIVES_S, gives_way=True)
     finally:
         for watch in watches:
             watch.end()

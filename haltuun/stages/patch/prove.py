@@ -64,7 +64,7 @@ def _wait_for_scans(
         failed.update({i: why for i in late() if (why := endings.get(i))})
         return not late()
 
-    if not poll(look, bool, DEADLINE_S):
+    if not poll(look, bool, DEADLINE_S, gives_way=True):
         columns.update(_columns(run, region, late()))
         ended_well = "the scan ended well, and no new state of the host came"
         failed.update({i: ended_well if i in sent.endings else sent.why_open() for i in late()})

@@ -167,7 +167,7 @@ def own_node(run: Run, host: Host, view: View, agent: Agent) -> Json | Unknown |
     def done(row: Json | Unknown | None) -> bool:
         return isinstance(row, Unknown) or (row is not None and row.get("PingStatus") == "Online")
 
-    return poll(lambda: get_node(run, host.region, host.instance_id), done, left_s)
+    return poll(lambda: get_node(run, host.region, host.instance_id), done, left_s, gives_way=True)
 
 
 def online_wait_s() -> float:

@@ -99,7 +99,7 @@ def await_online(run: Run, region: str, hosts: Sequence[Host], view: View) -> Se
         return not left
 
     if left and not run.aws.read_only:
-        poll(look_again, bool, online_wait_s())
+        poll(look_again, bool, online_wait_s(), gives_way=True)
     return seen
 
 
@@ -196,7 +196,7 @@ def _send_and_await(run: Run, region: str, hosts: Sequence[Host], document: str)
                 answers.update(dict.fromkeys(asked, seen) if isinstance(seen, Unknown) else seen)
         return all(_is_final(answers.get(i)) for i in ids)
 
-    poll(look, bool, seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S))
+    poll(look, bool, seconds("HALTUUN_ECHO_WAIT_S", ECHO_WAIT_S), gives_way=True)
     return {
         host.instance_id: _echo_of(run, host, sent, nonce, answers.get(host.instance_id, ("Pending", "")))
         for host in hosts
