@@ -26,6 +26,7 @@ from haltuun.stages.repair.prove import get_nodes, is_online
 from haltuun.stages.tags import ids_by_region
 
 # State Manager reaches a new target within ten minutes; the package is 100 MB.
+BEGINS_S = 600.0
 CONFIGURE_S = 900
 # Where it has not by then, the document is sent to the host.
 PATIENCE_S = 60.0
@@ -288,9 +289,11 @@ class _Watch:
         status = status_on_host(self.run, self.region, instance_id, name)
         if isinstance(status, Unknown):
             return f"how State Manager's own run stands could not be read ({status.unknown})"
-        if status is None or status in _FAILED:
-            return ""
-        return f"State Manager says '{status}' of its own run"
+        if status is None:
+            tagged_at = self.run.did(instance_id)[_TAGGED]
+            begins_yet = (self.run.now() - tagged_at).total_seconds() < BEGINS_S
+            return "State Manager has not begun its own run there yet" if begins_yet else ""
+        return "" if status in _FAILED else f"State Manager says '{status}' of its own run"
 
     def _why_not_sent(self, instance_id: str) -> str:
         refused = (s.refused[instance_id] for s in self._documents if instance_id in s.refused)

@@ -21,6 +21,7 @@ from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.polling import poll
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
+from lab.cloud.extensions import ssm_associations
 from lab.cloud.state import ssm_state
 from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, put_control, take_back, ubuntu, world
 from tests.stages.account_state import differences
@@ -148,6 +149,27 @@ def test_a_host_that_state_manager_still_works_on_is_not_said_to_lack_its_config
     assert statuses(takeover) == {first: expected, second: ("passed", "")}
     if not comes_through:
         assert "State Manager says" in takeover.progress[StageName.logs].statuses[first].message
+
+
+@pytest.mark.parametrize(
+    ("begins_s", "expected"),
+    [(600.0, ("unknown", "LOGS_NOT_CONFIGURED")), (0.0, ("held", "LOGS_NOT_CONFIGURED"))],
+)
+def test_state_manager_is_given_its_time_to_begin_on_a_host_where_the_document_failed(
+    account: World, monkeypatch: Any, begins_s: float, expected: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(PROVE, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(PROVE, "CONFIGURE_S", 3)
+    monkeypatch.setattr(PROVE, "ARRIVES_S", 1.0)
+    monkeypatch.setattr(PROVE, "BEGINS_S", begins_s)
+    first, second = account.facts
+    due = ssm_associations._due
+    monkeypatch.setattr(ssm_associations, "_due", lambda of, node, now: node != first and due(of, node, now))
+    account.nodes[first].ends.update(dict.fromkeys(STEPS, "Failed"))
+    takeover = account.take(STAGE)
+    assert statuses(takeover) == {first: expected, second: ("passed", "")}
+    message = takeover.progress[StageName.logs].statuses[first].message
+    assert ("State Manager has not begun its own run there yet" in message) == (begins_s > 0)
 
 
 def test_a_line_that_does_not_arrive_is_no_proof(account: World, monkeypatch: Any) -> None:
