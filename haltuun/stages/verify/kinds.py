@@ -14,7 +14,7 @@ from haltuun.stages.polling import poll
 from haltuun.stages.tags import managed_tags
 from haltuun.stages.verify.account import ATTACHED, profile_arn
 from haltuun.stages.verify.plan import ASSOCIATE, EGRESS
-from haltuun.stages.verify.roles import ROLE_KINDS
+from haltuun.stages.verify.roles import ROLE_KINDS, USERS
 
 # IAM and EC2 take some seconds until they agree on what was just created ("eventual consistency").
 SETTLE_S = 90.0
@@ -76,6 +76,7 @@ def apply_association(run: Run, change: Change) -> Json:
             )
     finally:  # also where the answer never came
         run.shared.changed(_shared_key(change), change.target)
+        run.shared.changed(USERS, "")
     return None
 
 

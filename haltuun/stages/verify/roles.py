@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
 
 from haltuun.errors import AwsError, HaltuunError, NotFound
 from haltuun.model import Change, Json, StageName, Unknown
 from haltuun.run import Run
+from haltuun.sharing import FRESH_S
 from haltuun.stages.base import Kind
 from haltuun.stages.discover.account import plain
 from haltuun.stages.polling import SETTLES_S, poll
@@ -25,6 +27,7 @@ from haltuun.stages.verify.plan import ASSOCIATE, POLICY, PROFILE, PROFILE_ROLE,
 # Until the simulator does.
 SIMULATED_S = 90.0
 PROFILE_NAME = {"InstanceProfileName": OWN_ROLE}
+USERS = ("profile users",)  # as a read that is shared
 NAMED = 5  # instances that are named where a profile stays for them
 
 
@@ -295,8 +298,11 @@ def keeps_used(run: Run, change: Change) -> str | Unknown:
     ):
         return ""
 
+    # One read of all regions serves all that an undo asks of.
+    fresh_s = chain([FRESH_S], repeat(0.0))
+
     def users() -> dict[str, str] | Unknown:
-        return run.aws.ask(lambda: _users(run))
+        return run.shared.get(USERS, "", lambda: run.aws.ask(lambda: _users(run)), fresh_s=next(fresh_s))
 
     # EC2 may still tell of what this run has just taken off.
     seen = poll(users, lambda seen: isinstance(seen, Unknown) or not _just_freed(run, seen), SETTLES_S)

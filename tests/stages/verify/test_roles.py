@@ -371,6 +371,17 @@ def test_an_undo_of_an_undo_gives_no_host_what_somebody_made_meanwhile(account: 
 # -- what an instance uses -----------------------------------------------------------------------
 
 
+def test_an_undo_asks_once_a_region_who_has_the_profile_and_once_before_it_is_taken_off(
+    account: Account,
+) -> None:
+    account.take_over()
+    (run,) = account.runs()
+    undone = account.undo(run)
+    assert isinstance(undone, Undoing) and undone.outcome() == "Undone"
+    asked = [call.operation for call in undone.run.aws.calls]
+    assert asked.count("DescribeIamInstanceProfileAssociations") == 2
+
+
 def test_what_another_instance_has_come_to_use_is_kept_and_named(account: Account) -> None:
     """IAM would empty and delete it under the instance."""
     first = account.state()
