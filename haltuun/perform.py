@@ -213,6 +213,9 @@ class Performer:
             return self.kind_of(change).look(self.run, change)
         except HaltuunError as error:
             return Unknown(unknown=str(error))
+        except Exception as error:
+            log.exception("looking at change %s (%s)", change.id, change.summary)
+            return Unknown(unknown=f"INTERNAL: {type(error).__name__} while looking at it; see the log.")
 
 
 def _is_done(change: Change, seen: Json | Unknown) -> bool:

@@ -644,6 +644,21 @@ def test_what_an_earlier_run_sent_is_waited_for_as_long_as_aws_may_not_show_it(
     assert ledger.change_events(ACCOUNT)[-1].event == found
 
 
+def test_what_cannot_be_looked_at_by_a_defect_stays_open_and_takes_no_other_along(ledger, monkeypatch):
+    monkeypatch.setattr(perform, "SETTLES_S", 0.0)
+    world = World(NAMES[:2])
+    first = start(world, ledger)
+    for change in first.plan.changes:
+        ledger.journal(first.run.id, ACCOUNT, change, "sent", first.run.now())
+    ledger.release_lease(first.lease)
+    second = start(world, ledger)
+    world.switch[NAMES[1]] = "on"
+    world.switch.pop(NAMES[0])
+    second.reconcile()
+    last = {event.change.target: event.event for event in ledger.change_events(ACCOUNT)}
+    assert last == {NAMES[0]: "unknown", NAMES[1]: "confirmed", "account": "not_done"}
+
+
 def test_hundreds_that_are_never_seen_are_waited_for_together(ledger, monkeypatch):
     monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(perform, "SETTLES_S", 0.5)

@@ -13,6 +13,7 @@ from haltuun.model import Host, Proof, StageName, Unknown, is_true, known
 from haltuun.run import Run
 from haltuun.stages.base import Proven, View
 from haltuun.stages.commands import BATCH, Sent, send
+from haltuun.stages.pages import text
 from haltuun.stages.polling import poll
 from haltuun.stages.repair.facts import NodeRow, RepairFacts
 from haltuun.stages.repair.parse import discovered, node_columns, parse_node
@@ -215,7 +216,7 @@ def get_answers(run: Run, region: str, command_id: str, ids: Sequence[str]) -> d
         )
     except NotImplementedByEndpoint:
         return {i: _answer_one(run, region, command_id, i) for i in ids}
-    return {row["InstanceId"]: (row["Status"], _output(row)) for row in rows}
+    return {text(row, "InstanceId"): (text(row, "Status"), _output(row)) for row in rows}
 
 
 def _output(row: Mapping[str, Any]) -> str:
@@ -224,7 +225,7 @@ def _output(row: Mapping[str, Any]) -> str:
 
 def _answer_one(run: Run, region: str, command_id: str, instance_id: str) -> tuple[str, str]:
     row = run.aws.call("ssm", "GetCommandInvocation", region, CommandId=command_id, InstanceId=instance_id)
-    return row["Status"], row.get("StandardOutputContent") or ""
+    return text(row, "Status"), text(row, "StandardOutputContent")
 
 
 def _echo_of(run: Run, host: Host, sent: Sent, nonce: str, answer: Answer | Unknown) -> Echo:
