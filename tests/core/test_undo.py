@@ -27,6 +27,7 @@ from haltuun.report.changes import taken_back
 from haltuun.report.page import undone_line
 from haltuun.report.render import undo_markdown
 from haltuun.report.rows import read
+from haltuun.stages import polling
 from haltuun.stages.base import Kind
 from haltuun.undo import Undoing, find_run, open_undo, plan_undo
 from tests.core.test_engine import ACCOUNT, NAMES, World, account, go, ledger, make_stages, start
@@ -210,6 +211,35 @@ def test_who_approved_an_undo_is_told_beside_what_it_took_back(ledger: Ledger) -
     undo(world, ledger, taken_over(world, ledger))
     (undone,) = taken_back(read(ledger, ACCOUNT))
     assert f"Run {undone.run}, approved by me, took {undone.count} change(s) back." in undone_line(undone)
+
+
+def test_what_is_not_shown_yet_right_after_it_was_sent_is_taken_back_all_the_same(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(World):
+        """AWS shows the account's switch at the third look only."""
+
+        def __init__(self) -> None:
+            super().__init__(NAMES[:1])
+            self.seen = ["off", "off", "on"]
+
+        @property
+        def shared(self) -> str:
+            return self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+
+        @shared.setter
+        def shared(self, value: str) -> None:
+            self.seen = [value]
+
+    monkeypatch.setattr(polling, "FIRST_WAIT_S", 0.01)
+    first = start(World(NAMES[:1]), ledger)
+    shared = next(change for change in first.plan.changes if change.kind == "shared")
+    for event in ("intended", "sent", "unknown"):
+        ledger.journal(first.run.id, ACCOUNT, shared, event, first.run.now())
+    first.end("PartiallyDone")
+    late = Late()
+    assert undo(late, ledger, first.run.id) == ("Undone", {"account": "done"})
+    assert late.shared == "off"
 
 
 def test_what_is_of_the_account_goes_back_last_even_where_it_concerns_one_host(ledger: Ledger) -> None:
