@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
+from haltuun.importing import uncollected
 from haltuun.model import Frozen, Verdict
 
 ROW_COUNT = "expect_table_row_count_to_equal"
@@ -283,7 +284,7 @@ def _facts_of_a_stage() -> Any:
 def _libraries() -> tuple[Any, Any]:
     # Imported here: 3 to 4.5 s, which `haltuun status` must not pay.
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    with warnings.catch_warnings():
+    with uncollected(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _when_used("scipy.stats")
         _when_used("altair")

@@ -21,13 +21,16 @@ from xdist.scheduler import LoadFileScheduling
 from lab.places import OWNER
 from tests.lab.agent_package import WrongPackage, check_package
 
+# What is imported and collected stays to the end; looking for garbage among it is a third of a collection.
+gc.disable()
+
 pytest_plugins = ["tests.prefect_fixtures", "tests.postgres_fixtures"]
 
 # Each line is one worker's: its files share what is dear to start, a Prefect server and the command line's
 # account. They come before all others, as they take longest.
 TOGETHER = (
-    ("tests/e2e/test_takeover_story.py", "tests/test_prefect_server.py", "tests/test_hanging_hosts.py"),
-    ("tests/test_prefect_takeover.py", "tests/cli/"),
+    ("tests/e2e/test_takeover_story.py", "tests/test_hanging_hosts.py"),
+    ("tests/test_prefect_takeover.py", "tests/test_prefect_server.py", "tests/cli/"),
     ("tests/stages/repair/test_on_hosts.py",),
 )
 # No file of these takes long, so that at the end no worker has much left while the others have nothing.
@@ -128,12 +131,25 @@ def models_read_once() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Half a million objects of what was imported and collected stay to the end: to go through them again and
-    again for garbage is a seventh of a worker's time."""
+    """What was imported and collected is half a million objects: to go through them again and again for
+    garbage is a seventh of a worker's time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(2000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (_line(item.nodeid), item.nodeid.startswith(LAST)))
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A Prefect server that nobody asks takes a thirtieth of a processor, which the others can use."""
+    rest = len(TOGETHER)
+    if nextitem is None or not _line(item.nodeid) < rest == _line(nextitem.nodeid):
+        return
+    from tests.prefect_fixtures import end_servers  # a plugin, whose assertions pytest writes anew
+
+    others = (other for other in item.session.items if _line(other.nodeid) == rest)
+    if not any("prefect_server" in getattr(other, "fixturenames", ()) for other in others):
+        end_servers()

@@ -155,14 +155,30 @@ class PrefectServer:
                 process.wait()
 
 
+_state_dirs: list[Path] = []
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     state_dir = tmp_path_factory.mktemp("prefect-state")
     url = _start_migrated(state_dir, _shared(tmp_path_factory))
+    _state_dirs.append(state_dir)
     try:
         yield PrefectServer(url, state_dir)
     finally:
         server.stop(state_dir)
+
+
+def end_servers() -> None:
+    """Before the session's end, where no test to come has a use for them."""
+    for state_dir in _state_dirs:
+        server.stop(state_dir)
+
+
+@pytest.fixture(scope="session")
+def deployed(prefect_server: PrefectServer) -> PrefectServer:
+    prefect_server.deploy_all()
+    return prefect_server
 
 
 @pytest.fixture

@@ -52,28 +52,27 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def walk(deployed: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     folder = tmp_path_factory.mktemp("killed")
     (folder / "crowd_flow.py").write_text(FLOW)
     with cloud_of(ACCOUNT) as endpoint_url:
         crowd = make_crowd(endpoint_url, ACCOUNT, HOSTS, first=OLD)
         steer(endpoint_url, "backup", completed_after_s=1.0)
         config, path = crowd.write(folder), folder / "state" / "ledger.db"
-        prefect_server.deploy_all()  # the work pool
-        deployment = _deploy(prefect_server, folder)
-        with prefect_server.worker(folder, {**crowd.env, "HALTUUN_CONFIG": str(config)}) as log:
+        deployment = _deploy(deployed, folder)
+        with deployed.worker(folder, {**crowd.env, "HALTUUN_CONFIG": str(config)}) as log:
 
             def run() -> str:
                 given = {"parameters": {"account": ALIAS, "approve_all": True, "approved_by": "Jane"}}
-                return str(prefect_server.post(f"deployments/{deployment}/create_flow_run", given)["id"])
+                return str(deployed.post(f"deployments/{deployment}/create_flow_run", given)["id"])
 
             killed = []
             for stage in KILLED_IN:
                 reached = _journaled_more(path, stage)
                 flow_run = run()
                 kill_when(reached, flow_run, log)
-                killed.append(_await_state(prefect_server, flow_run))
-            last = prefect_server.await_end(run(), deadline_s=120)
+                killed.append(_await_state(deployed, flow_run))
+            last = deployed.await_end(run(), deadline_s=120)
         yield Walk(crowd, path, killed, last)
 
 

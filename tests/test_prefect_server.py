@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -46,12 +45,6 @@ def run(count):
 
 print(run(120))
 """
-
-
-@pytest.fixture(scope="module")
-def deployed(prefect_server: PrefectServer) -> PrefectServer:
-    prefect_server.deploy_all()
-    return prefect_server
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
@@ -172,13 +165,3 @@ def test_deployments_offer_a_typed_form_with_descriptions(deployed: PrefectServe
     assert modes["enum"] == ["plan", "apply"]
     assert [s["active"] for s in deployed.deployment("recheck-waiting-hosts")["schedules"]] == [True]
     assert [s["active"] for s in deployed.deployment("onboard-accounts")["schedules"]] == [True]
-
-
-@pytest.mark.server
-@pytest.mark.timeout(180)
-def test_worker_from_another_folder_runs_a_deployment(deployed: PrefectServer, tmp_path: Path) -> None:
-    (tmp_path / "haltuun.yaml").write_text("accounts: []\n")
-    with deployed.worker(tmp_path, {"HALTUUN_CONFIG": str(tmp_path / "haltuun.yaml")}) as log:
-        run = deployed.await_end(deployed.trigger("recheck-waiting-hosts", {}), deadline_s=120)
-    assert run["state_type"] == "COMPLETED", log.read_text()
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".py")]

@@ -61,27 +61,26 @@ class Takeover:
 
 
 @pytest.fixture(scope="module")
-def takeover(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Takeover]:
+def takeover(deployed: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Takeover]:
     folder = tmp_path_factory.mktemp("team")
     scenario = folder / "small.yaml"
     scenario.write_text(SCENARIO)
     name = f"prefect-{folder.parent.name}"
     try:
         lab = api.up(scenario, out=folder / "lab", name=name)
-        prefect_server.deploy_all()
-        with prefect_server.worker(folder, lab.env) as log:
+        with deployed.worker(folder, lab.env) as log:
             before = seen_calls(lab.endpoint_url)
-            asked = _run(prefect_server, {"account": ALIAS})
+            asked = _run(deployed, {"account": ALIAS})
             changing = mutations(seen_calls(lab.endpoint_url) - before)
             approval = {"account": ALIAS, "plan_hash": _plan_hash(asked), "approved_by": ME}
-            killed = prefect_server.trigger("take-over-account", approval)
+            killed = deployed.trigger("take-over-account", approval)
             saved = Path(f"/proc/{lab.hosts['cloned']['pid']}/root/var/lib/haltuun/saved")
             kill_when(lambda: bool(list(saved.glob("*/COMPLETE"))), killed, log)
-            approved = _approve_by_form(prefect_server, folder, _plan_hash(asked))
-            crashed = prefect_server.get(f"flow_runs/{killed}")
+            approved = _approve_by_form(deployed, folder, _plan_hash(asked))
+            crashed = deployed.get(f"flow_runs/{killed}")
         ledger = load_config(lab.config_path).ledger_url
         yield Takeover(
-            prefect_server, lab.hosts, asked, crashed, approved, changing, log.read_text(), ledger, lab.env
+            deployed, lab.hosts, asked, crashed, approved, changing, log.read_text(), ledger, lab.env
         )
     finally:
         api.down(name)

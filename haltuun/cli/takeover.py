@@ -32,6 +32,7 @@ from haltuun.errors import (
     HaltuunError,
     ServerUnreachable,
 )
+from haltuun.importing import uncollected
 from haltuun.ledger import Ledger
 from haltuun.model import Host, StageName
 from haltuun.report.render import plain
@@ -155,8 +156,9 @@ def retry_account(
         return EXIT_OK
     begin(config, of, as_json, mode="apply", hosts=chosen, approve_all=yes)
     _say(as_json, f"Looking again at what holds {len(chosen)} host(s); nothing is changed meanwhile.")
-    from flows.retry import retry_hosts
-    from haltuun.retrying import on_decided
+    with uncollected():
+        from flows.retry import retry_hosts
+        from haltuun.retrying import on_decided
 
     token = on_decided.set(lambda decided: _tell_decisions(decided, ledger.hosts(of.id), as_json))
     try:
@@ -200,7 +202,8 @@ def recheck_waiting(config_path: Path, as_json: bool) -> int:
     config, ledger = opened(config_path)
     accounts = config.all_accounts()
     _connect(config, as_json)
-    from flows.recheck import recheck_waiting_hosts
+    with uncollected():
+        from flows.recheck import recheck_waiting_hosts
 
     hosts = {host: one for account in accounts for host, one in ledger.hosts(account.id).items()}
     return _many(as_json, recheck_waiting_hosts, "No host waits for a date.", hosts)
@@ -220,7 +223,8 @@ def onboard_new(config_path: Path, as_json: bool) -> int:
     if new and not as_json:
         told = f"Beginning with {', '.join(new)}: what concerns one host alone is changed, all else waits."
         typer.echo(told, err=True)
-    from flows.onboarding import onboard_accounts
+    with uncollected():
+        from flows.onboarding import onboard_accounts
 
     return _many(as_json, onboard_accounts, "Every account of the configuration was begun already.")
 
@@ -331,7 +335,8 @@ def _flow(
     hosts: Sequence[str] | None,
     **parameters: Any,
 ) -> dict[str, Any]:
-    from flows.takeover import take_over_account
+    with uncollected():
+        from flows.takeover import take_over_account
 
     result: dict[str, Any] = run_flow(
         as_json,

@@ -17,6 +17,7 @@ from haltuun.cli.planview import rows
 from haltuun.cli.tables import GRID, names_of
 from haltuun.cli.takeover import begin, opened, run_flow
 from haltuun.errors import EXIT_AWAITS_APPROVAL, EXIT_HELD, EXIT_OK
+from haltuun.importing import uncollected
 from haltuun.model import Change, Host
 from haltuun.report.render import UNDO_WORDS, plain
 from haltuun.undo import find_run
@@ -43,7 +44,8 @@ def undo(config_path: Path, run: str, yes: bool, as_json: bool) -> int:
     account, _ = find_run(config, ledger, run)
     of = config.account(account)
     begin(config, of, as_json, mode="undo" if yes else "plan")
-    from flows.undo import undo_run
+    with uncollected():
+        from flows.undo import undo_run
 
     result = run_flow(as_json, undo_run, run=run, approve=yes)
     if as_json:

@@ -6,6 +6,7 @@ ones; what comes before the stage is given, so that there is time for every step
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import time
@@ -43,7 +44,8 @@ exec /bin/bash /var/cache/gate/gate.sh "$@"
 # Forked from a process that has imported all that a run needs, and has no threads.
 _CLEAN = multiprocessing.get_context("forkserver")
 _CLEAN.set_forkserver_preload([__name__])
-END_S = 300
+END_S = 600
+LONG_S = 240  # after which a run says where it stands
 NEARLY = 0.8
 
 SURVIVED = ("sshd is killed", "the connection is cut")
@@ -115,7 +117,7 @@ class Walker:
                 WAYS[way](self.hosts, self.name, not run_dies)
         # One that lives has gone on from there, or could not see how it ended: the next one does.
         run.join(END_S)
-        assert run.exitcode is not None
+        assert run.exitcode is not None, (self.name, step, way, "died" if run_dies else "lives")
         self._end(self._start(url))
         self._is_as(alone, url)
         if not self.back:
@@ -214,6 +216,7 @@ def _same(one: Mapping[str, str], other: Mapping[str, str]) -> None:
 
 def _go(env: Mapping[str, str], what: Callable[[Hosts, str, str], None], *given: str) -> None:
     os.environ.update(env)
+    faulthandler.dump_traceback_later(LONG_S)
     what(*given)  # type: ignore[arg-type]
 
 
