@@ -27,6 +27,8 @@ MODE = "undo"
 GONE_BACK = ("done", "already")
 # What an undo leaves on purpose is no failure of it.
 SETTLED = (*GONE_BACK, "kept")
+# Where Systems Manager's way to a host is set up.
+_REACHED_BY = (StageName.verify, StageName.repair)
 _NEXT_TAKEOVER = "The next takeover repairs the host again, with all its guards."
 
 
@@ -221,7 +223,12 @@ class Undoing:
             return replace(step, status="already", message=_GONE)
         if canonical(seen) != canonical(inverse.before):
             return replace(step, status="stale", message=_DRIFTED)
-        return replace(step, status="ready", message=step.in_part)
+        return replace(step, status="ready", message=self._said(step, inverse))
+
+    def _said(self, step: Step, inverse: Change) -> str:
+        """What would go with it, and what of it stays."""
+        goes = self.performer.kind_of(inverse).goes
+        return " ".join(filter(None, (goes(inverse) if goes else "", step.in_part)))
 
     def _kept(self, step: Step, inverse: Change) -> Step | None:
         """The step where it stays, or where that cannot be seen."""
@@ -310,6 +317,10 @@ class Undoing:
             return replace(
                 step, status="waits", message=f"What it builds on is not there: {missing[0].change.summary}"
             )
+        over_it = next((s for s in self.steps if self._goes_over(s, step.change)), None)
+        if over_it is not None:
+            why = f"{over_it.change.target} has to be reached still, to take back: {over_it.change.summary}"
+            return replace(step, status="waits", message=why)
         kept = self._kept(step, inverse)
         if kept is not None:
             return kept
@@ -323,6 +334,13 @@ class Undoing:
         if outcome.status == "done":
             message = f"{message} {step.in_part}".strip()
         return replace(step, status=outcome.status, message=message)
+
+    def _goes_over(self, other: Step, change: Change) -> bool:
+        """Whether the other, that did not go back, is to be tried again over what this change set up."""
+        if other.inverse is None or other.status not in ("failed", "waits", "unknown"):
+            return False
+        over = self.performer.kind_of(other.inverse).by_ssm and change.stage in _REACHED_BY
+        return over and (not change.hosts or not set(change.hosts).isdisjoint(other.change.hosts))
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ class Kind:
     # when that cannot be seen. Of what is not of one host alone, `hosts` are those whose own changes build on
     # it and have yet to go back.
     keeps: Callable[[Run, Change], str | Unknown] | None = None
+    # Of an undo: what goes with what the summary names, said before it is done.
+    goes: Callable[[Change], str] | None = None
+    # Of an undo: it is performed on the host through Systems Manager, so what made the host reachable there
+    # goes back after it.
+    by_ssm: bool = False
 
 
 @dataclass(frozen=True)

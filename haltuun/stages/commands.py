@@ -37,6 +37,26 @@ _EXIT = "failed to run commands: "
 Parameters = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a command on a host. `output` is the part that Systems Manager lists."""
+
+    name: str
+    well: bool
+    output: str
+
+    @property
+    def last_line(self) -> str:
+        """Of what it printed, were it no error."""
+        lines = self.output.partition(_ERRORS)[0].split("\n")
+        return redact(next((line.strip() for line in reversed(lines) if line.strip()), ""))
+
+    @property
+    def why(self) -> str:
+        """Why it did not end well."""
+        return _error(self.output)
+
+
 @dataclass
 class Sent:
     """A document that was sent to hosts of one region.
@@ -119,6 +139,27 @@ class Sent:
             return
         over = [row for row in rows if text(row, "InstanceId") in hosts and text(row, "Status") in _FINAL]
         self.endings.update({row["InstanceId"]: _why(row) for row in over})
+
+
+def steps_of(run: Run, region: str, command_id: str, instance_id: str) -> list[Step] | Unknown:
+    """What each step of a command said on one host, those that ended well too, in their order."""
+    rows = run.aws.ask(
+        lambda: run.aws.pages(
+            "ssm",
+            "ListCommandInvocations",
+            "CommandInvocations",
+            region,
+            CommandId=command_id,
+            InstanceId=instance_id,
+            Details=True,
+        )
+    )
+    if isinstance(rows, Unknown):
+        return rows
+    plugins = sorted((p for row in rows for p in row.get("CommandPlugins") or ()), key=_begun)
+    return [
+        Step(str(p.get("Name")), p.get("Status") == "Success", str(p.get("Output") or "")) for p in plugins
+    ]
 
 
 def _is_over(command: Mapping[str, Any]) -> bool:

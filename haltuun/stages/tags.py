@@ -70,13 +70,16 @@ def tag_change(
     *,
     kind: str = KIND,
     reach: Reach = Reach.host,
+    undo: Undo | None = None,
     no_undo: str = "",
     depends_on: tuple[str, ...] = (),
     detail: Json = None,
     permissions: tuple[str, ...] = (),
     monthly_cost: Cost | Unknown | None = None,
 ) -> Change:
-    """One tag of one instance; None is "no such tag". `no_undo` is what taking it off does not bring back."""
+    """One tag of one instance; None is "no such tag". `undo` is given where more than the tag goes back;
+    `no_undo` is what does not.
+    """
     return Change(
         stage=stage,
         kind=kind,
@@ -88,7 +91,7 @@ def tag_change(
         reach=reach,
         summary=summary,
         permissions=("ec2:CreateTags" if after is not None else "ec2:DeleteTags", *permissions),
-        undo=Undo(kind=KIND, after={key: before}),
+        undo=undo or Undo(kind=KIND, after={key: before}),
         no_undo=no_undo,
         depends_on=depends_on,
         detail=detail,

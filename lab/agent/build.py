@@ -26,6 +26,12 @@ from standin.{package}.main import main
 
 sys.exit(main())
 """
+# What the package brings beside its own folder: link → where it leads.
+CW_LINKS = {
+    "usr/bin/amazon-cloudwatch-agent-ctl": f"/{CW_HOME}/bin/amazon-cloudwatch-agent-ctl",
+    "etc/amazon/amazon-cloudwatch-agent": f"/{CW_HOME}/etc",
+    "var/log/amazon/amazon-cloudwatch-agent": f"/{CW_HOME}/logs",
+}
 CONTROL = """Package: {name}
 Version: {version}
 Architecture: amd64
@@ -72,7 +78,7 @@ def _scripts(tree: Path, prefix: str) -> None:
 
 def _pack(tree: Path, dest: Path, name: str, version: str, description: str) -> Path:
     _write(tree / "DEBIAN/control", CONTROL.format(name=name, version=version, description=description))
-    for folder in (path for path in tree.rglob("*") if path.is_dir()):
+    for folder in (path for path in tree.rglob("*") if path.is_dir() and not path.is_symlink()):
         folder.chmod(0o755)
     target = dest if dest.suffix == ".deb" else dest / f"{name}_{version}_amd64.deb"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,5 +123,10 @@ def build_cloudwatch_deb(dest: Path, version: str = DEFAULT_CW_VERSION) -> Path:
         unit = tree / "etc/systemd/system/amazon-cloudwatch-agent.service"
         _copy(HERE / "packaging/amazon-cloudwatch-agent.service", unit)
         _copy(HERE / "packaging/amazon-cloudwatch-agent.conf", tree / "etc/init/amazon-cloudwatch-agent.conf")
+        _write(tree / CW_HOME / "etc/common-config.toml", "# Nothing is set.\n")
+        _write(tree / "DEBIAN/conffiles", f"/{CW_HOME}/etc/common-config.toml\n")
+        for link, target in CW_LINKS.items():
+            (tree / link).parent.mkdir(parents=True, exist_ok=True)
+            (tree / link).symlink_to(target)
         _scripts(tree, "cw")
         return _pack(tree, dest, "amazon-cloudwatch-agent", version, "Amazon CloudWatch Agent")

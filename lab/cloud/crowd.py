@@ -68,6 +68,9 @@ def _respond(
         text = "\n".join(parameters["commands"])
         echo, marker = _ECHO.match(text), _MARKER.search(text)
         report["StandardOutput"] = echo[1] if echo else ""
+        if "HALTUUN_UNINSTALLED" in text:  # logs' way back
+            configured.by_node.pop(node_id, None)
+            report["StandardOutput"] = "BACK\n"
         if marker and node_id not in configured.by_node:
             configured.waiting.setdefault(node_id, []).append((f"{marker[1]} {node_id}", report))
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -329,6 +330,61 @@ def test_what_goes_back_in_part_is_said_before_and_when_it_is_done(ledger: Ledge
         assert page.count(" In part: What was switched on meanwhile stays.") == 2
     going.end(going.outcome())
     assert left(ledger.runs(ACCOUNT)) == {}, "it is no reason to try again"
+
+
+def test_what_a_host_is_reached_by_waits_for_what_is_taken_back_over_it(ledger: Ledger) -> None:
+    """A host that does not answer keeps its repair and the role that it shares; its neighbour goes back."""
+    world = World(NAMES[:2])
+    there: dict[tuple[str, str], Any] = {}
+    away = {NAMES[0]}
+
+    def apply(run: Any, c: Change) -> None:
+        if c.kind == "ship" and c.target in away:
+            raise HaltuunError("it does not answer", subject=c.target, unchanged=True)
+        there[c.kind, c.target] = c.after
+
+    def kind(name: str) -> Kind:
+        return Kind(name, lambda run, c: there[c.kind, c.target], apply, by_ssm=name == "ship")
+
+    names = {StageName.verify: "role", StageName.repair: "mend", StageName.logs: "ship"}
+    like = next(stage for stage in make_stages(world) if stage.name is StageName.repair)
+    stages = [replace(like, name=stage, kinds={name: kind(name)}) for stage, name in names.items()]
+    of_host = [(stage, host) for stage in (StageName.repair, StageName.logs) for host in NAMES[:2]]
+    changes = [
+        change(n, hosts=hosts).model_copy(
+            update={"stage": stage, "kind": names[stage], "target": target, "after": "on"}
+            | {"undo": Undo(kind=names[stage], after=None)}
+        )
+        for n, (stage, target, hosts) in enumerate(
+            [(StageName.verify, "role", NAMES[:2]), *((stage, host, (host,)) for stage, host in of_host)]
+        )
+    ]
+    takeover = start(world, ledger)
+    for run, c, event in made("", *changes):
+        takeover.run.journal(c, event, run)
+        there[c.kind, c.target] = c.after
+    takeover.end("Done")
+
+    def go_back() -> tuple[str, set[tuple[str, str]]]:
+        config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=["eu-central-1"])])
+        nobody: Any = lambda run, host: None  # noqa: E731
+        going = open_undo(config, takeover.run.id, approved=True, stages=stages, opener=nobody, ledger=ledger)
+        going.begin("me")
+        for host in NAMES[:2]:
+            going.act_on_host(host)
+        going.act_on_account()
+        outcome = going.outcome()
+        going.end(outcome)
+        return outcome, {(s.change.kind, s.status) for s in going.steps if s.change.target != NAMES[1]}
+
+    assert go_back() == ("PartlyUndone", {("ship", "failed"), ("mend", "waits"), ("role", "waits")})
+    assert {key for key, value in there.items() if value} == {
+        ("ship", NAMES[0]),
+        ("mend", NAMES[0]),
+        ("role", "role"),
+    }
+    away.clear()
+    assert go_back() == ("Undone", {("ship", "done"), ("mend", "done"), ("role", "done")})
 
 
 def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -> None:

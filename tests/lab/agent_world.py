@@ -136,7 +136,7 @@ class World:
         self._servers: list[Server] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self.environment: dict[str, str] = {}
-        shutil.copytree(package_tree, root, dirs_exist_ok=True)
+        shutil.copytree(package_tree, root, dirs_exist_ok=True, symlinks=True)
         self._make_root(certificate[0])
         self._certificate = certificate
         self.open_imds()

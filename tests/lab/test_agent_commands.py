@@ -119,6 +119,18 @@ def test_cloudwatch_agent_ships_lines(world: World) -> None:
     assert created[0] == {"logGroupName": "/lab/app", "logStreamName": EC2_ID}
 
 
+def test_a_configuration_is_removed_by_where_it_came_from_and_without_any_it_has_none(world: World) -> None:
+    world.cloud.parameters.update({"AmazonCloudWatch-lab": "{}", "AmazonCloudWatch-other": "{}"})
+    for name in world.cloud.parameters:
+        assert world.command(CTL, "-a", "append-config", "-m", "ec2", "-c", f"ssm:{name}").returncode == 0
+    told = []
+    for name in ("AmazonCloudWatch-lab", "AmazonCloudWatch-lab", "AmazonCloudWatch-other"):
+        done = world.command(CTL, "-a", "remove-config", "-m", "ec2", "-c", f"ssm:{name}")
+        status = json.loads(world.command(CTL, "-a", "status").stdout)
+        told.append((done.returncode, status["configstatus"]))
+    assert told == [(0, "configured"), (1, "configured"), (0, "not configured")]
+
+
 def test_cloudwatch_parameter_refused(world: World) -> None:
     world.cloud.denied = {"GetParameter"}
     done = world.command(CTL, "-a", "fetch-config", "-m", "ec2", "-c", "ssm:x", "-s")

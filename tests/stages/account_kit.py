@@ -33,11 +33,13 @@ from lab.cloud.extensions import apply_extensions, backup_state
 from lab.cloud.extensions.ssm_associations import tick
 from lab.cloud.state import ssm_state
 from tests.stages.account_state import account_state
+from tests.stages.cloudwatch_kit import CALLED, put_agent, take_agent
 from tests.stages.fakehost import metadata_service
 
 # The package exports the function of that name.
 logs_prove = import_module("haltuun.stages.logs.prove")
 SCRIPTS_AT_ONCE = 40
+STUBS = "stubs"  # tools that would work on this machine instead of a node's folder
 ACCOUNT, REGION, LABEL = "123456789012", "eu-central-1", "acme"  # the first is moto's
 
 
@@ -49,15 +51,17 @@ class Node:
     root: Path
     metadata: str
     missing: int = 2
-    ends: dict[str, str] = field(default_factory=dict)  # document or step → status other than Success
+    # A document, or a step by its name or its action → a status other than Success.
+    ends: dict[str, str] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)  # documents, and the steps of those that the account made
     ships: bool = True
 
     @property
     def configs(self) -> list[str]:
         """What the CloudWatch agent's control was called with, in order."""
-        called = self.root / "configs"
-        return called.read_text().split() if called.is_file() else []
+        called = self.root / CALLED
+        lines = called.read_text().splitlines() if called.is_file() else []
+        return [line.split()[1] for line in lines if line.startswith(("fetch-config", "append-config"))]
 
 
 @dataclass
@@ -216,6 +220,11 @@ def world(
         made = World(tmp_path, {}, {}, ledger)
         ids = _instances(made, len(facts))
         made.facts.update(zip(ids, facts, strict=True))
+        stubs = tmp_path / "roots" / STUBS
+        stubs.mkdir(parents=True)
+        for tool in ("dpkg", "dpkg-query", "groupdel", "rpm", "systemctl", "userdel"):
+            (stubs / tool).write_text("#!/bin/sh\nexit 1\n")
+            (stubs / tool).chmod(0o755)
         for instance_id in ids:
             root = tmp_path / "roots" / instance_id
             root.mkdir(parents=True)
@@ -294,35 +303,22 @@ def _respond(made: World, message: dict[str, Any], node_id: str) -> dict[str, An
     return reply
 
 
-CONTROL = "opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl"
-_CONTROL = """#!/bin/sh
-for word; do configuration=$last last=$word; done
-[ "$last" = -s ] && echo "${configuration#ssm:}" >>"$HALTUUN_ROOT/configs"
-"""
-
-
-def put_control(node: Node) -> None:
-    """The CloudWatch agent is there."""
-    control = node.root / CONTROL
-    control.parent.mkdir(parents=True, exist_ok=True)
-    control.write_text(_CONTROL)
-    control.chmod(0o755)
-
-
 def _run_steps(node: Node, content: Mapping[str, Any], parameters: Mapping[str, list[str]]) -> dict[str, Any]:
     """A document of schema 2.2, whose steps run whether those before them failed or not."""
     plugins = []
+    defaults = {n: [p["default"]] for n, p in content["parameters"].items() if "default" in p}
+    given = defaults | dict(parameters)
     for step in content["mainSteps"]:
         action = step["action"]
         node.ran.append(action)
-        status, code, errors = node.ends.get(action, "Success"), 0, ""
+        status, code, errors = node.ends.get(step["name"], node.ends.get(action, "Success")), 0, ""
         if status != "Success":
             code, errors = 1, f"{action} was told to fail"
         elif action == "aws:configurePackage":
-            put_control(node)
+            (put_agent if given["package"] == ["Install"] else take_agent)(node.root)
         else:
             text = "\n".join(step["inputs"]["runCommand"])
-            for name, (value,) in parameters.items():
+            for name, (value,) in given.items():
                 text = text.replace(f"{{{{ {name} }}}}", value)
             done = run_script("sh", text, node)
             status, code, errors = "Failed" if done.returncode else "Success", done.returncode, done.stderr
@@ -333,7 +329,8 @@ def _run_steps(node: Node, content: Mapping[str, Any], parameters: Mapping[str, 
 
 
 def run_script(shell: str, script: str, node: Node) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "HALTUUN_ROOT": str(node.root), "HALTUUN_METADATA": node.metadata}
+    path = f"{node.root.parent / STUBS}:{os.environ['PATH']}"
+    env = {"PATH": path, "HALTUUN_ROOT": str(node.root), "HALTUUN_METADATA": node.metadata}
     argv = [*shell.split(), "-c", script]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
 

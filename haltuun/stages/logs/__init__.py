@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from haltuun.model import StageName
 from haltuun.stages.base import Stage
+from haltuun.stages.logs.back import GO_BACK
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts
 from haltuun.stages.logs.judge import CHECKS, judge
 from haltuun.stages.logs.kinds import KINDS
@@ -23,7 +24,7 @@ STAGE = Stage(
     parse_host=parse_host,
     judge=judge,
     plan=plan,
-    kinds=KINDS,
+    kinds={**KINDS, GO_BACK.name: GO_BACK},
     prove=prove,
     checks=CHECKS,
 )

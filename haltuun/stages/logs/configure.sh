@@ -1,10 +1,8 @@
 # shellcheck shell=sh
-# shellcheck disable=SC2154 # configuration and action are put before it
-# Follows host/process.sh and host/lock.sh. The second step of the document (document.py): the agent takes the
-# configuration, and the host notes which.
-ROOT=${HALTUUN_ROOT:-}
-ctl=$ROOT/opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl
-lock=$ROOT/var/lib/haltuun/logs
+# shellcheck disable=SC2154 # configuration, action and package are put before it
+# Follows discover's common.sh, host/process.sh, host/lock.sh and agent.sh. The last step of the document
+# (document.py): the agent takes the configuration, and the host notes which.
+if [ "$package" != Install ]; then exit 0; fi
 waited=0
 # Where this document runs twice at once, the other run installs the agent and the step before this one failed.
 until [ -x "$ctl" ]; do
@@ -16,13 +14,11 @@ until [ -x "$ctl" ]; do
     waited=$((waited + 5))
 done
 umask 077
-mkdir -p "$lock" || exit 5
-# Where no link can be made (read-only, no inode left) the lock would be waited for until this is killed: ln says
-# why.
-ln -sf probe "$lock/probe.$$" || exit 5
-rm -f "$lock/probe.$$"
-take_lock # of two at once, each may remove what the other has just fetched
-trap release_lock EXIT
+hold # of two at once, each may remove what the other has just fetched
+if [ "$(tail -n 1 "$noted" 2>/dev/null)" != end ]; then
+    echo "NOT_NOTED: how the host was before is not noted on it, so nothing is configured" >&2
+    exit 6
+fi
 had=$(cat "$lock/configuration" 2>/dev/null)
 rm -f "$lock/configuration"
 if [ "$action" = append-config ] && [ -n "$had" ] && [ "$had" != "$configuration" ]; then

@@ -17,6 +17,9 @@ MARKER_FILE = "/var/log/haltuun/marker.log"
 # A host that already had a configured agent keeps its configuration: ours is added to it.
 ADDED = "-add"
 
+# What the tag begins with while a host goes back: no association has it for its target.
+LEAVING = "leaving-"
+
 Mode = Literal["replace", "add"]
 
 
@@ -30,3 +33,7 @@ def parameter_name(config_hash: str) -> str:
 
 def tag_value(config_hash: str, mode: Mode) -> str:
     return config_hash + (ADDED if mode == "add" else "")
+
+
+def leaving(tag: str) -> str:
+    return LEAVING + tag

@@ -14,6 +14,7 @@ from haltuun.model import (
     Severity,
     StageName,
     StagePlan,
+    Undo,
     Unknown,
     is_false,
     is_true,
@@ -24,11 +25,18 @@ from haltuun.stages.associations import association_value
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.logs.agent_config import Wanted
+from haltuun.stages.logs.back import GO_BACK
 from haltuun.stages.logs.document import ACTIONS, content, digest, document_name
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts, LogsRegion
 from haltuun.stages.logs.judge import NOTHING_REMEDY, NOTHING_SAID, NOTHING_TO_SHIP
 from haltuun.stages.logs.kinds import CONFIGURE, DOCUMENT, GROUP, PARAMETER, RETENTION, SESSIONS, sha256
-from haltuun.stages.logs.names import ASSOCIATION_PREFIX, SESSIONS_DOCUMENT, SESSIONS_KIND, group_name
+from haltuun.stages.logs.names import (
+    ASSOCIATION_PREFIX,
+    LEAVING,
+    SESSIONS_DOCUMENT,
+    SESSIONS_KIND,
+    group_name,
+)
 from haltuun.stages.own import ABSENT, Draft, Own
 from haltuun.stages.tags import LOGS, tag_change
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
@@ -36,12 +44,6 @@ from haltuun.stages.verify.plan import ASSOCIATE, POLICY
 
 # How it is brought to a host that State Manager does not serve in time, and watched there.
 _SENT = ("ssm:SendCommand", "ssm:ListCommands", "ssm:ListCommandInvocations", "ssm:CancelCommand")
-# What taking the tag off does not undo.
-_STAYS = (
-    "The tag goes back; the agent stays installed and keeps the configuration until another is given to it,"
-    " or it is stopped by hand (amazon-cloudwatch-agent-ctl -a stop)."
-)
-
 Ids = tuple[str, ...]
 
 
@@ -346,8 +348,10 @@ def _plan_tag(
             f"Tag {host.label} {LOGS}={config.tag}: the CloudWatch agent is installed there and ships"
             f" {len(config.files)} log files.",
             kind=CONFIGURE.name,
-            no_undo=_STAYS,
+            # A host whose way back was cut short goes back all the way.
+            undo=Undo(kind=GO_BACK.name, after={LOGS: None if (tag or "").startswith(LEAVING) else tag}),
             depends_on=tuple(sorted(ready)),
+            detail={"document": document_name()},
             permissions=_SENT,
             monthly_cost=cost,
         )

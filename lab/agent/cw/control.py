@@ -1,4 +1,7 @@
-"""amazon-cloudwatch-agent-ctl: fetch a configuration, start, stop, tell the status."""
+"""amazon-cloudwatch-agent-ctl: fetch or remove a configuration, start, stop, tell the status.
+
+As aws/amazon-cloudwatch-agent does it: packaging/dependencies/amazon-cloudwatch-agent-ctl, config-downloader.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,31 @@ class ControlFailed(Exception):
 
 def _init_system() -> str:
     return (read_text("/proc/1/comm") or "").strip()
+
+
+def _runs() -> bool:
+    """As the init system knows it."""
+    argv = (
+        ["systemctl", "is-active", SERVICE] if _init_system() == "systemd" else ["initctl", "status", SERVICE]
+    )
+    done = subprocess.run(argv, capture_output=True, text=True)
+    return done.stdout.strip() == "active" or " start/" in done.stdout
+
+
+def stop() -> None:
+    """Stopped already is well."""
+    if _runs():
+        _service("stop")
+    else:
+        print(f"{SERVICE} has already been stopped")
+
+
+def before_uninstall() -> None:
+    """What the packages call before they are removed."""
+    stop()
+    if _init_system() == "systemd":
+        for words in (["disable", f"{SERVICE}.service"], ["daemon-reload"], ["reset-failed"]):
+            subprocess.run(["systemctl", *words], capture_output=True)
 
 
 def _service(action: str) -> None:
@@ -56,11 +84,32 @@ def running_pid() -> int | None:
     return next((int(entry.name) for entry in found), None)
 
 
+def _name(location: str) -> str:
+    """What a configuration of there is filed under."""
+    kind, _, name = location.partition(":")
+    return kind if kind == "default" else f"{kind}_{name.replace('/', '_')}"
+
+
+def remove_config(location: str) -> None:
+    """Take it out of the folder; without any configuration left the agent has none."""
+    folder = at(CONFIG_FOLDER)
+    try:
+        for old in folder.iterdir() if location == "all" else [folder / _name(location)]:
+            old.unlink()
+    except OSError as error:
+        raise ControlFailed(
+            f"E! Failed to remove the json file {error.filename}: {error.strerror}"
+        ) from error
+    if not any(folder.iterdir()):
+        print("all amazon-cloudwatch-agent configurations have been removed")
+        at(TOML).unlink(missing_ok=True)
+
+
 def _fetch(location: str) -> tuple[str, str]:
     """Name to file the configuration under, and its text."""
     kind, _, name = location.partition(":")
     if kind == "default":
-        return "default", "{}"
+        return _name(location), "{}"
     if kind == "file":
         return f"file_{Path(name).name}", Path(name).read_text()
     if kind != "ssm" or not name:
@@ -74,7 +123,7 @@ def _fetch(location: str) -> tuple[str, str]:
     except (ServiceError, RequestError) as error:
         text = str(error).replace("\n\t", " ").replace("\n", " ")
         raise ControlFailed(f"Fail to fetch/remove json config: {text}") from error
-    return f"ssm_{name.replace('/', '_')}", str(answer["Parameter"]["Value"])
+    return _name(location), str(answer["Parameter"]["Value"])
 
 
 def fetch_config(location: str, append: bool) -> None:
@@ -125,8 +174,18 @@ def main(argv: list[str]) -> int:
     try:
         if options.action == "status":
             print(json.dumps(status(), indent=2))
-        elif options.action in ("start", "stop"):
-            _service(options.action)
+        elif options.action == "start":
+            if not at(TOML).exists():
+                fetch_config("default", append=False)
+            _service("start")
+        elif options.action == "stop":
+            stop()
+        elif options.action == "preun":
+            before_uninstall()
+        elif options.action == "remove-config":
+            remove_config(options.config)
+            if options.restart:
+                _service("start")
         elif options.action in ("fetch-config", "append-config"):
             print("****** processing amazon-cloudwatch-agent ******")
             fetch_config(options.config, append=options.action == "append-config")

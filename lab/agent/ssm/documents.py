@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..netkit.aws import RequestError, ServiceError, endpoint_of
@@ -21,6 +24,8 @@ from .patching import run_patch_baseline
 from .session import Session
 
 DEFAULT_TIMEOUT_S = 3600
+# InstallState of configurePackage's localpackages.go.
+NOT_INSTALLED, INSTALLED = 0, 8
 PACKAGES = {"AmazonCloudWatchAgent": "amazon-cloudwatch-agent"}
 
 
@@ -106,13 +111,41 @@ def _patch(_command_id: str, parameters: Parameters, session: Session) -> Result
     return Result("Success", 0, output)
 
 
+def _install_state(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "installstate").read_text())["state"])
+    except (OSError, ValueError, KeyError):
+        return NOT_INSTALLED
+
+
+def _set_install_state(folder: Path, state: int) -> None:
+    (folder / "installstate").write_text(json.dumps({"name": folder.name, "state": state}))
+
+
+def _uninstall(name: str, package: str, folder: Path) -> Result:
+    """By the agent's own account of packages: what stands there as not installed is well and left alone. The
+    version's folder goes, its state stays (configurepackage.go, configurepackage_execute.go).
+    """
+    if _install_state(folder) != INSTALLED:
+        return Result("Success", 0)
+    done = run_program(["dpkg", "-r", package])
+    if done.status != "Success":
+        return done
+    shutil.rmtree(folder / "latest", ignore_errors=True)
+    _set_install_state(folder, NOT_INSTALLED)
+    return Result("Success", 0, f"{done.output}Successfully uninstalled {name}\n")
+
+
 def _configure_package(_command_id: str, parameters: Parameters, session: Session) -> Result:
     name, action = first(parameters, "name"), first(parameters, "action", "Install")
     package = PACKAGES.get(name)
     if package is None:
         return Result("Failed", 1, "", f"failed to download manifest - Package {name} could not be found")
+    folder = at(f"{STATE}/packages/{name}")
     if action == "Uninstall":
-        return run_program(["dpkg", "--purge", package])
+        return _uninstall(name, package, folder)
+    if _install_state(folder) == INSTALLED:
+        return Result("Success", 0, f"{name} is already installed\n")
     region = session.region
     host = session.settings.endpoints.get("s3") or endpoint_of("s3", region)
     url = f"https://{host}/lab-packages-{region}/{package}.deb"
@@ -126,12 +159,13 @@ def _configure_package(_command_id: str, parameters: Parameters, session: Sessio
         return Result(
             "Failed", 1, "", f"failed to download installation package reliably: status {answer.status}"
         )
-    target = at(f"{STATE}/packages/{name}/{package}.deb")
+    target = folder / "latest" / f"{package}.deb"
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     target.write_bytes(answer.body)
     done = run_program(["dpkg", "-i", str(target)])
     if done.status != "Success":
         return done
+    _set_install_state(folder, INSTALLED)
     return Result("Success", 0, f"Initiating {name} install\n{done.output}Successfully installed {name}\n")
 
 

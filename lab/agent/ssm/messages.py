@@ -34,9 +34,12 @@ def command_in(message_id: str, payload: str) -> Command:
     """The command in a SendCommandPayload; NotAMessage where it is none."""
     try:
         found = json.loads(payload)
-        name, parameters = str(found["DocumentName"]), found.get("Parameters") or {}
+        content = found.get("DocumentContent") or {}
+        given = (content.get("parameters") or {}).items()
+        defaults = {key: about["default"] for key, about in given if "default" in about}
+        name, parameters = str(found["DocumentName"]), defaults | (found.get("Parameters") or {})
         command_id = str(found["CommandId"])
-        steps = tuple((found.get("DocumentContent") or {}).get("mainSteps") or ())
+        steps = tuple(content.get("mainSteps") or ())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NotAMessage(f"{message_id} carries no command: {error}") from error
     return Command(command_id, message_id, name.rpartition("/")[2], parameters, steps)

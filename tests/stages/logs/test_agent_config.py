@@ -11,6 +11,7 @@ import pytest
 from haltuun.model import Unknown
 from haltuun.stages.discover.facts import DiscoverFacts, LogFile
 from haltuun.stages.logs.agent_config import MAX_BYTES, files_seen, wanted_config
+from haltuun.stages.logs.names import leaving
 
 CASES = sorted((Path(__file__).parents[2] / "cases" / "logs").glob("*.json"))
 
@@ -79,3 +80,4 @@ def test_the_tag_keeps_the_mode_that_was_chosen_first() -> None:
     assert wanted_config("acme", here, "installing").mode == "replace"
     assert wanted_config("acme", here, "0123abcd").mode == "replace"
     assert wanted_config("acme", gone, "0123abcd-add").mode == "add"
+    assert wanted_config("acme", gone, leaving("0123abcd-add")).mode == "add", "an undo was cut short"

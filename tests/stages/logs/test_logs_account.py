@@ -21,17 +21,21 @@ from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.polling import poll
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
+from haltuun.undo import Undoing, open_undo
 from lab.cloud.extensions import ssm_associations
 from lab.cloud.state import ssm_state
-from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, put_control, take_back, ubuntu, world
+from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, take_back, ubuntu, world
 from tests.stages.account_state import differences
+from tests.stages.cloudwatch_kit import put_agent, tree
 
 pytestmark = pytest.mark.slow
 
 # The package exports the function of that name; its deadline is the module's.
 PROVE = import_module("haltuun.stages.logs.prove")
+NOBODY: Any = lambda run, host: None  # noqa: E731
 NOTED = "var/lib/haltuun/logs/configuration"
-STEPS = ["aws:configurePackage", "aws:runShellScript"]
+PACKAGE, SHELL = "aws:configurePackage", "aws:runShellScript"
+STEPS = [SHELL, PACKAGE, SHELL]
 NGINX = (LogFile(path="/var/log/nginx/access.log", service="nginx"),)
 
 
@@ -109,12 +113,12 @@ def test_a_predecessors_session_preferences_stay(account: World) -> None:
 def test_an_agent_that_cannot_be_installed_holds_its_host_alone(account: World, monkeypatch: Any) -> None:
     monkeypatch.setattr(PROVE, "PATIENCE_S", 0.5)
     first, second = account.facts
-    account.nodes[first].ends.update(dict.fromkeys(STEPS, "Failed"))
+    account.nodes[first].ends.update(dict.fromkeys((PACKAGE, "configure"), "Failed"))
     takeover = account.take(STAGE)
     assert statuses(takeover) == {first: ("held", "LOGS_NOT_CONFIGURED"), second: ("passed", "")}
     message = takeover.progress[StageName.logs].statuses[first].message
     assert "aws:configurePackage was told to fail" in message, message
-    assert account.nodes[first].ran.count(STEPS[0]) == 2, "by State Manager, and once more as that failed"
+    assert account.nodes[first].ran.count(PACKAGE) == 2, "by State Manager, and once more as that failed"
     account.nodes[first].ends.clear()
     again = account.take(STAGE)
     assert set(statuses(again).values()) == {("passed", "")}
@@ -237,7 +241,7 @@ def test_a_host_that_lost_its_configuration_is_given_it_again_by_its_own_word(ac
     account.ledger.withdraw_proofs(ACCOUNT, "test", StageName.logs, [first, second], "gone", taken.run.now())
     (account.nodes[first].root / NOTED).unlink()
     assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
-    assert [account.nodes[i].ran.count(STEPS[0]) for i in (first, second)] == [2, 1]
+    assert [account.nodes[i].ran.count(PACKAGE) for i in (first, second)] == [2, 1]
 
 
 def test_an_association_that_somebody_changed_is_not_sent_to_a_host(account: World) -> None:
@@ -270,8 +274,8 @@ def test_an_agent_that_is_there_is_configured_though_its_package_is_refused(
     """Another installation goes on, or it is a system that the package does not know."""
     monkeypatch.setattr(PROVE, "PATIENCE_S", 0.0)
     first = next(iter(account.facts))
-    put_control(account.nodes[first])
-    account.nodes[first].ends[STEPS[0]] = "Failed"
+    put_agent(account.nodes[first].root)
+    account.nodes[first].ends[PACKAGE] = "Failed"
     assert set(statuses(account.take(STAGE)).values()) == {("passed", "")}
 
 
@@ -314,12 +318,17 @@ def test_a_document_that_another_runs_association_runs_stays_and_is_named(accoun
 def test_a_line_of_another_configuration_is_no_proof(account: World) -> None:
     account.take(STAGE)
     second = list(account.facts)[1]
+    tag = account.tags(second)["haltuun:logs"]
     account.facts[second] = ubuntu(log_files=(LogFile(path="/var/log/redis/redis.log", service="redis"),))
     again = account.take(STAGE)
     events = account.client("logs").filter_log_events(logGroupName=f"/haltuun/{LABEL}/marker")["events"]
     fresh = {e["logStreamName"] for e in events if again.run.id in e["message"]}
     assert fresh == {second}
     assert set(statuses(again).values()) == {("passed", "")}
+    undoing = take_back(account.config(), account.ledger, again.run.id, [STAGE])
+    assert (undoing.outcome(), on_hosts(undoing)) == ("Undone", {second: ("done", "")})
+    assert account.tags(second)["haltuun:logs"] == tag
+    assert account.nodes[second].configs[-1] == f"AmazonCloudWatch-haltuun-{tag}", "the earlier one is back"
 
 
 def test_one_host_that_is_gone_costs_no_other_its_command(account: World) -> None:
@@ -394,20 +403,96 @@ def test_whose_sessions_stay_unlogged_is_said(tmp_path: Any, monkeypatch: Any) -
         assert [first in text for text in change.concerns] == [True]
 
 
-def test_all_but_the_logs_can_be_undone(account: World) -> None:
-    before = account.state()
+def trees(account: World) -> dict[str, dict[str, str]]:
+    return {i: tree(node.root) for i, node in account.nodes.items()}
+
+
+def on_hosts(undoing: Undoing) -> dict[str, tuple[str, str]]:
+    """Host → status and message of what takes its configuration back."""
+    steps = (step for step in undoing.steps if step.change.kind == "logs.configure")
+    return {step.change.target: (step.status, step.message) for step in steps}
+
+
+def lay(account: World) -> None:
+    """What any host has."""
+    for node in account.nodes.values():
+        for folder in ("etc/systemd/system", "opt", "var/lib", "var/log"):
+            (node.root / folder).mkdir(parents=True)
+
+
+def test_all_but_the_logs_can_be_undone_on_the_hosts_too_and_that_undone_in_turn(account: World) -> None:
+    lay(account)
+    before, hosts = account.state(), trees(account)
     takeover = account.start(STAGE)
     account.go(takeover)
-    undoing = account.undo(takeover, STAGE)
-    assert undoing.outcome() == "Undone"
-    (message,) = {step.message for step in undoing.steps if step.change.kind == "logs.configure"}
-    assert message.startswith("In part: The tag goes back; the agent stays installed")
+    takeover.end(takeover.outcome())
+    there = trees(account)
+    looking = open_undo(
+        account.config(),
+        takeover.run.id,
+        approved=False,
+        stages=[STAGE],
+        opener=NOBODY,
+        ledger=account.ledger,
+    )
+    looking.begin("test")
+    looking.preview([step.change.id for step in looking.steps])
+    assert {status for status, _ in on_hosts(looking).values()} == {"ready"}
+    (said,) = {message for _, message in on_hosts(looking).values()}
+    assert said.startswith("By a command on the host: the CloudWatch agent, its files and its user go")
+    assert trees(account) == there and [c for c in looking.run.aws.calls if c.mutating] == []
+    undoing = take_back(account.config(), account.ledger, takeover.run.id, [STAGE])
+    assert undoing.outcome() == "Undone", [step.message for step in undoing.steps]
+    assert set(on_hosts(undoing).values()) == {("done", "")}
+    assert trees(account) == hosts
     left = differences(before, account.state())
     assert left and all(name.startswith("logs:/haltuun/") for name in left)
     kept = {step.change.target for step in undoing.steps if step.status == "kept"}
     assert {f"logs:{target}" for target in kept} == set(left)
     groups = account.client("logs").describe_log_groups()["logGroups"]
     assert all(group["retentionInDays"] for group in groups), "what stays does not stay for ever"
+    again = take_back(account.config(), account.ledger, undoing.run.id, [STAGE])
+    assert again.outcome() == "Undone", [step.message for step in again.steps]
+    poll(lambda: trees(account), lambda seen: all(NOTED in one for one in seen.values()), 20)
+    assert {i: set(one) - set(hosts[i]) for i, one in trees(account).items()} == {
+        i: {path for path in set(one) - set(hosts[i]) if not path.startswith("var/log/haltuun")}
+        for i, one in there.items()
+    }
+
+
+def test_a_host_that_does_not_go_back_is_named_and_the_next_undo_goes_on_with_it(account: World) -> None:
+    lay(account)
+    hosts, state = trees(account), ssm_state(ACCOUNT, REGION)
+    first, second = account.facts
+    taken = account.take(STAGE)
+    tag = account.tags(second)["haltuun:logs"]
+    state.nodes[first].stuck = True
+    account.nodes[second].ends["AWS-RunShellScript"] = "Failed"
+    calls = account.nodes[first].ran[:]
+    undoing = take_back(account.config(), account.ledger, taken.run.id, [STAGE])
+    said = on_hosts(undoing)
+    assert undoing.outcome() == "PartlyUndone"
+    assert [status for status, _ in said.values()] == ["failed", "failed"]
+    assert "is not Online in Systems Manager and cannot be told to go back" in said[first][1]
+    assert "its tag is off, so that nothing is brought to it again, but the host has not" in said[second][1]
+    assert account.tags(first)["haltuun:logs"] and account.nodes[first].ran == calls
+    assert account.tags(second)["haltuun:logs"] == f"leaving-{tag}"
+    assert {s.status for s in undoing.steps if s.change.kind == "ssm.association"} == {"waits"}
+    state.nodes[first].stuck = False
+    account.nodes[second].ends.clear()
+    account.nodes[second].ends["install"] = "Failed"
+    plan = account.start(STAGE, mode="plan").plan
+    (change,) = [c for c in plan.changes if c.kind == "logs.configure"] if plan else []
+    assert (change.before, change.after) == ({"haltuun:logs": f"leaving-{tag}"}, {"haltuun:logs": tag})
+    assert change.undo and change.undo.after == {"haltuun:logs": None}, "not to what was cut short"
+    undoing = take_back(account.config(), account.ledger, taken.run.id, [STAGE])
+    assert on_hosts(undoing) == {first: ("done", ""), second: ("failed", on_hosts(undoing)[second][1])}
+    assert "could not be uninstalled: aws:configurePackage was told to fail" in on_hosts(undoing)[second][1]
+    account.nodes[second].ends.clear()
+    undoing = take_back(account.config(), account.ledger, taken.run.id, [STAGE])
+    assert undoing.outcome() == "Undone" and on_hosts(undoing)[second] == ("done", "")
+    assert trees(account) == hosts
+    assert "haltuun:logs" not in account.tags(second)
 
 
 def test_a_host_that_logs_to_the_journal_alone_is_held_before_an_agent_is_installed(

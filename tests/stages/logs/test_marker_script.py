@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from haltuun.stages.logs.document import content, digest, document, document_name
+from haltuun.stages.logs.document import back_script, content, digest, document, document_name
 from haltuun.stages.logs.prove import marker_script
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host, metadata_service
 
@@ -87,9 +87,10 @@ def test_it_waits_for_the_configuration(host: FakeHost) -> None:
 
 
 def step(action: str) -> str:
-    """The document's second step as Systems Manager hands it out."""
-    text = "\n".join(document()["mainSteps"][1]["inputs"]["runCommand"])
-    return text.replace("{{ configuration }}", MINE).replace("{{ action }}", action)
+    """The document's last step as Systems Manager hands it out."""
+    text = "\n".join(document()["mainSteps"][2]["inputs"]["runCommand"])
+    text = text.replace("{{ configuration }}", MINE).replace("{{ package }}", "Install")
+    return text.replace("{{ action }}", action)
 
 
 def put_control(host: FakeHost, script: str) -> None:
@@ -99,6 +100,7 @@ def put_control(host: FakeHost, script: str) -> None:
     control.chmod(0o755)
     for name in ("ln", "rm"):
         host.tool(name)
+    host.write({"var/lib/haltuun/logs/before": "end\n"})
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -123,9 +125,8 @@ def test_two_at_once_take_turns(host: FakeHost) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda shell: host.run(shell, step("fetch-config")), SHELLS))
     assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * len(SHELLS)
-    assert [path.name for path in (host.root / NOTED).parent.iterdir()] == ["configuration"], (
-        "nothing is held"
-    )
+    kept = sorted(path.name for path in (host.root / NOTED).parent.iterdir())
+    assert kept == ["before", "configuration"], "nothing is held"
 
 
 def test_a_host_that_can_hold_no_lock_says_why_and_is_not_waited_for(host: FakeHost) -> None:
@@ -161,4 +162,7 @@ def test_the_document_can_be_told_from_any_other_version_of_it() -> None:
 
 def test_run_command_would_not_take_parts_of_it_for_its_own_parameters() -> None:
     assert "{{" not in SCRIPT
-    assert content().count("{{") == 2, "the document's own two"
+    assert "{{" not in back_script(ACCOUNT, REGION, ID, uninstalled=False)
+    of_its_own = {"{{ package }}": 3, "{{ configuration }}": 1, "{{ action }}": 1}
+    assert {word: content().count(word) for word in of_its_own} == of_its_own
+    assert content().count("{{") == 5
