@@ -41,7 +41,7 @@ ACCOUNT = "acme-legacy"
 ON_HOST = ("agent.",)
 # Of a host's files, those that it writes by itself, and what a login leaves.
 OWN_LIFE = re.compile(
-    r"^(?:(?:proc|sys|dev|run|tmp|var/log|var/lib/amazon/ssm|var/cache|var/tmp|opt/lab|root/\.aws)(?:/|$)"
+    r"^(?:(?:proc|sys|dev|run|tmp|var/log|var/lib/amazon|var/cache|var/tmp|opt/lab|root/\.aws)(?:/|$)"
     r"|home/[^/]+/\.sudo_as_admin_successful$)"
 )
 

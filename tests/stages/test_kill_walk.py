@@ -32,6 +32,7 @@ from lab.scenario import load_scenario
 from tests.stages import takeover_kit
 from tests.stages.account_kit import ACCOUNT, World, go_back, ubuntu, world
 from tests.stages.account_state import account_state, differences
+from tests.stages.cloudwatch_kit import tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -187,7 +188,10 @@ def test_an_undo_killed_at_every_change_leaves_only_what_any_undo_leaves(
     for which in ("once", "walk"):
         (tmp_path / which).mkdir()
         with world(tmp_path / which, monkeypatch, ubuntu(), managed_policies=True) as account:
-            first = account.state()
+            for node in account.nodes.values():
+                for folder in ("etc", "opt", "var/lib", "var/log"):  # what any host has
+                    (node.root / folder).mkdir(parents=True)
+            first, hosts = account.state(), [tree(node.root) for node in account.nodes.values()]
             account.take(stage)
             given = account.config(), account.ledger, [stage]
             killed = []
@@ -198,6 +202,7 @@ def test_an_undo_killed_at_every_change_leaves_only_what_any_undo_leaves(
             assert which == "once" or len(killed) >= 4, killed
             assert undo_killed(*given, "") is None
             left[which] = Counter(name.partition("/")[0] for name in differences(first, account.state()))
+            assert [tree(node.root) for node in account.nodes.values()] == hosts
             assert open_changes(account.ledger.change_events(ACCOUNT)) == []
     assert left["walk"] == left["once"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any
 
@@ -13,15 +13,17 @@ import pytest
 from moto.logs.responses import LogsResponse
 from moto.ssm.exceptions import AccessDeniedException
 
-from haltuun.model import StageName, Unknown
+from haltuun.ledger import ChangeEvent
+from haltuun.model import Host, StageName, Unknown
 from haltuun.stages.commands import send
 from haltuun.stages.discover.facts import LogFile
 from haltuun.stages.logs import STAGE
 from haltuun.stages.logs.kinds import get_parameter
 from haltuun.stages.logs.names import SESSIONS_DOCUMENT
 from haltuun.stages.polling import poll
+from haltuun.stages.tags import LOGS, tag_change
 from haltuun.stages.verify.facts import RoleFacts, VerifyAccount, VerifyFacts
-from haltuun.undo import Undoing, open_undo
+from haltuun.undo import Undoing, open_undo, plan_undo
 from lab.cloud.extensions import ssm_associations
 from lab.cloud.state import ssm_state
 from tests.stages.account_kit import ACCOUNT, LABEL, REGION, World, take_back, ubuntu, world
@@ -458,6 +460,20 @@ def test_all_but_the_logs_can_be_undone_on_the_hosts_too_and_that_undone_in_turn
         i: {path for path in set(one) - set(hosts[i]) if not path.startswith("var/log/haltuun")}
         for i, one in there.items()
     }
+
+
+def test_what_an_earlier_version_did_goes_back_as_it_said_then() -> None:
+    """Its tag alone: no host noted how it was."""
+    said = "The tag goes back; the agent stays installed."
+    host = Host(account=ACCOUNT, region=REGION, instance_id="i-0123456789abcdef0")
+    kind = "logs.configure"
+    change = tag_change(StageName.logs, host, LOGS, None, "0123abcd", "", kind=kind, no_undo=said)
+    at = datetime(2026, 11, 23, tzinfo=UTC)
+    event = ChangeEvent(run="1", change_id=change.id, event="confirmed", at=at, change=change)
+    (step,) = plan_undo([event], "1", {StageName.logs: STAGE.kinds})
+    assert step.inverse and step.in_part == f"In part: {said}"
+    undone = STAGE.kinds[step.inverse.kind]
+    assert (undone.name, undone.goes, undone.by_ssm) == ("ec2.tag", None, False)
 
 
 def test_a_host_that_does_not_go_back_is_named_and_the_next_undo_goes_on_with_it(account: World) -> None:
