@@ -49,9 +49,9 @@ unconfigure() {
     for file in "$etc"/amazon-cloudwatch-agent.d/ssm_AmazonCloudWatch-haltuun-*; do
         case $file in
             *.tmp) rm -f "$file" ;;
-            *) if [ -e "$file" ]; then
+            *) if [ -e "$file" ] && [ -x "$ctl" ]; then
                 must NOT_REMOVED "$ctl" -a remove-config -m ec2 -c "ssm:${file##*/ssm_}"
-            fi ;;
+            else rm -f "$file"; fi ;;
         esac
     done
     if [ -x "$ctl" ]; then must NOT_STOPPED "$ctl" -a stop; fi
@@ -79,6 +79,13 @@ drop() {
     done
 }
 
+# What the agent makes of its configuration beside the file that it reads, and while it runs.
+drop_made() {
+    for path in "$home/logs" "$home/var" "$etc/env-config.json" "$etc/amazon-cloudwatch-agent.yaml"; do
+        drop "$path"
+    done
+}
+
 uninstall() {
     keep_folders
     if [ "$(package_state)" = installed ]; then
@@ -92,7 +99,17 @@ uninstall() {
     if [ "$(package_state)" = config-files ] && [ "$(note package)" != config-files ]; then
         must NOT_UNINSTALLED env DEBIAN_FRONTEND=noninteractive dpkg --purge "$unit"
     fi
-    drop "$home"
+    drop_made
+    drop "$home/cwagent-otel-collector"
+    drop "$etc/amazon-cloudwatch-agent.toml"
+    rm -f "$etc"/amazon-cloudwatch-agent.d/ssm_AmazonCloudWatch-haltuun-*
+    find "$home" -depth -type d 2>/dev/null | while read -r path; do
+        if ! grep -qxF "path $path" "$noted"; then rmdir "$path" 2>/dev/null; fi
+    done
+    later=$(find "$home" -type f 2>/dev/null | while read -r path; do
+        if ! grep -qxF "path $path" "$noted"; then echo "$path"; fi
+    done)
+    if [ -n "$later" ]; then stays "files that neither the agent nor Haltuun made: $(echo "$later" | tr '\n' ' ')"; fi
     # Its package makes them and leaves them.
     if [ -z "$(note passwd)" ] && is_in passwd cwagent; then must NOT_UNINSTALLED userdel cwagent; fi
     if [ -z "$(note group)" ] && is_in group cwagent; then must NOT_UNINSTALLED groupdel cwagent; fi
@@ -112,11 +129,7 @@ set_right() {
     if [ "$(note configured)" = yes ]; then
         if ! agent_is_configured; then stays "the configuration that the agent had is not there any more"; fi
     elif [ "$(note running)" != yes ] && ! agent_is_configured; then
-        drop "$home/logs"
-        drop "$home/var"
-        # Made of a configuration beside the one that the agent reads.
-        drop "$etc/env-config.json"
-        drop "$etc/amazon-cloudwatch-agent.yaml"
+        drop_made
     fi
     if [ "$(agent_version)" != "$(note agent)" ]; then
         stays "the agent is $(agent_version) now, it was $(note agent)"

@@ -185,6 +185,15 @@ def test_an_agent_that_somebody_uses_by_now_stays_and_is_named(host: FakeHost, s
     assert not (host.root / "var/lib/haltuun").exists()
 
 
+def test_what_somebody_put_beside_the_agent_stays_and_is_named(host: FakeHost) -> None:
+    configured(host, "dash")
+    host.write({f"{HOME}/bin/config.json": "of the wizard, not in use"})
+    said = gone_back(host)
+    assert said.startswith("LEFT: files that neither the agent nor Haltuun made: ")
+    assert [path.name for path in (host.root / HOME).rglob("*") if path.is_file()] == ["config.json"]
+    assert not (host.root / NOTED).exists() and "cwagent" not in (host.root / "etc/passwd").read_text()
+
+
 def test_what_the_ssm_agent_knows_nothing_of_is_uninstalled_by_the_host(host: FakeHost) -> None:
     before = tree(host.root)
     configured(host, "dash")
