@@ -108,6 +108,14 @@ def _made_before(events: Iterable[ChangeEvent], changes: Sequence[Change]) -> di
     }
 
 
+def _by_ssm(change: Change, kinds: Mapping[StageName, Mapping[str, Kind]]) -> bool:
+    """Whether it is taken back on its host, through Systems Manager."""
+    if change.undo is None or change.undoes:
+        return False
+    kind = kinds.get(change.stage, {}).get(change.undo.kind)
+    return kind is not None and kind.by_ssm
+
+
 def _beside(other: Change, change: Change) -> bool:
     """Hosts of other runs that use what is of the whole account: no id says so, their tags do."""
     return len(change.hosts) != 1 and (other.stage, other.region) == (change.stage, change.region)
@@ -172,6 +180,8 @@ class Undoing:
         self.stopped = ""
         self.approved_by = ""
         self._steps: dict[str, Step] = {}
+        # Host → what another run did there that is taken back through Systems Manager.
+        self._others: dict[str, ChangeEvent] = {}
         self._unproven: set[tuple[StageName, str]] = set()
 
     @property
@@ -199,6 +209,9 @@ class Undoing:
             self.performer.resolve_all([e for e in opened if e.change.kind in self.kinds[e.change.stage]])
         events = run.ledger.change_events(run.account.id)
         self._steps = {step.change.id: step for step in plan_undo(events, self.of, self.kinds)}
+        for one in effects(events)[0].values():
+            if one.run != self.of and _by_ssm(one.change, self.kinds):
+                self._others.update(dict.fromkeys(one.change.hosts, one))
 
     def preview(self, ids: Iterable[str]) -> None:
         """Look whether each would be taken back; changes nothing."""
@@ -232,6 +245,10 @@ class Undoing:
 
     def _kept(self, step: Step, inverse: Change) -> Step | None:
         """The step where it stays, or where that cannot be seen."""
+        over = self._needed_over(step.change)
+        if over is not None:
+            said = f"Run {over.run} is taken back over it, and first: {over.change.summary}"
+            return replace(step, status="needed", message=said)
         keeps = self.performer.kind_of(inverse).keeps
         if keeps and not of_one_host(inverse):
             going = {
@@ -245,6 +262,27 @@ class Undoing:
         if isinstance(why, Unknown):
             return replace(step, status="unknown", message=why.unknown)
         return replace(step, status="kept", message=why) if why else None
+
+    def _needed_over(self, change: Change) -> ChangeEvent | None:
+        """What another run did to a host that is reached by this change, and would be taken back over it."""
+        if change.stage not in _REACHED_BY:
+            return None
+        for host in change.hosts or self._others:
+            if (other := self._others.get(host)) is not None:
+                back = _inverse(other.change, self.kinds, ())
+                seen = self.performer.kind_of(back).look(self.run, back)
+                if canonical(seen) != canonical(back.after):
+                    return other
+        return None
+
+    def _tried_again_over(self, change: Change) -> Step | None:
+        """What did not go back on a host that is reached by this change, and shall when it is tried again."""
+        if change.stage not in _REACHED_BY:
+            return None
+        hosts = set(change.hosts)
+        open_ones = (step for step in self.steps if step.status in ("failed", "waits", "unknown"))
+        over = (step for step in open_ones if _by_ssm(step.change, self.kinds))
+        return next((step for step in over if not hosts or not hosts.isdisjoint(step.change.hosts)), None)
 
     def _by_then(self, step: Step, seen: Json) -> Json:
         """What will be there when it is this step's turn: later changes of the same thing go back first."""
@@ -317,9 +355,9 @@ class Undoing:
             return replace(
                 step, status="waits", message=f"What it builds on is not there: {missing[0].change.summary}"
             )
-        over_it = next((s for s in self.steps if self._goes_over(s, step.change)), None)
-        if over_it is not None:
-            why = f"{over_it.change.target} has to be reached still, to take back: {over_it.change.summary}"
+        over = self._tried_again_over(step.change)
+        if over is not None:
+            why = f"{over.change.target} has to be reached still, to take back: {over.change.summary}"
             return replace(step, status="waits", message=why)
         kept = self._kept(step, inverse)
         if kept is not None:
@@ -334,13 +372,6 @@ class Undoing:
         if outcome.status == "done":
             message = f"{message} {step.in_part}".strip()
         return replace(step, status=outcome.status, message=message)
-
-    def _goes_over(self, other: Step, change: Change) -> bool:
-        """Whether the other, that did not go back, is to be tried again over what this change set up."""
-        if other.inverse is None or other.status not in ("failed", "waits", "unknown"):
-            return False
-        over = self.performer.kind_of(other.inverse).by_ssm and change.stage in _REACHED_BY
-        return over and (not change.hosts or not set(change.hosts).isdisjoint(other.change.hosts))
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ agent_is_there() {
 }
 
 agent_runs() {
-    "$ctl" -a status 2>/dev/null | grep -q '"status": *"running"'
+    bounded 20 "$ctl" -a status 2>/dev/null | grep -q '"status": *"running"'
 }
 
 agent_version() {
