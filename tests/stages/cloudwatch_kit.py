@@ -60,10 +60,8 @@ def put_agent(root: Path, version: str = "1.300049.1") -> None:
 
 
 def take_agent(root: Path) -> None:
-    """As a package manager removes it: what was made since stays, and so does the user that it made."""
-    for path in (CONTROL, _VERSION, _UNIT):
-        (root / path).unlink(missing_ok=True)
-    for path in (RUNS, "run/enabled"):
+    """As rpm removes it: what was made since stays."""
+    for path in (CONTROL, _VERSION, _UNIT, _CONFFILE, RUNS, "run/enabled"):
         (root / path).unlink(missing_ok=True)
 
 

@@ -18,7 +18,6 @@ from tests.stages.cloudwatch_kit import (
     RUNS,
     TOML,
     put_agent,
-    take_agent,
     tree,
 )
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host, metadata_service
@@ -39,7 +38,8 @@ _DPKG = f"""cd "$HALTUUN_ROOT" || exit 1
 [ ! -e run/locked ] || {{ echo 'dpkg: error: dpkg frontend lock was locked by another process' >&2; exit 2; }}
 case $1 in
     --remove)
-        rm -f {CONTROL} {HOME}/bin/CWAGENT_VERSION etc/systemd/system/amazon-cloudwatch-agent.service {RUNS}
+        rm -f {CONTROL} {HOME}/bin/CWAGENT_VERSION etc/systemd/system/amazon-cloudwatch-agent.service
+        rm -f {RUNS} run/enabled
         echo 'deinstall ok config-files' >run/dpkg
         ;;
     --purge) rm -f {HOME}/etc/common-config.toml run/dpkg ;;
@@ -98,8 +98,7 @@ def install(host: FakeHost) -> None:
 
 def uninstall(host: FakeHost) -> None:
     """As the SSM agent does: `dpkg -r`."""
-    assert host.run("dash", 'dpkg --remove "$@"').returncode == 0
-    take_agent(host.root)
+    assert host.run("dash", "dpkg --remove amazon-cloudwatch-agent").returncode == 0
 
 
 def configured(host: FakeHost, shell: str, action: str = "fetch-config", *, fresh: bool = True) -> None:
