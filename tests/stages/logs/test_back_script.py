@@ -143,8 +143,6 @@ def test_where_no_agent_was_none_is_left(host: FakeHost, shell: str) -> None:
     uninstall(host)
     assert back(host, shell, uninstalled=True) == "BACK"
     assert tree(host.root) == before
-    assert back(host, shell) == "BACK", "again"
-    assert tree(host.root) == before
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -196,8 +194,9 @@ def test_what_somebody_put_beside_the_agent_stays_and_is_named(host: FakeHost) -
 def test_what_the_ssm_agent_knows_nothing_of_is_uninstalled_by_the_host(host: FakeHost) -> None:
     before = tree(host.root)
     configured(host, "dash")
-    assert back(host, uninstalled=True) == "BACK"
-    assert tree(host.root) == before
+    for _ in range(2):
+        assert back(host, uninstalled=True) == "BACK", "the second time, too"
+        assert tree(host.root) == before
 
 
 def test_a_locked_package_manager_is_told_and_the_next_time_goes_on(host: FakeHost) -> None:
@@ -304,7 +303,7 @@ def killed_and_gone_back(folder: Path, nth: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("pace", [7, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("pace", [11, pytest.param(1, marks=pytest.mark.soak)])
 def test_killed_anywhere_it_goes_on(tmp_path: Path, pace: int) -> None:
     nth = pace
     while killed_and_gone_back(tmp_path / str(nth), nth):
