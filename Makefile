@@ -9,7 +9,7 @@ LAB_TOOLS := debootstrap iproute2 util-linux openssh-client ca-certificates
 TEST_TOOLS := chromium fonts-dejavu-core busybox mksh tcsh openssh-server postgresql sudo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Folders of installed packages that nothing here imports: half of it all.
-UNUSED := tests|testing|sympy|networkx|mpmath|pip|setuptools|mypy|mypyc|apprise
+UNUSED := tests|testing|sympy|networkx|mpmath|scipy|altair|narwhals|rich_rst|pip|setuptools|mypy|mypyc|apprise
 UNUSED := /($(UNUSED)|graphql|cfnlint|dateparser|lexers|stepfunctions)/
 
 # Where it is set, every process of a run would compile this project anew.
