@@ -77,12 +77,18 @@ def _file(path: str, text: str) -> LogLine:
 def _entries(entries: Sequence[Entry], pattern: str, without: str = "") -> list[Entry]:
     """Those (continuation lines included) that match, the newest few."""
     wanted, unwanted = re.compile(pattern), re.compile(without) if without else None
-    hits = [
-        entry
-        for entry in entries
-        if wanted.search(entry.text) and not (unwanted and unwanted.search(entry.text))
-    ]
-    return hits[-EVIDENCE_LINES:]
+    hits: list[Entry] = []
+    misses: set[str] = set()  # most entries say what others say
+    for entry in reversed(entries):
+        if entry.text in misses:
+            continue
+        if not wanted.search(entry.text) or (unwanted and unwanted.search(entry.text)):
+            misses.add(entry.text)
+            continue
+        hits.append(entry)
+        if len(hits) == EVIDENCE_LINES:
+            break
+    return hits[::-1]
 
 
 def _still(s: Situation, hits: Sequence[Entry]) -> Sequence[LogLine]:

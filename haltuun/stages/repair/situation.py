@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from haltuun.model import Unknown
 from haltuun.stages.repair.agentlog import AgentLog, read_log
@@ -21,12 +22,12 @@ class Situation:
     agent: Agent
     log: AgentLog | None  # None: no log at hand
 
-    @property
+    @cached_property
     def open_entries(self) -> tuple[Entry, ...]:
         """What no sign of being online ends."""
         return self.log.since_connected() if self.log else ()
 
-    @property
+    @cached_property
     def refused_entries(self) -> tuple[Entry, ...]:
         """Of these, what no call that Systems Manager took ends."""
         return self.log.since_accepted() if self.log else ()

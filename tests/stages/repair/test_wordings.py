@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from haltuun.stages.repair import logtail
 from haltuun.stages.repair.agentlog import FILE
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process, RootCredentials, Vault
+from haltuun.stages.repair.logtail import LogTail
 
 WORDINGS = Path(__file__).parents[2] / "cases" / "repair" / "wordings.txt"
 LEVEL = re.compile(r"(DEBUG|INFO|WARN|ERROR) ")
@@ -44,7 +47,7 @@ def _cases() -> Iterator[tuple[str, set[str], str]]:
 CASES = {name: (codes, text) for name, codes, text in _cases()}
 
 
-def _read(text: str, **more: object) -> Diagnosis:
+def _rows(text: str) -> list[str]:
     """An entry a minute."""
     lines = [line for row in text.split("\n") for line in COMMON.get(row, [row])]
     minute, rows = 0, []
@@ -53,7 +56,11 @@ def _read(text: str, **more: object) -> Diagnosis:
             minute += 1
             line = f"2026-11-23 {6 + minute // 60:02d}:{minute % 60:02d}:00.1234 {line}"
         rows.append(line)
-    log = tuple(LogLine(file=FILE, line=n, text=row) for n, row in enumerate(rows, 1))
+    return rows
+
+
+def _read(text: str, **more: object) -> Diagnosis:
+    log = tuple(LogLine(file=FILE, line=n, text=row) for n, row in enumerate(_rows(text), 1))
     return diagnose(Agent.model_validate({"log": log, **more}))
 
 
@@ -65,6 +72,22 @@ def _codes(*entries: str, **more: object) -> set[str]:
 def test_wording(name: str) -> None:
     codes, text = CASES[name]
     assert _codes(text) == codes
+
+
+def test_the_lines_that_a_long_log_lets_go_of_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("RAW_BYTES", "OLDER_BYTES", "RAW_LINES", "HEAD_LINES", "TAIL_LINES"):
+        monkeypatch.setattr(logtail, bound, 1)
+    let_go = 0
+    for name, (codes, text) in CASES.items():
+        rows = _rows(text)
+        noted = [f"{row[:25]}INFO nothing of note\n{row}" if row[:4] == "2026" else row for row in rows]
+        tail = LogTail("/log")
+        tail.feed(io.BytesIO("\n".join(noted).encode()))
+        found, whole = diagnose(Agent(log=tail.lines())), _read(text)
+        assert {cause.code for cause in found.causes} == codes, name
+        assert (found.identity, found.connected) == (whole.identity, whole.connected), name
+        let_go += len(noted) + sum("nothing of note" in row for row in noted) - len(tail.lines())
+    assert let_go > len(CASES)
 
 
 def test_what_the_agent_cannot_load_though_it_is_json() -> None:
