@@ -86,7 +86,10 @@ _CORE = (
     "[Registrar]",
 )
 _WORKER = "[ssm-agent-worker]"
-_WORKER_BEGINS = ("ssm-agent-worker - v", "[ssm-agent-worker] Create new startup processor")
+_WORKER_BEGINS = re.compile(
+    r"ssm-agent-worker - v"
+    r"|^\[ssm-agent-worker\] (?:Create new startup processor|(?:\[\S+\] )?Starting Agent:)"
+)
 _TELLS_PROXIES = re.compile(r"^(Proxy environment variables|(https?|no)_proxy):", re.IGNORECASE)
 _PROXY = re.compile(r"^(https?_proxy|no_proxy): ?(.*)$", re.M | re.IGNORECASE)
 # The agent's end that nobody asked for: the runtime's words, its own (it recovers in main() and exits), and
@@ -121,13 +124,18 @@ class Start(Frozen):
 
     @property
     def gave_up(self) -> bool:
-        """The core did: its worker may fail and be started again, and what opens a channel is somebody."""
+        """The core did: its worker may fail and be started again, and what opens a channel is somebody, but
+        for the worker of a core before it, which goes on."""
         if self.took is not None:
             return False
+        worker_opens = False
         for entry in reversed(self.entries):
-            if any(text in entry.text for text in _CHANNEL):
+            by_worker = entry.text.startswith(_WORKER)
+            opens = any(text in entry.text for text in _CHANNEL)
+            if (opens and not by_worker) or (worker_opens and _WORKER_BEGINS.search(entry.text)):
                 return False
-            if not entry.text.startswith(_WORKER) and _NO_IDENTITY.search(entry.text):
+            worker_opens = worker_opens or opens
+            if not by_worker and _NO_IDENTITY.search(entry.text):
                 return True
         return False
 
@@ -164,7 +172,8 @@ class AgentLog(Frozen):
     entries: tuple[Entry, ...]
     channel: Entry | None  # the newest word of an open control channel (ssmmessages)
     connected: Entry | None  # of that, or of messages polled in its place (ec2messages)
-    left_behind: tuple[Entry, ...]  # the words of a killed core's worker, while this start's had not begun
+    # The words of a worker that outlives its core: one before, while this start's had not begun, or this one.
+    left_behind: tuple[Entry, ...]
     credentialed: Entry | None  # the newest sign that the core got its credentials
     reported: Entry | None  # the newest report of the agent's health that was taken
     cleared_after_start: Entry | None
@@ -259,7 +268,7 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
     meant = _meant(entries)
     if not starts:
         crashes = _crashes([Start(entries=tuple(entries))])
-        return _summary(None, _of_last_day(entries), meant=meant, crashes=crashes)
+        return _summary(None, _of_last_day(entries), meant=meant, crashes=crashes, others=True)
     last = starts[-1]
     story = list(last.entries)
     if last.gave_up:
@@ -267,7 +276,8 @@ def read_log(lines: Sequence[LogLine]) -> AgentLog:
             if not start.gave_up:
                 break
             story = [*start.entries, *story]
-    return _summary(last, tuple(story), meant=meant, crashes=_crashes(starts))
+    others = _runs([entry for entry in entries if entry.place < last.entries[0].place])
+    return _summary(last, tuple(story), meant=meant, crashes=_crashes(starts), others=others)
 
 
 def deaths(own: Sequence[LogLine], story: Sequence[LogLine]) -> tuple[LogLine, ...] | Unknown:
@@ -355,8 +365,9 @@ def _of_last_day(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def _summary(
-    last: Start | None, entries: tuple[Entry, ...], *, meant: bool, crashes: tuple[Entry, ...]
+    last: Start | None, entries: tuple[Entry, ...], *, meant: bool, crashes: tuple[Entry, ...], others: bool
 ) -> AgentLog:
+    """`others`: an agent besides may write this log."""
     own = entries if last is None else last.entries
     told, instance_id, identity = _told(own)
     took = last.took if last is not None else None
@@ -364,13 +375,14 @@ def _summary(
         identity = _identity_of(took)
     elif last is not None and (last.gave_up or last.checked):
         told, instance_id, identity = None, None, None
-    left_behind = _left_behind(entries, took)
+    ended = _ended(entries, others=others)
+    gave_up = last is not None and last.gave_up
+    left_behind = _left_behind(entries, took) or _outlives(entries, ended if not gave_up else entries[0])
     old = {entry.place for entry in left_behind}
     own_words = [entry for entry in entries if entry.place not in old]
     channel = [entry for entry in own_words if any(text in entry.text for text in _CHANNEL)]
     fallback = [entry for entry in own_words if _FALLBACK in entry.text]
     connected = max((*channel[-1:], *fallback[-1:]), key=lambda entry: entry.place, default=None)
-    ended = _ended(entries)
     changed = [entry for entry in entries if _CLEARED in entry.text or _REGISTERED in entry.text][-1:]
     return AgentLog(
         has_start=last is not None,
@@ -378,7 +390,7 @@ def _summary(
         instance_id=instance_id if _kind(instance_id) == identity else None,
         took=took or told,
         checked=last.checked if last is not None and _STARTS.match(last.entries[0].text) else (),
-        gave_up=last is not None and last.gave_up,
+        gave_up=gave_up,
         unsaid=last is not None and identity is None and last.took is None and last.went_on,
         entries=entries,
         channel=channel[-1] if channel and not ended else None,
@@ -394,14 +406,25 @@ def _summary(
     )
 
 
+def _runs(entries: Sequence[Entry]) -> bool:
+    """Whether the agent that wrote them last was still at work with their last."""
+    lives = (*_CHANNEL, _REPORTS, _READY)
+    for entry in reversed(entries):
+        if _ENDED.match(entry.text) or _CRASHED.match(entry.text) or _NO_IDENTITY.search(entry.text):
+            return False
+        if _STARTS.match(entry.text) or any(word in entry.text for word in lives):
+            return True
+    return False
+
+
 def _left_behind(entries: tuple[Entry, ...], took: Entry | None) -> tuple[Entry, ...]:
     """A new core ends a killed one's worker only once it has credentials (core/app/agent.go:91-97): while it
     has failed to get them, and no worker of its own has begun, the old one speaks."""
-    begins = (*_WORKER_BEGINS, _STARTS_WORKER, _READY)
+    begins = (_STARTS_WORKER, _READY)
     spoken: list[Entry] = []
     waits = False
     for entry in _after(entries, took) if took is not None else ():
-        if any(word in entry.text for word in begins):
+        if _WORKER_BEGINS.search(entry.text) or any(word in entry.text for word in begins):
             break
         waits = waits or _NO_CREDENTIALS in entry.text
         if entry.text.startswith(_WORKER):
@@ -409,14 +432,34 @@ def _left_behind(entries: tuple[Entry, ...], took: Entry | None) -> tuple[Entry,
     return tuple(spoken) if waits else ()
 
 
-def _ended(entries: tuple[Entry, ...]) -> Entry | None:
-    """Where two agents write one log, the goodbye of one is not the other's."""
+def _outlives(entries: tuple[Entry, ...], end: Entry | None) -> tuple[Entry, ...]:
+    """A worker that goes on after its core's `end`, and until one begins anew (systemd leaves it alone:
+    KillMode=process)."""
+    spoken: list[Entry] = []
+    for entry in _after(entries, end) if end is not None else ():
+        if _WORKER_BEGINS.search(entry.text):
+            break
+        if entry.text.startswith(f"{_WORKER} Bye."):
+            spoken = []
+        elif entry.text.startswith(_WORKER) and any(word in entry.text for word in (*_CHANNEL, _REPORTS)):
+            spoken.append(entry)
+    return tuple(spoken)
+
+
+def _ended(entries: tuple[Entry, ...], *, others: bool) -> Entry | None:
+    """Where two agents write one log, the goodbye of one is not the other's. Where nobody else does, a worker
+    that speaks after it is no sign of its core."""
     lives = (*_CHANNEL, _REPORTS, _READY)
+    worker_lives = False
     for entry in reversed(entries):
         if _ENDED.match(entry.text):
             return entry
-        if any(word in entry.text for word in lives):
+        if worker_lives and _WORKER_BEGINS.search(entry.text):
             return None
+        if any(word in entry.text for word in lives):
+            if others or not entry.text.startswith(_WORKER):
+                return None
+            worker_lives = True
     return None
 
 
@@ -455,7 +498,7 @@ def _reported(entries: tuple[Entry, ...], *, worker: bool) -> Entry | None:
     newest: Entry | None = None
     report: Entry | None = None
     for entry in entries:
-        worker = worker or any(word in entry.text for word in _WORKER_BEGINS)
+        worker = worker or _WORKER_BEGINS.search(entry.text) is not None
         if not worker and entry.text.startswith(_WORKER):
             continue
         if _REPORT_FAILS in entry.text:

@@ -73,6 +73,7 @@ _WORDS = (
     b"Backing off",
     b"HealthCheck reporting",
     b"-worker - v",
+    b"startup processor",
     b"orphan",
     b"Successfully connected",
     b"enied",

@@ -208,8 +208,12 @@ def _orphan_worker(s: Situation) -> Sequence[LogLine]:
 
 
 def _speaks_before_its_start(s: Situation) -> Sequence[LogLine]:
-    """Until the new core has begun one of its own, the old worker goes on under the old identity."""
+    """Until the new core has begun one of its own, the old worker goes on under the old identity; so does the
+    worker of one that is gone, as far as files tell."""
     if s.log is None or not s.log.left_behind:
+        return ()
+    gone = s.log.gave_up or s.log.ended is not None
+    if gone and not isinstance(s.agent.processes, Unknown):
         return ()
     spoken = s.log.left_behind[-EVIDENCE_LINES:]
     if s.log.connected is not None or any(
