@@ -238,8 +238,10 @@ def _log(lines: Lines) -> tuple[LogLine, ...] | Unknown:
 
 def _died(lines: Lines, log: tuple[LogLine, ...] | Unknown) -> tuple[LogLine, ...] | Unknown:
     where = _one(lines, "journal_read")
-    if isinstance(log, Unknown) or not where:
-        return _not_shown("journal")
+    if isinstance(log, Unknown):
+        return Unknown(unknown="NOT_SHOWN: its log could not be read")
+    if not where:
+        return Unknown(unknown="NOT_SHOWN: no journal of it is kept, or it could not be read")
     return deaths(log, [_log_line(where, text) for text in lines["journal"]])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from haltuun.model import Finding, Severity, StageName, Unknown, is_false, is_true, known
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverFacts
+from haltuun.stages.repair.agentlog import read_log
 from haltuun.stages.repair.facts import Agent, NodeRow, RepairFacts
 from haltuun.stages.verify.facts import VerifyFacts
 from haltuun.stages.verify.faults import metadata_options
@@ -131,8 +132,19 @@ def against(code: str, s: Sides) -> str:
 
 
 def beside(code: str, s: Sides) -> tuple[str, ...]:
-    """What AWS shows that bears on the cause."""
-    return metadata_options(s.discover) if code in ("IMDS_UNREACHABLE", "IMDS_TOKENS_REQUIRED") else ()
+    """What AWS shows that bears on the cause, and what of it nobody could see."""
+    if code in ("IMDS_UNREACHABLE", "IMDS_TOKENS_REQUIRED"):
+        return metadata_options(s.discover)
+    return _end_untold(s.repair.agent) if code in ("AGENT_STOPPED", "AGENT_CRASHES") else ()
+
+
+def _end_untold(agent: Agent | Unknown) -> tuple[str, ...]:
+    """Only the journal has the words of a runtime that dies. An agent that said goodbye did not die."""
+    if isinstance(agent, Unknown) or not isinstance(agent.died, Unknown):
+        return ()
+    if not isinstance(agent.log, Unknown) and read_log(agent.log).ended is not None:
+        return ()
+    return (f"how the agent ended is not known: {agent.died.unknown.partition(': ')[2]}",)
 
 
 # -- of the agent as a whole --------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import pytest
 
 from haltuun.model import Unknown
 from haltuun.stages.repair.diagnose import diagnose
-from haltuun.stages.repair.facts import Agent
+from haltuun.stages.repair.facts import Agent, RepairFacts
+from haltuun.stages.repair.judge import judge_host
 from haltuun.stages.repair.parse import parse_agent
 from haltuun.stages.repair.probe import script
+from haltuun.stages.repair.sides import Sides
 from tests.stages.fakehost import SHELLS, FakeHost, fake_host
 
 FUNCTIONS = script("host.sh", "probe.sh").partition("\nwait_for_job\nsay root")[0]
@@ -142,6 +144,24 @@ def test_a_journal_that_is_not_whole_is_unknown(host: FakeHost, shell: str) -> N
     assert look(host, shell, "sysv") == ""
     keeps(host, printed(START, TOOK))
     assert agent(look(host, shell)).died == ()
+
+
+def test_how_a_stopped_agent_ended_is_told_or_said_to_be_unknown(host: FakeHost) -> None:
+    def told(seen: Agent) -> list[str]:
+        stopped = seen.model_copy(update={"processes": (), "binary": "/usr/bin/amazon-ssm-agent"})
+        facts = RepairFacts(agent=stopped, found=diagnose(stopped).causes)
+        found = judge_host("i-0abc1234def567890", facts, Sides(facts, None, None))
+        return [line for one in found for line in one.evidence if "how the agent ended" in line]
+
+    unread = ["how the agent ended is not known: no journal of it is kept, or it could not be read"]
+    assert told(agent(look(host), (START, TOOK))) == unread
+    assert told(agent(look(host), (START, TOOK, "2026-11-23 06:00:04.0000 INFO Bye."))) == []
+    keeps(host, printed(UP, *PANIC, EXITED))
+    assert told(agent(look(host), (START, TOOK))) == [
+        "how the agent ended is not known: whether the agent was started after it died"
+    ]
+    keeps(host, printed(START, TOOK))
+    assert told(agent(look(host), (START, TOOK))) == []
 
 
 def test_no_word_of_a_session_is_printed_and_a_program_in_it_is_not_the_agent(host: FakeHost) -> None:
