@@ -40,9 +40,15 @@ def is_open(node: NodeRow) -> bool:
 
 
 def remedy(node: NodeRow) -> str:
-    """What ends it, where something still goes on."""
-    if not is_open(node):
+    """What ends it, where something still goes on; else what nobody should try."""
+    if not node.activation_id or isinstance(node.activation, Unknown):
         return ""
+    if not is_open(node):
+        return (
+            " Do not register it anew by its activation, which registers nothing any more: the agent empties"
+            " its vault before it asks and is refused. Where the registration is wanted after all, make a new"
+            " activation first."
+        )
     return (
         " Its activation is open: take it out of user data, images and scripts, then 'aws ssm"
         f" delete-activation --region {node.region} --activation-id {node.activation_id}'; nodes that are"

@@ -68,7 +68,12 @@ _CHANNEL = (
 _FALLBACK = "SSM Connection channel status is set to ec2messages"
 # Polled until the channel is up; from then on it does not matter (ssmconnectionchannel.go:62-74).
 _POLLING = ("ec2messages.", "[MDSInteractor]")
-_CLEARED = "Registration information has been removed from the instance."
+# A registration that Systems Manager refuses (an expired activation) has emptied the vault before it asked:
+# core/agent_parser.go, registerManagedInstance.
+_CLEARED = re.compile(
+    r"Registration information has been removed from the instance\."
+    r"|^Registration failed due to error registering the instance with AWS SSM"
+)
 _REGISTERED = "Successfully registered the instance with AWS SSM using Managed instance-id"
 _NO_METADATA = "[EC2Identity] Failed to get instance info from IMDS"
 # Systems Manager took a call with the agent's own credentials (EC2RoleProvider.RemoteRetrieve).
@@ -383,7 +388,7 @@ def _summary(
     channel = [entry for entry in own_words if any(text in entry.text for text in _CHANNEL)]
     fallback = [entry for entry in own_words if _FALLBACK in entry.text]
     connected = max((*channel[-1:], *fallback[-1:]), key=lambda entry: entry.place, default=None)
-    changed = [entry for entry in entries if _CLEARED in entry.text or _REGISTERED in entry.text][-1:]
+    changed = [entry for entry in entries if _CLEARED.search(entry.text) or _REGISTERED in entry.text][-1:]
     return AgentLog(
         has_start=last is not None,
         identity=identity,
@@ -397,7 +402,7 @@ def _summary(
         connected=None if ended else connected,
         credentialed=_credentialed(entries),
         reported=_reported(entries, worker=last is None),
-        cleared_after_start=next((entry for entry in changed if _CLEARED in entry.text), None),
+        cleared_after_start=next((entry for entry in changed if _CLEARED.search(entry.text)), None),
         registered_after_start=next((entry for entry in changed if _REGISTERED in entry.text), None),
         meant=meant,
         left_behind=left_behind,
@@ -473,7 +478,7 @@ def _meant(entries: Sequence[Entry]) -> bool:
             meant, started = no_metadata, False
         elif entry.text.startswith("Agent will take identity from OnPrem"):
             meant, started = meant and not started, True
-        elif _CLEARED in entry.text or entry.text.startswith("Agent will take identity from EC2"):
+        elif _CLEARED.search(entry.text) or entry.text.startswith("Agent will take identity from EC2"):
             no_metadata = meant = False
     return meant
 

@@ -63,6 +63,8 @@ def test_the_finding_says_what_the_registration_came_from(
     assert (
         "delete-activation --region eu-central-1 --activation-id activation-1" in finding.remedy
     ) is goes_on
+    refused = not goes_on and not isinstance(activation, Unknown)
+    assert ("Do not register it anew by its activation" in finding.remedy) is refused
     if isinstance(activation, Activation):
         assert "(role onprem, 'old shop', its nodes are named 'shop', tags team=web)" in line
 
