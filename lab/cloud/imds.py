@@ -15,6 +15,14 @@ TOKEN_HEADER = "X-aws-ec2-metadata-token"
 TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
 MAX_TTL_S = 21600
 CREDENTIALS_KEPT_S = 300.0
+# What the SDK of old agents repeats in their logs.
+UNAUTHORIZED = """<?xml version="1.0" encoding="iso-8859-1"?>
+<html xmlns="http://www.w3.org/1999/xhtml" xml:lang="en" lang="en">
+ <head>
+  <title>401 - Unauthorized</title>
+ </head>
+</html>
+"""
 IDENTITY_PATH = "meta-data/identity-credentials/ec2"
 
 
@@ -176,7 +184,7 @@ class ImdsHandler(BaseHTTPRequestHandler):
         token = self.headers.get(TOKEN_HEADER)
         needs_token = facts is not None and facts["http_tokens"] == "required"
         if (token is None and needs_token) or (token is not None and not self.metadata.token_holds(token)):
-            self._answer(401, "Unauthorized")
+            self._answer(401, UNAUTHORIZED)
             return
         path = self.path.split("?", 1)[0]
         if path in ("", "/"):

@@ -16,6 +16,7 @@ from typing import Any
 from lab.agent.netkit.agentmessage import JOB_ACK, JOB_REPLY, unpack
 from lab.cloud import agentjobs
 from lab.cloud.faults import error_response
+from lab.cloud.imds import UNAUTHORIZED
 from lab.cloud.websocket import Closed, ServerSocket
 
 EC2_ID = "i-0abc1234def567890"
@@ -269,7 +270,7 @@ class ImdsHandler(_Handler):
 
     def do_GET(self) -> None:
         if self.headers.get("X-aws-ec2-metadata-token") != "imds-token":
-            return self._answer(401)
+            return self._answer(401, UNAUTHORIZED.encode(), "text/html")
         roles = {
             "meta-data/iam/security-credentials/": "SSMInstanceRole",
             "meta-data/iam/security-credentials/SSMInstanceRole": self._credentials(PROFILE_KEY),

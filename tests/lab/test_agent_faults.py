@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from haltuun.stages.repair.bundle import read_bundle
+from haltuun.stages.repair.diagnose import diagnose
+from haltuun.stages.repair.offline import read_agent
 from tests.lab.agent_cloud import EC2_ID, PROFILE_KEY, REGION, Refused, wait_until
 from tests.lab.agent_world import IMDS_ADDRESS, SERVICE_ADDRESS, World, make_certificate, unpack_agent
 
@@ -131,6 +134,15 @@ def test_imds_gone_ends_the_core(world: World) -> None:
     assert world.log().count("ERROR Agent failed to assume any identity") == 3
     assert GIVES_UP in world.log()
     assert "[run @ agent.go.153] Error occurred" in world.log("errors.log")
+
+
+def test_an_agent_that_knows_no_tokens_is_refused_by_metadata_that_want_one(world: World) -> None:
+    version = "/usr/lib/amazon-ssm-agent/standin/ssm/version.py"
+    world.write(version, world.path(version).read_text().replace('"3.3.1142.0"', '"2.3.50.0"'))
+    assert world.start().wait(20) == 1
+    assert "Data from vault is empty. EC2MetadataError: failed to make EC2Metadata request" in world.log()
+    found = diagnose(read_agent(read_bundle(world.path("/var/log/amazon/ssm/amazon-ssm-agent.log"))))
+    assert [cause.code for cause in found.causes] == ["IMDS_TOKENS_REQUIRED"]
 
 
 def test_proxy_without_no_proxy_looks_the_same(world: World) -> None:

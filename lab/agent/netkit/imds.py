@@ -1,4 +1,5 @@
-"""Instance metadata, version 2 only: the agent never falls back to version 1 (ec2_identity.go:280)."""
+"""Instance metadata, version 2 only: the agent never falls back to version 1 (ec2_identity.go:280). An agent
+before 2.3.814 knows nothing but version 1."""
 
 from __future__ import annotations
 
@@ -63,6 +64,20 @@ def _token() -> str:
         raise ImdsError(
             "EC2MetadataError: failed to get IMDSv2 token and fallback to IMDSv1 is disabled\n"
             f"caused by: : \n\tstatus code: {answer.status}, request id: "
+        )
+    return answer.body.decode()
+
+
+def get_without_token(path: str) -> str:
+    """`/latest/<path>` as text, asked for without a token, as the SDK of old agents does."""
+    url = f"{_endpoint()}/latest/{path}"
+    try:
+        answer = send("GET", url, {}, b"", _timeouts())
+    except SendFailed as error:
+        raise ImdsError(f"RequestError: send request failed\ncaused by: Get {url}: {error}") from error
+    if answer.status != 200:
+        raise ImdsError(
+            f"EC2MetadataError: failed to make EC2Metadata request\ncaused by: {answer.body.decode()}"
         )
     return answer.body.decode()
 

@@ -14,6 +14,7 @@ from .layout import IDENTITY_CONFIG
 from .logfile import Log
 from .settings import Settings
 from .vault import REGISTRATION_KEY, DataFileMissing, VaultError, hybrid_vault, load_registration
+from .version import sends_tokens
 
 ATTEMPTS = 3
 ATTEMPT_INTERVAL_S = 0.5
@@ -157,8 +158,19 @@ def _select_once(log: Log, settings: Settings) -> Identity:
     raise NoIdentity("failed to find agent identity")
 
 
+def _ask_without_token() -> None:
+    """An agent of one process ends where the metadata refuse it (agent/platform/instance_info.go); let in,
+    this one goes on as a later one."""
+    try:
+        imds.get_without_token("meta-data/instance-id")
+    except imds.ImdsError as error:
+        raise NoIdentity(f"Failed to fetch instance ID. Data from vault is empty. {error}") from error
+
+
 def select_identity(log: Log, settings: Settings, stop: threading.Event) -> Identity:
     """First match of the order wins; three looks, half a second apart."""
+    if not sends_tokens() and not take_onprem(log):
+        _ask_without_token()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _select_once(log, settings)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import boto3
 import pytest
 
 from haltuun.config import PackagePin
@@ -23,6 +24,7 @@ from haltuun.model import Change, StageName, Undo, Unknown, Verdict
 from haltuun.stages.repair.facts import Agent, RepairFacts
 from haltuun.stages.repair.probe import get_output
 from lab import api
+from lab.agent.build import build_agent_deb
 from tests.lab.test_supervisor import ssh
 from tests.stages.repair import pairs
 from tests.stages.repair.host_kit import Bench, Hosts, bench, lab_of
@@ -633,3 +635,30 @@ def test_without_proof(hosts: Hosts, name: str, restored: bool, monkeypatch: pyt
         else:
             assert registered(hosts, name) == ""
             assert b.look().identity == "EC2"
+
+
+@contextmanager
+def _wants_tokens(hosts: Hosts, name: str) -> Iterator[None]:
+    ec2, instance = boto3.client("ec2", region_name=hosts.info.region), hosts.host(name).instance_id
+    ec2.modify_instance_metadata_options(InstanceId=instance, HttpTokens="required")
+    try:
+        yield
+    finally:
+        ec2.modify_instance_metadata_options(InstanceId=instance, HttpTokens="optional")
+
+
+@pytest.mark.soak
+def test_an_agent_too_old_for_tokens_is_replaced_and_not_restarted(hosts: Hosts, tmp_path: Path) -> None:
+    old = build_agent_deb(tmp_path, version="2.3.50.0")
+    hosts.file("bare", "/var/cache/old.deb").write_bytes(old.read_bytes())
+    with _wants_tokens(hosts, "bare"), bench(hosts, "bare") as b:
+        pairs.inside(hosts, "bare", "dpkg -i /var/cache/old.deb >/dev/null && service start")
+        try:
+            until(lambda: "IMDS_TOKENS_REQUIRED" in b.look().causes)
+            (install,) = b.plan().changes
+            assert install.kind == "agent.install" and "sends no session token" in install.summary
+            b.perform(install)
+            assert b.prove().fields["online_as"] == b.host.instance_id
+            assert (b.look().causes, b.plan().changes) == ((), ())
+        finally:
+            pairs.inside(hosts, "bare", "dpkg --purge $agent >/dev/null; rm -rf $state /var/log/amazon")
