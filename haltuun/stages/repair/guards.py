@@ -447,12 +447,28 @@ def _without_tokens(case: Case) -> Barred | None:
     """Without its registration such an agent would have no identity at all."""
     if case.has("AGENT_MISSING") or not sends_no_token(case):
         return None
+    newer = ".".join(map(str, TOKENS_FIRST_SINCE))
     return case.barred(
         "IMDS_TOKENS_REQUIRED",
         f"{_wants_tokens(case)}: without its registration it would have no identity.",
-        "Install a newer agent by hand, or let calls without a token through (HttpTokens=optional), then"
-        " retry: the registration is cleared then. Haltuun replaces no agent under a stale registration.",
+        "Let calls without a token through ('aws ec2 modify-instance-metadata-options --region"
+        f" {case.host.region} --instance-id {case.host.instance_id} --http-tokens optional'), or install"
+        f" agent {newer} or newer by hand over the old one{_over_it(case)}; then retry: the registration is"
+        " cleared then. Haltuun replaces no agent under a stale registration.",
     )
+
+
+_OVER = {
+    "deb": "dpkg -i amazon-ssm-agent.deb",
+    "rpm": "rpm -U amazon-ssm-agent.rpm",
+    "snap": "snap refresh amazon-ssm-agent",
+}
+
+
+def _over_it(case: Case) -> str:
+    package = case.agent.package
+    how = None if isinstance(package, Unknown) else _OVER.get(package)
+    return f" ('{how}'; docs/runbooks/IMDS_TOKENS_REQUIRED.md says from where)" if how else ""
 
 
 def _room_to_save(case: Case) -> Barred | None:

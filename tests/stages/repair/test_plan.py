@@ -341,7 +341,10 @@ def test_no_registration_is_cleared_of_an_agent_that_would_have_no_identity() ->
     old = stale(packages={"deb": "2.3.50.0-1"})
     planned = plan(old, imds_tokens="required")
     assert (planned.changes, planned.barred[0].code) == ((), "IMDS_TOKENS_REQUIRED")
-    assert "by hand" in planned.barred[0].remedy and "pin" not in planned.barred[0].remedy
+    remedy = planned.barred[0].remedy
+    assert "by hand" in remedy and "pin" not in remedy
+    assert f"--region {REGION} --instance-id {IID} --http-tokens optional" in remedy
+    assert "3.0.413.0 or newer" in remedy and "dpkg -i amazon-ssm-agent.deb" in remedy
     assert plan(old, imds_tokens="optional").barred == () == plan(old).barred
 
 
