@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import pairwise
 
-from haltuun.model import Frozen, Unknown
+from haltuun.model import Frozen, Unknown, is_true
 from haltuun.stages.repair.entries import Entry, read_entries
 from haltuun.stages.repair.facts import Identity, LogLine
 
@@ -66,8 +66,11 @@ _CHANNEL = (
 )
 # Online without Session Manager: what ssmmessages refused still holds (controlchannel.go:267-281).
 _FALLBACK = "SSM Connection channel status is set to ec2messages"
-# Polled until the channel is up; from then on it does not matter (ssmconnectionchannel.go:62-74).
+# Polled until the channel is up; from then on it does not matter (ssmconnectionchannel.go:62-74), but to
+# agents before 3.3.40, which go on to get their commands so (RELEASENOTES).
 _POLLING = ("ec2messages.", "[MDSInteractor]")
+POLLS_UNTIL = (3, 3, 40)
+_VERSION = re.compile(r"(?:amazon-ssm-agent - |Amazon SSM Agent )v?(\d+(?:\.\d+)+)")
 # A registration that Systems Manager refuses (an expired activation) has emptied the vault before it asked:
 # core/agent_parser.go, registerManagedInstance.
 _CLEARED = re.compile(
@@ -172,6 +175,7 @@ class AgentLog(Frozen):
     instance_id: str | None  # under which it ran, as far as the log tells
     took: Entry | None
     checked: tuple[str, ...]  # the identities that the last start tried, in order; (): not told whole
+    version: tuple[str, Entry] | None  # of the last start, as far as it says so
     gave_up: bool  # the last start took none
     unsaid: bool  # it went on as somebody whom it does not name (agents before 3.0.732)
     entries: tuple[Entry, ...]
@@ -193,6 +197,8 @@ class AgentLog(Frozen):
         """What was logged after it came online: faults before that are over."""
         after = _after(self.entries, self.connected)
         if self.channel is None or self.channel is not self.connected:
+            return after
+        if self.version is not None and is_true(is_older(self.version[0], POLLS_UNTIL)):
             return after
         return tuple(entry for entry in after if not any(word in entry.text for word in _POLLING))
 
@@ -395,6 +401,7 @@ def _summary(
         instance_id=instance_id if _kind(instance_id) == identity else None,
         took=took or told,
         checked=last.checked if last is not None and _STARTS.match(last.entries[0].text) else (),
+        version=_version(own),
         gave_up=gave_up,
         unsaid=last is not None and identity is None and last.took is None and last.went_on,
         entries=entries,
@@ -409,6 +416,19 @@ def _summary(
         ended=ended,
         crashes=crashes,
     )
+
+
+def is_older(version: str, than: tuple[int, ...]) -> bool | Unknown:
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})+", version):
+        return Unknown(unknown=f"NOT_SHOWN: '{version}' is no version")
+    return tuple(int(part) for part in version.split(".")) < than
+
+
+def _version(entries: Sequence[Entry]) -> tuple[str, Entry] | None:
+    for entry in reversed(entries):
+        if match := _VERSION.search(entry.text):
+            return match.group(1), entry
+    return None
 
 
 def _runs(entries: Sequence[Entry]) -> bool:

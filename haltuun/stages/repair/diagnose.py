@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from haltuun.model import Frozen, Severity, Unknown
 from haltuun.stages.repair.facts import Agent, Cause, Identity, LogLine
-from haltuun.stages.repair.rules import RULES, unexplained
+from haltuun.stages.repair.rules import RULES, unexplained, versions_of
 from haltuun.stages.repair.situation import Situation, identity_taken, situation_of
 from haltuun.stages.repair.wording import WORDING
 
@@ -30,9 +30,10 @@ def diagnose(agent: Agent) -> Diagnosis:
     """Judge the host's side alone."""
     s = situation_of(agent)
     live = not isinstance(agent.processes, Unknown)
+    versions = versions_of(s)
     causes = []
     for rule in RULES:
-        evidence = tuple(rule.find(s))
+        evidence = tuple(rule.find(s)) if rule.holds_for(versions) else ()
         if evidence:
             wording = WORDING[rule.code]
             message = wording.message if live else wording.of_files or wording.message

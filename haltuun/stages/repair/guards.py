@@ -10,9 +10,10 @@ from functools import cached_property
 from haltuun.model import Barred, Change, Host, Json, StageName, Unknown, Verdict, is_false, is_true, known
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
+from haltuun.stages.repair.agentlog import is_older
 from haltuun.stages.repair.facts import Agent, NodeRow, RepairAccount, RepairFacts
 from haltuun.stages.repair.leftovers import own_identities_cut
-from haltuun.stages.repair.rules import TOKENS_FIRST_SINCE, TOKENS_SINCE, is_older
+from haltuun.stages.repair.rules import TOKENS_FIRST_SINCE, TOKENS_SINCE
 from haltuun.stages.repair.state import state_of
 from haltuun.stages.repair.wording import WORDING
 from haltuun.stages.verify.faults import metadata_options

@@ -24,6 +24,7 @@ from haltuun.model import (
     known,
 )
 from haltuun.stages.base import View
+from haltuun.stages.repair.agentlog import is_older
 from haltuun.stages.repair.facts import RepairAccount, RepairFacts, RootCredentials, Unfinished
 from haltuun.stages.repair.guards import (
     BEFORE_CLEARING,
@@ -41,7 +42,7 @@ from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE, TOKEN
 from haltuun.stages.repair.orphans import plan_orphans
 from haltuun.stages.repair.package import REMEDY, fitting
 from haltuun.stages.repair.parse import discovered
-from haltuun.stages.repair.rules import OFF, OLDEST_VERSION, ON, TOKENS_FIRST_SINCE, is_older
+from haltuun.stages.repair.rules import OFF, OLDEST_VERSION, ON, TOKENS_FIRST_SINCE
 from haltuun.stages.repair.situation import situation_of
 from haltuun.stages.repair.state import PROOF_LATER, WAKEABLE
 from haltuun.stages.repair.wording import WORDING

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from haltuun.model import Unknown, is_false, is_true
-from haltuun.stages.repair.agentlog import METADATA_ADDRESS, covers
+from haltuun.stages.repair.agentlog import METADATA_ADDRESS, covers, is_older
 from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import CORE, LogLine
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE
@@ -43,28 +43,50 @@ ON, OFF = "running, enabled", "stopped, disabled"
 Find = Callable[[Situation], Sequence[LogLine]]
 
 
+@dataclass(frozen=True)
+class Versions:
+    """The agents whose behaviour a rule rests on, in words; of those before `since` it says nothing."""
+
+    said: str
+    since: tuple[int, ...] = ()
+
+
 # What the rules rest on: the agent's source at 2.0.633, 2.2.24 and 3.3.1142, and what the source of 2026
 # (built on aws-sdk-go-v2, whose errors are worded otherwise) changes.
-EVERY = "agents 2.0 to 3.3.1142 as seen; later ones by their source"
-OF_3 = "agents 3.0 to 3.3.1142 as seen, whose core and worker are two processes; later ones by their source"
+_SEEN = "agents 2.0 to 3.3.1142 as seen; later ones by their source"
+EVERY = Versions(_SEEN, (2, 0))
+OF_HOST = Versions("agents of every version: it is the host's, whatever the agent does")
+OF_3 = Versions(
+    "agents 3.0 to 3.3.1142 as seen, whose core and worker are two processes; later ones by their source",
+    (3, 0),
+)
 # What changed with a version (amazon-ssm-agent RELEASENOTES; of tokens, issue 277, too).
-OF_CONFIG = "agents 3.0.1295 to 3.3.1142 as seen, none older has the setting; later ones by their source"
-OF_METADATA = f"{EVERY}; from 3.2.1041 on they ask with a session token alone"
-OF_TOKENS = (
+OF_CONFIG = Versions(
+    "agents 3.0.1295 to 3.3.1142 as seen, none older has the setting; later ones by their source",
+    (3, 0, 1295),
+)
+OF_METADATA = Versions(f"{_SEEN}; from 3.2.1041 on they ask with a session token alone", (2, 0))
+OF_TOKENS = Versions(
     "agents of every version, by their release notes: they can use session tokens from 2.3.814 on, ask with"
     " one first from 3.0.413 on, and with nothing else from 3.2.1041 on"
 )
-OF_TLS = f"{EVERY}; from 3.3.987 on they want TLS 1.2"
-OF_CHANNEL = f"{EVERY}; before 3.3.40 they poll ec2messages always, later only while they have no channel"
+OF_TLS = Versions(f"{_SEEN}; from 3.3.987 on they want TLS 1.2", (2, 0))
+OF_CHANNEL = Versions(
+    f"{_SEEN}; before 3.3.40 they poll ec2messages always, later only while they have no channel", (2, 0)
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`versions`: the agents whose behaviour it rests on."""
+    """`versions`: the agents that it holds for."""
 
     code: str
     find: Find
-    versions: str = EVERY
+    versions: Versions = EVERY
+
+    def holds_for(self, versions: Sequence[str]) -> bool:
+        """Unless each of these (installed, and of the last start) is known to be older."""
+        return not versions or not all(is_true(is_older(one, self.versions.since)) for one in versions)
 
 
 # -- evidence -------------------------------------------------------------------------------------
@@ -531,23 +553,20 @@ def _agent_old(s: Situation) -> Sequence[LogLine]:
     version = s.agent.version
     if not isinstance(version, Unknown):
         return (_file("/usr/bin/amazon-ssm-agent", f"version {version}"),) if is_old(version) else ()
-    said = (
-        [(entry, match) for entry in s.log.entries if (match := _VERSION.search(entry.text))] if s.log else []
-    )
-    return (said[-1][0].evidence(),) if said and is_old(said[-1][1].group(1)) else ()
+    if s.log is None or s.log.version is None:
+        return ()
+    said, by = s.log.version
+    return (by.evidence(),) if is_old(said) else ()
 
 
-_VERSION = re.compile(r"(?:amazon-ssm-agent - |Amazon SSM Agent )v?(\d+(?:\.\d+)+)")
+def versions_of(s: Situation) -> list[str]:
+    """Of the agent that is installed, and of the one that the last start was of, as far as they are told."""
+    said = s.log.version[0] if s.log and s.log.version else ""
+    return [one for one in (s.agent.version, said) if isinstance(one, str) and one]
 
 
 def is_old(version: str) -> bool:
     return is_true(is_older(version, OLDEST_VERSION))
-
-
-def is_older(version: str, than: tuple[int, ...]) -> bool | Unknown:
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})+", version):
-        return Unknown(unknown=f"NOT_SHOWN: '{version}' is no version")
-    return tuple(int(part) for part in version.split(".")) < than
 
 
 def _snap_and_deb(s: Situation) -> Sequence[LogLine]:
@@ -726,12 +745,12 @@ RULES: tuple[Rule, ...] = (
     Rule("HIBERNATING", _hibernating),
     Rule("ORPHAN_WORKER", _orphan_worker, OF_3),
     Rule("CREDENTIALS_SHADOWED", _credentials_shadowed),
-    Rule("AGENT_MISSING", _agent_missing),
-    Rule("AGENT_CRASHES", _agent_crashes),
-    Rule("AGENT_STOPPED", _agent_stopped),
-    Rule("AGENT_OLD", _agent_old),
-    Rule("SNAP_AND_DEB", _snap_and_deb),
-    Rule("DISK_FULL", _disk_full),
+    Rule("AGENT_MISSING", _agent_missing, OF_HOST),
+    Rule("AGENT_CRASHES", _agent_crashes, OF_HOST),
+    Rule("AGENT_STOPPED", _agent_stopped, OF_HOST),
+    Rule("AGENT_OLD", _agent_old, OF_HOST),
+    Rule("SNAP_AND_DEB", _snap_and_deb, OF_HOST),
+    Rule("DISK_FULL", _disk_full, OF_HOST),
 )
 
 # How the agent says that it gets no further, whatever the reason.
@@ -748,4 +767,4 @@ def unexplained(s: Situation) -> LogLine | None:
     return said[-1] if said else None
 
 
-VERSIONS = {rule.code: rule.versions for rule in RULES}
+VERSIONS = {rule.code: rule.versions.said for rule in RULES}

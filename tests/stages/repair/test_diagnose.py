@@ -14,7 +14,7 @@ from haltuun.stages.repair.bundle import read_bundle
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, LogLine
 from haltuun.stages.repair.offline import read_agent
-from haltuun.stages.repair.rules import VERSIONS
+from haltuun.stages.repair.rules import RULES, VERSIONS
 
 CASES = Path(__file__).parents[2] / "cases" / "repair" / "ssm-agent"
 IDENTITY = {"OnPrem": "mi", "CustomIdentity": "mi", "EC2": "i", None: None}
@@ -187,6 +187,12 @@ def test_polling_matters_only_where_there_is_no_channel() -> None:
     assert _found(*START, CHANNEL_DENIED, POLLS, *POLLING_FAILS) == {"MESSAGES_DENIED", "EGRESS_BLOCKED"}
 
 
+def test_agents_that_poll_always_need_it_beside_their_channel_too() -> None:
+    for version, codes in (("3.2.2303.0", {"EGRESS_BLOCKED"}), ("3.3.40.0", set())):
+        said = CHANNEL.partition("[ssm-")[0] + f"[amazon-ssm-agent] amazon-ssm-agent - v{version}"
+        assert _found(*START, said, UP, *POLLING_FAILS) == codes
+
+
 def test_what_was_said_long_ago_beside_an_open_channel_is_over_without_a_clock_too() -> None:
     assert _found(*START, UP, THROTTLED) == {"THROTTLED"}
     assert _found(*START, UP, THROTTLED, CHATTER) == set()
@@ -207,6 +213,12 @@ def test_what_was_said_long_ago_beside_an_open_channel_is_over_without_a_clock_t
 )
 def test_a_rule_says_which_version_changed_what_it_rests_on(code: str, since: str) -> None:
     assert f" {since} " in VERSIONS[code]
+
+
+def test_a_rule_says_from_which_version_on_it_holds() -> None:
+    for rule in RULES:
+        first = ".".join(map(str, rule.versions.since)) or "of every version"
+        assert rule.versions.said.startswith(f"agents {first}")
 
 
 def test_agents_of_one_process() -> None:

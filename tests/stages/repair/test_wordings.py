@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from haltuun.stages.repair import logtail
 from haltuun.stages.repair.agentlog import FILE
 from haltuun.stages.repair.diagnose import Diagnosis, diagnose
 from haltuun.stages.repair.facts import Agent, AgentConfig, LogLine, Process, RootCredentials, Vault
 from haltuun.stages.repair.logtail import LogTail
+from haltuun.stages.repair.rules import RULES
 
 WORDINGS = Path(__file__).parents[2] / "cases" / "repair" / "wordings.txt"
 LEVEL = re.compile(r"(DEBUG|INFO|WARN|ERROR) ")
@@ -72,6 +75,22 @@ def _codes(*entries: str, **more: object) -> set[str]:
 def test_wording(name: str) -> None:
     codes, text = CASES[name]
     assert _codes(text) == codes
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from([name for name, (_, text) in CASES.items() if "agent - v" not in text]),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([0, 1, 2]),
+    st.integers(0, 3000),
+)
+def test_a_rule_finds_nothing_of_an_agent_that_is_older_than_it_holds_for(
+    name: str, major: int, minor: int, build: int
+) -> None:
+    codes, text = CASES[name]
+    holds = {rule.code for rule in RULES if (major, minor, build, 0) >= rule.versions.since}
+    found = _codes(text, packages={"deb": f"{major}.{minor}.{build}.0-1"})
+    assert found - {"AGENT_OLD"} == codes & holds - {"AGENT_OLD"}
 
 
 def test_the_lines_that_a_long_log_lets_go_of_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
