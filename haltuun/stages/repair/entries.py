@@ -5,9 +5,11 @@ An entry may span lines ("caused by: …").
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from haltuun.model import Frozen
 from haltuun.stages.repair.facts import LogLine
@@ -15,10 +17,10 @@ from haltuun.stages.repair.facts import LogLine
 _HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? ([A-Z]+) (.*)", re.S)
 # seelog's own format, of an agent whose logger has no configuration: nanoseconds since 1970.
 _BARE_HEAD = re.compile(r"^(\d{10})\d{9} \[([A-Z][a-z]+)\] (.*)", re.S)
-# What an export of logs, grep or a paste puts before the agent's own line.
-_CARRIED = re.compile(
-    r"^.{1,160}?[ \t:](?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? (?:DEBUG|INFO|WARN|ERROR|CRITICAL) )", re.S
-)
+_OWN_HEAD = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? (?:DEBUG|INFO|WARN|ERROR|CRITICAL) "
+# What an export of logs (as text, CSV, JSON), grep or a paste puts before the agent's own line.
+_CARRIED = re.compile(rf"^.{{0,160}}?[ \t:,\"](?={_OWN_HEAD})", re.S)
+_QUOTED = re.compile(r'(?:[^"\\]|\\.|"")*+', re.S)
 # Of lines that somebody has taken the times off.
 _UNTIMED_HEAD = re.compile(r"^\s*()(DEBUG|INFO|WARN|ERROR|CRITICAL) (.*)", re.S)
 # Whose lines they are by the journal and syslog; Bottlerocket runs the agent in its control container.
@@ -26,7 +28,7 @@ TAGS = ("amazon-ssm-agent", "host-containers@control", "host-ctr")
 # What these put before each line of the agent, those that continue an entry included.
 _PREFIX = re.compile(
     r"^(?!\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [A-Z]+ )"
-    rf"(?:.{{0,120}}?\s)?(?:{'|'.join(TAGS)})(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
+    rf"(?:(?:(?!{_OWN_HEAD}).){{0,120}}?\s)?(?:{'|'.join(TAGS)})(?:\.amazon-ssm-agent)?(?:\[\d+\])?: (.*)",
     re.S,
 )
 # What systemd says of the agent's process.
@@ -84,8 +86,9 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
     hold people's words is left out, whole."""
     texts = [own_words(line.text) for line in lines]
     heads = [_HEAD.match(text) or _BARE_HEAD.match(text) for text in texts]
-    if not any(heads):
-        heads = [_HEAD.match(_CARRIED.sub("", text, count=1)) for text in texts]
+    carried = not any(heads)
+    if carried:
+        heads = [_HEAD.match(_carried(text)) for text in texts]
     if not any(heads):
         heads = [_UNTIMED_HEAD.match(text) for text in texts]
     # Of the agent's own log, not of a journal.
@@ -103,8 +106,16 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
             blocks.append((place, head, [line]))
         elif blocks and len(blocks[-1][2]) < ENTRY_LINES:
             blocks[-1][2].append(line)
-    entries = [_entry(*block) for block in blocks]
-    return [entry for entry in entries if not _relays(entry)]
+    entries = [entry for entry in (_entry(*block) for block in blocks) if not _relays(entry)]
+    return _forwards(entries) if carried else entries
+
+
+def _forwards(entries: list[Entry]) -> list[Entry]:
+    """An export may have the newest first, as CloudWatch Logs Insights does unasked."""
+    times = [entry.at for entry in entries if entry.at]
+    if len(times) < 2 or times[0] == times[-1] or any(one < other for one, other in pairwise(times)):
+        return entries
+    return [entry.model_copy(update={"place": n}) for n, entry in enumerate(reversed(entries))]
 
 
 def _goes_on(block: _Block, line: LogLine) -> bool:
@@ -129,6 +140,24 @@ def own_words(text: str) -> str:
     """A line without what the journal or syslog put before it (rsyslog writes a tab as #011)."""
     prefixed = _PREFIX.match(text) or _OF_UNIT.match(text)
     return prefixed.group(1).replace("#011", "\t") if prefixed else text
+
+
+def _carried(text: str) -> str:
+    """The agent's own line out of what carries it; in JSON and CSV it ends with its quotes."""
+    before = _CARRIED.match(text)
+    if before is None:
+        return text
+    own, quoted = text[before.end() :], None
+    if before.group().endswith('"'):
+        quoted = _QUOTED.match(own)
+    if quoted is None:
+        return own
+    if not text.startswith("{"):
+        return quoted.group().replace('""', '"')
+    try:
+        return str(json.loads(f'"{quoted.group()}"')).rstrip("\n")
+    except ValueError:  # cut, or no JSON
+        return quoted.group()
 
 
 def _entry(place: int, head: re.Match[str], block: Sequence[LogLine]) -> Entry:

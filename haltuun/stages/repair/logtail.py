@@ -54,9 +54,12 @@ _MIXED_LINE = re.compile(
 )
 # The agent's own lines behind what an export, grep or a paste puts before each; by so much they are told.
 _CARRIED_LINE = re.compile(
-    rb"^[^\n]{1,160}?[ \t:](\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? (?:INFO|WARN|ERROR) ", re.M
+    rb"^[^\n]{0,160}?(?:[ \t:,\"]|\x1b\[[0-9;]*m)"
+    rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)? (?:INFO|WARN|ERROR) ",
+    re.M,
 )
 CARRIED_BYTES = 64 << 10
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TAGS = tuple(tag.encode() for tag in TAGS)
 MIXED_LINES = 10_000  # an agent that only ever retries writes so many in weeks
 _WORDS = (
@@ -434,4 +437,5 @@ def _entry(line: int, text: bytes, begin: int) -> _Rows:
 
 
 def _text(row: bytes) -> str:
-    return row[:TEXT_BYTES].decode("utf-8", "replace").replace("\0", "").rstrip("\r")
+    text = row[:TEXT_BYTES].decode("utf-8", "replace").replace("\0", "").rstrip("\r")
+    return _COLOUR.sub("", text) if "\x1b" in text else text

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,58 @@ def test_a_rule_finds_nothing_of_an_agent_that_is_older_than_it_holds_for(
     holds = {rule.code for rule in RULES if (major, minor, build, 0) >= rule.versions.since}
     found = _codes(text, packages={"deb": f"{major}.{minor}.{build}.0-1"})
     assert found - {"AGENT_OLD"} == codes & holds - {"AGENT_OLD"}
+
+
+def _csv(entry: str, n: int) -> str:
+    return f"2026-11-23 06:00:{n % 60:02d}.000,{entry}"
+
+
+def _quoted(entry: str, n: int) -> str:
+    return f'{n},"{entry.replace(chr(34), chr(34) * 2)}"'
+
+
+def _json(entry: str, n: int) -> str:
+    return json.dumps({"timestamp": n, "message": entry})
+
+
+def _coloured(entry: str, n: int) -> str:
+    return "\n".join(f"\x1b[3{n % 8}m{row}\x1b[0m" for row in entry.split("\n"))
+
+
+# Of two, what the last line's closing quotes stand behind decides.
+@pytest.mark.parametrize(
+    ("form", "not_told"),
+    [
+        (_csv, ()),
+        (_json, ()),
+        (_coloured, ()),
+        (_quoted, ("refused, closed", "endpoint of somebody's own, by the log")),
+    ],
+)
+def test_a_log_says_the_same_in_whatever_carries_it(
+    form: Callable[[str, int], str], not_told: tuple[str, ...]
+) -> None:
+    """Insights of CloudWatch Logs give the newest entry first. How it died is no line of the agent's own."""
+    for name, (codes, text) in CASES.items():
+        if "AGENT_CRASHES" in codes or "started too often" in name or name in not_told:
+            continue
+        entries = re.split(r"\n(?=2026-11-23 )", "\n".join(_rows(text)))
+        carried = [form(entry, n) for n, entry in enumerate(entries)]
+        for rows in (carried, carried[::-1] if form is not _coloured else carried):
+            tail = LogTail("/export.csv")
+            tail.feed(io.BytesIO("\n".join(rows).encode()))
+            assert {cause.code for cause in diagnose(Agent(log=tail.lines())).causes} == codes, name
+
+
+def test_what_grep_puts_before_a_line_that_names_the_agent_makes_no_journal_of_it() -> None:
+    rows = _rows("@start\n@no identity")
+    assert rows[-1].endswith(
+        "when starting amazon-ssm-agent: failed to get identity: failed to find agent identity"
+    )
+    for before in ("12:", "/var/log/amazon/ssm/amazon-ssm-agent.log:"):
+        tail = LogTail("/grep.txt")
+        tail.feed(io.BytesIO("\n".join(before + row for row in rows).encode()))
+        assert [cause.code for cause in diagnose(Agent(log=tail.lines())).causes] == ["IMDS_UNREACHABLE"]
 
 
 def test_the_lines_that_a_long_log_lets_go_of_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
