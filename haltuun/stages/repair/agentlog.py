@@ -118,6 +118,7 @@ _TIMED_OUT = "amazon-ssm-agent.service: Failed with result 'timeout'"
 _KILLED = re.compile(r"^amazon-ssm-agent\.service: [Mm]ain process exited, code=(?:killed|dumped)")
 # Once in a start, and again for each worker that has ended.
 _STARTS_WORKER, WORKERS = "Worker ssm-agent-worker is not running, starting worker process", 3
+_STARTS_NONE = "[WorkerProvider] failed to start worker "
 _ENDED = re.compile(r"^(?:\[amazon-ssm-agent\] )?(?:Bye\.|(?:amazon-ssm-agent g|G)ot signal:)")
 
 
@@ -340,8 +341,9 @@ def _crash(start: Start) -> tuple[Entry, ...]:
     crashed = _unasked(since)
     if start.gave_up:  # that is why it ends again and again
         crashed = [entry for entry in crashed if not _REPEATED.match(entry.text)]
-    workers = tuple(entry for entry in since if _STARTS_WORKER in entry.text)
-    return tuple(crashed) or (workers if len(workers) >= WORKERS else ())
+    workers = [entry for entry in since if _STARTS_WORKER in entry.text or _STARTS_NONE in entry.text]
+    tried = sum(_STARTS_WORKER in entry.text for entry in workers)
+    return tuple(crashed) or (tuple(workers) if tried >= WORKERS else ())
 
 
 def _unasked(entries: Sequence[Entry]) -> list[Entry]:

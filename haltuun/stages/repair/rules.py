@@ -705,7 +705,9 @@ RULES: tuple[Rule, ...] = (
     Rule("PROXY_CONFIGURED", _proxy_configured),
     Rule(
         "CLOCK_SKEW",
-        _refused(rf"Signature expired:|Signature not yet current|RequestTimeTooSkewed|{_NOT_YET}"),
+        _refused(
+            rf"Signature expired:|Signature not yet current|RequestTimeTooSkewed|RequestExpired\b|{_NOT_YET}"
+        ),
     ),
     Rule("DNS_FAILS", _failing_calls(r"dial tcp: lookup |no such host", without=rf"{_BY_PROXY}|{_METADATA}")),
     Rule("EGRESS_BLOCKED", _egress_blocked),
@@ -758,6 +760,7 @@ _NO_FURTHER = (
     r"\[CredentialRefresher\] Retrieve credentials produced|\[Registrar\] failed to register identity"
     r"|Entering SSM Agent hibernate|Health ping failed with error|Failed to get controlchannel token"
     r"|error when calling AWS APIs\. error details|[Ee]rror occurr?ed when starting amazon-ssm-agent"
+    r"|EC2RoleProvider Failed to connect to Systems Manager|\[WorkerProvider\] failed to start worker"
 )
 
 

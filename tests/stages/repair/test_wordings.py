@@ -94,6 +94,34 @@ def test_a_rule_finds_nothing_of_an_agent_that_is_older_than_it_holds_for(
     assert found - {"AGENT_OLD"} == codes & holds - {"AGENT_OLD"}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "WARN EC2RoleProvider Failed to connect to Systems Manager with instance profile role credentials."
+        " Skipping default host management fallback: retrieved credentials failed to report to ssm. Error:"
+        " InternalServerError: An error occurred on the server side.",
+        "ERROR [amazon-ssm-agent] [LongRunningWorkerContainer] [WorkerProvider] failed to start worker"
+        " ssm-agent-worker, fork/exec /usr/bin/ssm-agent-worker: permission denied",
+    ],
+)
+def test_what_no_rule_knows_is_shown_until_it_is_over(said: str) -> None:
+    found = _read(f"@as EC2\n{said}")
+    assert found.causes == () and found.unexplained is not None and said in found.unexplained.text
+    ready = "INFO EC2RoleProvider Successfully connected with instance profile role credentials"
+    assert _read(f"@as EC2\n{said}\n{ready}\n@online").unexplained is None
+
+
+def test_a_worker_that_cannot_be_started_is_told_with_the_reason() -> None:
+    provider = "[amazon-ssm-agent] [LongRunningWorkerContainer] [WorkerProvider]"
+    tries = f"INFO {provider} Worker ssm-agent-worker is not running, starting worker process"
+    fails = (
+        f"ERROR {provider} failed to start worker ssm-agent-worker, fork/exec /usr/bin/x: permission denied"
+    )
+    (cause,) = _read("\n".join(["@as EC2", *(tries, fails) * 3])).causes
+    assert cause.code == "AGENT_CRASHES"
+    assert any("permission denied" in line.text for line in cause.evidence)
+
+
 def _csv(entry: str, n: int) -> str:
     return f"2026-11-23 06:00:{n % 60:02d}.000,{entry}"
 
