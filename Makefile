@@ -15,7 +15,7 @@ UNUSED := /($(UNUSED)|graphql|cfnlint|dateparser|lexers|stepfunctions)/
 # Where it is set, every process of a run would compile this project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak check lint types imports style unit bench ui lock clean
+.PHONY: help setup demo test soak check lint types imports style collect unit bench ui lock clean
 
 help:
 	@echo "make demo    take over a practice account on this machine (KEEP=1 leaves it running)"
@@ -37,7 +37,8 @@ demo:
 ui: $(VENV)/.installed
 	@$(BIN)/haltuun ui
 
-test: setup lint
+test: setup
+	@$(MAKE) --no-print-directory -j 2 --output-sync types imports style collect
 	@scripts/setup.sh root "The tests' lab"
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
 
@@ -58,6 +59,10 @@ types: $(VENV)/.installed
 
 imports: $(VENV)/.installed
 	@$(BIN)/lint-imports
+
+# Compiles the tests' modules once, beside mypy, and not three workers at once. What is wrong with them the tests tell.
+collect: $(VENV)/.installed
+	@$(BIN)/python -m pytest --collect-only --quiet -m "not soak" >/dev/null || true
 
 style: $(VENV)/.installed
 	@$(BIN)/ruff check .
