@@ -19,6 +19,7 @@ PROJECT = Path(__file__).parents[2]
 RUNBOOKS = PROJECT / "docs" / "runbooks"
 # What ends a command or a run before any host is judged: never a host's reason.
 NOT_A_HOSTS = {
+    "APPROVER_UNKNOWN",
     "AWS",
     "CONFIG",
     "ERROR",
