@@ -116,6 +116,14 @@ def _by_ssm(change: Change, kinds: Mapping[StageName, Mapping[str, Kind]]) -> bo
     return kind is not None and kind.by_ssm
 
 
+def _goes_by(other: Change, change: Change) -> bool:
+    """Whether `other`, which goes back on its host, needs this change for that: to reach it, or by name."""
+    if change.stage in _REACHED_BY:
+        return not change.hosts or not set(change.hosts).isdisjoint(other.hosts)
+    names = other.detail.values() if isinstance(other.detail, dict) else ()
+    return (change.stage, change.region) == (other.stage, other.region) and change.target in names
+
+
 def _beside(other: Change, change: Change) -> bool:
     """Hosts of other runs that use what is of the whole account: no id says so, their tags do."""
     return len(change.hosts) != 1 and (other.stage, other.region) == (change.stage, change.region)
@@ -180,8 +188,8 @@ class Undoing:
         self.stopped = ""
         self.approved_by = ""
         self._steps: dict[str, Step] = {}
-        # Host → what another run did there that is taken back through Systems Manager.
-        self._others: dict[str, ChangeEvent] = {}
+        # What other runs did on hosts that is taken back through Systems Manager.
+        self._others: list[ChangeEvent] = []
         self._unproven: set[tuple[StageName, str]] = set()
 
     @property
@@ -209,9 +217,8 @@ class Undoing:
             self.performer.resolve_all([e for e in opened if e.change.kind in self.kinds[e.change.stage]])
         events = run.ledger.change_events(run.account.id)
         self._steps = {step.change.id: step for step in plan_undo(events, self.of, self.kinds)}
-        for one in effects(events)[0].values():
-            if one.run != self.of and _by_ssm(one.change, self.kinds):
-                self._others.update(dict.fromkeys(one.change.hosts, one))
+        there = effects(events)[0].values()
+        self._others = [one for one in there if one.run != self.of and _by_ssm(one.change, self.kinds)]
 
     def preview(self, ids: Iterable[str]) -> None:
         """Look whether each would be taken back; changes nothing."""
@@ -247,7 +254,7 @@ class Undoing:
         """The step where it stays, or where that cannot be seen."""
         over = self._needed_over(step.change)
         if over is not None:
-            said = f"Run {over.run} is taken back over it, and first: {over.change.summary}"
+            said = f"Run {over.run} goes back by it, and first: {over.change.summary}"
             return replace(step, status="needed", message=said)
         keeps = self.performer.kind_of(inverse).keeps
         if keeps and not of_one_host(inverse):
@@ -264,14 +271,15 @@ class Undoing:
         return replace(step, status="kept", message=why) if why else None
 
     def _needed_over(self, change: Change) -> ChangeEvent | None:
-        """What another run did to a host that is reached by this change, and would be taken back over it."""
-        if change.stage not in _REACHED_BY:
-            return None
-        for host in change.hosts or self._others:
-            if (other := self._others.get(host)) is not None:
+        """What another run did on a host and has yet to take back there, over this change or with its help.
+
+        What somebody has changed since does not go back, and needs nothing.
+        """
+        for other in self._others:
+            if _goes_by(other.change, change):
                 back = _inverse(other.change, self.kinds, ())
                 seen = self.performer.kind_of(back).look(self.run, back)
-                if canonical(seen) != canonical(back.after):
+                if isinstance(seen, Unknown) or canonical(seen) == canonical(back.before):
                     return other
         return None
 

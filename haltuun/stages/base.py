@@ -69,7 +69,7 @@ class Kind:
     # Of an undo: what goes with what the summary names, said before it is done.
     goes: Callable[[Change], str] | None = None
     # Of an undo: it is performed on the host through Systems Manager, so what made the host reachable there
-    # goes back after it.
+    # goes back after it, and so does what the change's detail names.
     by_ssm: bool = False
 
 

@@ -332,6 +332,20 @@ def test_what_goes_back_in_part_is_said_before_and_when_it_is_done(ledger: Ledge
     assert left(ledger.runs(ACCOUNT)) == {}, "it is no reason to try again"
 
 
+def gone_back(stages: Any, ledger: Ledger, of: str) -> tuple[str, Any]:
+    """A whole undo of what is of the first two hosts or of the account."""
+    config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=["eu-central-1"])])
+    nobody: Any = lambda run, host: None  # noqa: E731
+    going = open_undo(config, of, approved=True, stages=stages, opener=nobody, ledger=ledger)
+    going.begin("me")
+    for host in NAMES[:2]:
+        going.act_on_host(host)
+    going.act_on_account()
+    outcome = going.outcome()
+    going.end(outcome)
+    return outcome, going.steps
+
+
 @pytest.mark.parametrize(
     ("parts", "first"),
     [(lambda changes: [changes], "waits"), (lambda changes: [changes[:3], changes[3:]], "needed")],
@@ -368,16 +382,8 @@ def test_what_a_host_is_reached_by_waits_for_what_is_taken_back_over_it(
     ]
 
     def go_back(of: str) -> tuple[str, set[tuple[str, str]]]:
-        config = Config(accounts=[AccountConfig(id=ACCOUNT, alias="acme", regions=["eu-central-1"])])
-        nobody: Any = lambda run, host: None  # noqa: E731
-        going = open_undo(config, of, approved=True, stages=stages, opener=nobody, ledger=ledger)
-        going.begin("me")
-        for host in NAMES[:2]:
-            going.act_on_host(host)
-        going.act_on_account()
-        outcome = going.outcome()
-        going.end(outcome)
-        return outcome, {(s.change.kind, s.status) for s in going.steps if s.change.target != NAMES[1]}
+        outcome, steps = gone_back(stages, ledger, of)
+        return outcome, {(s.change.kind, s.status) for s in steps if s.change.target != NAMES[1]}
 
     runs = []
     for some in parts(changes):
@@ -401,6 +407,41 @@ def test_what_a_host_is_reached_by_waits_for_what_is_taken_back_over_it(
     away.clear()
     assert {go_back(run)[0] for run in reversed(runs)} == {"Undone"}
     assert not any(there.values())
+
+
+def test_what_another_runs_hosts_go_back_by_stays_until_they_have(ledger: Ledger) -> None:
+    """A document, say, that the first run made and the second found there. A host that somebody has changed
+    since does not go back, and needs it no more."""
+    there: dict[tuple[str, str], Any] = {}
+
+    def kind(name: str) -> Kind:
+        def apply(run: Any, c: Change) -> None:
+            there[c.kind, c.target] = c.after
+
+        return Kind(name, lambda run, c: there[c.kind, c.target], apply, by_ssm=name == "ship")
+
+    like = next(stage for stage in make_stages(World(NAMES[:2])) if stage.name is StageName.repair)
+    stages = [replace(like, name=StageName.logs, kinds={name: kind(name) for name in ("document", "ship")})]
+
+    def made_by_a_run(name: str, target: str, hosts: tuple[str, ...], detail: Any = None) -> str:
+        run = start(World(NAMES[:2]), ledger)
+        given = {"stage": StageName.logs, "kind": name, "target": target, "after": "on", "detail": detail}
+        c = change(0, hosts=hosts).model_copy(update={**given, "undo": Undo(kind=name, after=None)})
+        for event in ("intended", "sent", "confirmed"):
+            run.run.journal(c, event)
+        there[name, target] = "on"
+        run.end("Done")
+        return run.run.id
+
+    first = made_by_a_run("document", "doc", NAMES[:2])
+    second, third = [made_by_a_run("ship", host, (host,), {"document": "doc"}) for host in NAMES[:2]]
+    _, (step,) = gone_back(stages, ledger, first)
+    assert (step.status, step.message.split(":")[0]) == ("needed", f"Run {second} goes back by it, and first")
+    there["ship", NAMES[1]] = "by hand"
+    assert gone_back(stages, ledger, third)[0] == "PartlyUndone"
+    assert gone_back(stages, ledger, first)[1][0].status == "needed"
+    assert [gone_back(stages, ledger, run)[0] for run in (second, first)] == ["Undone", "Undone"]
+    assert there["document", "doc"] is None and there["ship", NAMES[1]] == "by hand"
 
 
 def test_what_an_undo_left_and_would_leave_again_is_remembered(ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ from haltuun.run import Run
 from haltuun.stages.associations import get_association, status_on_host
 from haltuun.stages.base import Kind
 from haltuun.stages.commands import Parameters, Step, send, steps_of
-from haltuun.stages.logs.document import ACTIONS, PACKAGE_STEP, UNINSTALL, back_script
+from haltuun.stages.logs.document import ACTIONS, PACKAGE_STEP, UNINSTALL, back_script, document_name
 from haltuun.stages.logs.kinds import get_document
 from haltuun.stages.logs.names import ADDED, ASSOCIATION_PREFIX, leaving, parameter_name
 from haltuun.stages.own import Own, unseen
@@ -28,6 +28,15 @@ LISTED_S = 10.0
 _AT_WORK = frozenset({"Pending", "InProgress"})
 _AGAIN = "Undo again: it goes on from there."
 _SHELL = "AWS-RunShellScript"
+
+
+def goes_back_by(earlier: str | None) -> Json:
+    """What is named with the change, for its way back: other runs' undos leave that until then."""
+    by = {"document": document_name()}
+    if earlier:
+        config_hash = earlier.removesuffix(ADDED)
+        by |= {"association": ASSOCIATION_PREFIX + earlier, "parameter": parameter_name(config_hash)}
+    return by
 
 
 def look_back(run: Run, change: Change) -> Json | Unknown:

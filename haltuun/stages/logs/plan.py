@@ -25,7 +25,7 @@ from haltuun.stages.associations import association_value
 from haltuun.stages.base import View
 from haltuun.stages.discover.facts import DiscoverAccount, DiscoverFacts
 from haltuun.stages.logs.agent_config import Wanted
-from haltuun.stages.logs.back import GO_BACK
+from haltuun.stages.logs.back import GO_BACK, goes_back_by
 from haltuun.stages.logs.document import ACTIONS, content, digest, document_name
 from haltuun.stages.logs.facts import LogsAccount, LogsFacts, LogsRegion
 from haltuun.stages.logs.judge import NOTHING_REMEDY, NOTHING_SAID, NOTHING_TO_SHIP
@@ -338,6 +338,8 @@ def _plan_tag(
 ) -> None:
     if tag == config.tag:
         return
+    # A host whose way back was cut short goes back all the way.
+    earlier = None if tag is None or tag.startswith(LEAVING) else tag
     draft.changes.append(
         tag_change(
             StageName.logs,
@@ -348,10 +350,9 @@ def _plan_tag(
             f"Tag {host.label} {LOGS}={config.tag}: the CloudWatch agent is installed there and ships"
             f" {len(config.files)} log files.",
             kind=CONFIGURE.name,
-            # A host whose way back was cut short goes back all the way.
-            undo=Undo(kind=GO_BACK.name, after={LOGS: None if (tag or "").startswith(LEAVING) else tag}),
+            undo=Undo(kind=GO_BACK.name, after={LOGS: earlier}),
             depends_on=tuple(sorted(ready)),
-            detail={"document": document_name()},
+            detail=goes_back_by(earlier),
             permissions=_SENT,
             monthly_cost=cost,
         )
