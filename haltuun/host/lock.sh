@@ -11,7 +11,9 @@ take_lock() {
         elif [ -n "$holder" ]; then
             bury "$holder"
         else
-            sleep 1 # nobody holds it: no link can be made here (read-only, no inode left)
+            # Nobody holds it: its folder went with who held it, or no link can be made (read-only, no inode left).
+            mkdir -p "$lock" 2>/dev/null
+            sleep 1
         fi
     done
 }

@@ -254,6 +254,16 @@ def test_another_version_of_the_package_is_told(host: FakeHost) -> None:
     assert back(host) == "LEFT: the agent is 1.300050.0 now, it was 1.300049.1"
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_who_waits_goes_on_where_the_way_back_takes_the_folder_of_the_lock_away(
+    host: FakeHost, shell: str
+) -> None:
+    text = step(0).replace("    take_lock\n", '    rmdir "$lock"\n    take_lock\n')
+    assert 'rmdir "$lock"' in text
+    assert host.run(shell, text).returncode == 0
+    assert (host.root / NOTED).read_text().endswith("\nend\n")
+
+
 @pytest.mark.parametrize(("instance_id", "account"), [(OTHER, ACCOUNT), (ID, "999999999999")])
 def test_another_box_is_left_alone(host: FakeHost, instance_id: str, account: str) -> None:
     configured(host, "dash")
