@@ -10,6 +10,7 @@ HOME = "opt/aws/amazon-cloudwatch-agent"
 CONTROL = f"{HOME}/bin/amazon-cloudwatch-agent-ctl"
 CONFIGURATIONS = f"{HOME}/etc/amazon-cloudwatch-agent.d"
 TOML = f"{HOME}/etc/amazon-cloudwatch-agent.toml"
+JSON = f"{HOME}/etc/amazon-cloudwatch-agent.json"
 RUNS = "run/agent-runs"
 CALLED = "run/called"  # with what, a line a call
 _UNIT = "etc/systemd/system/amazon-cloudwatch-agent.service"
@@ -27,7 +28,7 @@ done
 mkdir -p run
 [ "$action" = status ] || echo "$action ${{name:-}}" >>{CALLED}
 case $action in
-    fetch-config) rm -f {CONFIGURATIONS}/* && echo "$name" >"{CONFIGURATIONS}/ssm_$name" ;;
+    fetch-config) rm -f {JSON} {CONFIGURATIONS}/* && echo "$name" >"{CONFIGURATIONS}/ssm_$name" ;;
     append-config) echo "$name" >"{CONFIGURATIONS}/ssm_$name" ;;
     remove-config) rm "{CONFIGURATIONS}/ssm_$name" || exit 1 ;;
     stop) rm -f {RUNS} ;;
@@ -36,12 +37,13 @@ case $action in
 esac
 case $action in
     *-config)
-        cat {CONFIGURATIONS}/* >{TOML} 2>/dev/null || rm -f {TOML}
+        cat {CONFIGURATIONS}/* >/dev/null 2>&1 && cat {JSON} {CONFIGURATIONS}/* >{TOML} 2>/dev/null
+        cat {CONFIGURATIONS}/* >/dev/null 2>&1 || rm -f {TOML}
         echo '{{}}' >{HOME}/etc/env-config.json
         ;;
 esac
 if [ "${{restart:-}}" = yes ]; then
-    [ -e {TOML} ] || echo default >{TOML}
+    [ -e {TOML} ] || {{ rm -f {JSON} && echo default >{TOML}; }}
     echo started >>{HOME}/logs/amazon-cloudwatch-agent.log
     : >{RUNS}
     : >run/enabled

@@ -55,7 +55,20 @@ unconfigure() {
         esac
     done
     if [ -x "$ctl" ]; then must NOT_STOPPED "$ctl" -a stop; fi
-    if [ "$1" = go-on ] && agent_is_configured; then must NOT_STARTED "$ctl" -a start; fi
+    if [ "$1" = go-on ] && agent_is_configured; then go_on; fi
+}
+
+# remove-config takes the toml away where the folder is empty then, though amazon-cloudwatch-agent.json is read,
+# too. Its control would then start the agent with a default configuration and delete that file; the service makes
+# the toml anew (cmd/start-amazon-cloudwatch-agent in aws/amazon-cloudwatch-agent).
+go_on() {
+    if [ -s "$etc/amazon-cloudwatch-agent.toml" ]; then
+        must NOT_STARTED "$ctl" -a start
+    elif have systemctl; then
+        must NOT_STARTED systemctl start "$unit.service"
+    else
+        must NOT_STARTED start "$unit"
+    fi
 }
 
 # So that no package manager takes an empty folder away that was there before.

@@ -15,6 +15,7 @@ from tests.stages.cloudwatch_kit import (
     CONFIGURATIONS,
     CONTROL,
     HOME,
+    JSON,
     RUNS,
     TOML,
     put_agent,
@@ -47,9 +48,10 @@ esac
 rmdir {HOME}/bin {CONFIGURATIONS} {HOME}/etc {HOME}/logs {HOME}/var {HOME} opt/aws etc/init 2>/dev/null
 exit 0
 """
-_SYSTEMCTL = """case $1 in
+_SYSTEMCTL = f"""case $1 in
     is-enabled) if [ -e "$HALTUUN_ROOT/run/enabled" ]; then echo enabled; else echo disabled; fi ;;
     disable) rm -f "$HALTUUN_ROOT/run/enabled" ;;
+    start) cd "$HALTUUN_ROOT" && cat {JSON} >{TOML} && : >{RUNS} ;;
 esac
 """
 _DELETE = 'sed -i "/^$1:/d" "$HALTUUN_ROOT/etc/%s"'
@@ -168,6 +170,19 @@ def test_one_that_somebody_configured_goes_on_as_before(host: FakeHost, shell: s
     assert after == before
     assert (host.root / RUNS).exists() == runs
     assert f"remove-config {OURS}" in (host.root / CALLED).read_text().splitlines()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_configuration_that_is_not_in_its_folder_is_not_lost(host: FakeHost, runs: bool) -> None:
+    """amazon-cloudwatch-agent.json, as it is put there by hand: of such the agent's control knows little."""
+    install(host)
+    host.write({JSON: "theirs\n", TOML: "theirs\n"} | ({RUNS: "", "run/enabled": ""} if runs else {}))
+    configured(host, "dash", "append-config", fresh=False)
+    assert OURS in (host.root / TOML).read_text()
+    assert back(host) == "BACK"
+    assert (host.root / JSON).read_text() == "theirs\n"
+    assert (host.root / RUNS).exists() == (host.root / TOML).exists() == runs
+    assert not runs or (host.root / TOML).read_text() == "theirs\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
