@@ -24,6 +24,8 @@ from haltuun.stages.pages import member, moment, text, unreadable
 BATCH = 50
 # How long a host's agent may take to fetch the command (SendCommand's TimeoutSeconds: at least 30).
 DELIVERY_S = 120
+# After that none of ours is under way any more: its steps have timeouts.
+LONGEST = timedelta(hours=2)
 # Whether a command that was invoked in that very second counts as after it is not documented.
 _BEFORE = timedelta(minutes=1)
 _FINAL = frozenset({"Success", "Failed", "TimedOut", "Cancelled"})
@@ -139,6 +141,25 @@ class Sent:
             return
         over = [row for row in rows if text(row, "InstanceId") in hosts and text(row, "Status") in _FINAL]
         self.endings.update({row["InstanceId"]: _why(row) for row in over})
+
+
+def is_under_way(run: Run, region: str, instance_id: str, document: str) -> bool | Unknown:
+    """Whether a command with a document that begins so has yet to end on the host."""
+    since = (run.now() - LONGEST).astimezone(UTC)
+    rows = run.aws.ask(
+        lambda: run.aws.pages(
+            "ssm",
+            "ListCommandInvocations",
+            "CommandInvocations",
+            region,
+            InstanceId=instance_id,
+            Filters=[{"key": "InvokedAfter", "value": f"{since:%Y-%m-%dT%H:%M:%SZ}"}],
+        )
+    )
+    if isinstance(rows, Unknown):
+        return rows
+    ours = (row for row in rows if text(row, "DocumentName").startswith(document))
+    return any(text(row, "Status") not in _FINAL for row in ours)
 
 
 def steps_of(run: Run, region: str, command_id: str, instance_id: str) -> list[Step] | Unknown:

@@ -12,16 +12,16 @@ from haltuun.model import Change, Json, Unknown
 from haltuun.run import Run
 from haltuun.stages.associations import get_association, status_on_host
 from haltuun.stages.base import Kind
-from haltuun.stages.commands import Parameters, Step, send, steps_of
+from haltuun.stages.commands import Parameters, Step, is_under_way, send, steps_of
 from haltuun.stages.logs.document import ACTIONS, PACKAGE_STEP, UNINSTALL, back_script, document_name
 from haltuun.stages.logs.kinds import get_document
-from haltuun.stages.logs.names import ADDED, ASSOCIATION_PREFIX, leaving, parameter_name
+from haltuun.stages.logs.names import ADDED, ASSOCIATION_PREFIX, DOCUMENT_PREFIX, leaving, parameter_name
 from haltuun.stages.own import Own, unseen
 from haltuun.stages.polling import poll
 from haltuun.stages.repair.prove import get_nodes, is_online
 from haltuun.stages.tags import LOGS, apply_tag, look_tag
 
-# How long State Manager's own run on the host is waited for, and then a command.
+# How long is waited for what is at work on the host, and then for a command.
 BUSY_S = 120.0
 BACK_S = 900.0
 LISTED_S = 10.0
@@ -51,8 +51,9 @@ def apply_back(run: Run, change: Change) -> Json:
     """Raises HaltuunError: the host cannot be reached now, or not all went back there."""
     tag, earlier = change.before[LOGS], change.after[LOGS]
     _assert_online(run, change)
-    if look_tag(run, change) != {LOGS: leaving(tag)}:
-        _assert_quiet(run, change)
+    tagged = look_tag(run, change) != {LOGS: leaving(tag)}
+    _assert_quiet(run, change, tagged=tagged)
+    if tagged:
         apply_tag(run, change.model_copy(update={"after": {LOGS: leaving(tag)}}))
     left = _bring(run, change, earlier) if earlier else _go_back(run, change)
     apply_tag(run, change)
@@ -72,25 +73,39 @@ def _assert_online(run: Run, change: Change) -> None:
         )
 
 
-def _assert_quiet(run: Run, change: Change) -> None:
-    """What State Manager has begun would be brought while it goes back."""
-    name = ASSOCIATION_PREFIX + change.before[LOGS]
-    status = poll(
-        lambda: status_on_host(run, change.region, change.target, name),
-        lambda seen: seen not in _AT_WORK,
-        BUSY_S,
+def _assert_quiet(run: Run, change: Change, *, tagged: bool) -> None:
+    """What has begun would be brought while it goes back, or after that."""
+    seen = poll(
+        lambda: _at_work(run, change, tagged), lambda seen: not isinstance(seen, str) or not seen, BUSY_S
     )
-    if isinstance(status, Unknown):
-        allow = "Allow ssm:DescribeInstanceAssociationsStatus, then undo again."
-        raise unseen("how State Manager's run on it stands", status, change.target, allow)
-    if status in _AT_WORK:
+    if isinstance(seen, Unknown):
+        allow = (
+            "Allow ssm:DescribeInstanceAssociationsStatus and ssm:ListCommandInvocations, then undo again."
+        )
+        raise unseen("what is under way on it", seen, change.target, allow)
+    if seen:
         raise HaltuunError(
-            f"State Manager is still at work on it ('{status}'); nothing was changed there.",
+            f"{seen}; nothing more was changed there.",
             subject=change.target,
             remedy="Undo again when that has ended.",
-            code="STATE_MANAGER_AT_WORK",
+            code="LOGS_AT_WORK",
             unchanged=True,
         )
+
+
+def _at_work(run: Run, change: Change, tagged: bool) -> str | Unknown:
+    """What still installs or uninstalls there, of State Manager where it is `tagged` yet; "" without any."""
+    if tagged:
+        name = ASSOCIATION_PREFIX + change.before[LOGS]
+        status = status_on_host(run, change.region, change.target, name)
+        if isinstance(status, Unknown):
+            return status
+        if status in _AT_WORK:
+            return f"State Manager is still at work on it ('{status}')"
+    going = is_under_way(run, change.region, change.target, DOCUMENT_PREFIX)
+    if isinstance(going, Unknown):
+        return going
+    return "a command that an earlier run sent to it is still at work on it" if going else ""
 
 
 def _bring(run: Run, change: Change, earlier: str) -> str:

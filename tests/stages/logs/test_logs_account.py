@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 # The package exports the function of that name; its deadline is the module's.
 PROVE = import_module("haltuun.stages.logs.prove")
+BACK = import_module("haltuun.stages.logs.back")
 NOBODY: Any = lambda run, host: None  # noqa: E731
 NOTED = "var/lib/haltuun/logs/configuration"
 PACKAGE, SHELL = "aws:configurePackage", "aws:runShellScript"
@@ -509,6 +510,38 @@ def test_a_host_that_does_not_go_back_is_named_and_the_next_undo_goes_on_with_it
     assert undoing.outcome() == "Undone" and on_hosts(undoing)[second] == ("done", "")
     assert trees(account) == hosts
     assert "haltuun:logs" not in account.tags(second)
+
+
+def test_nothing_goes_back_while_something_is_being_brought(account: World, monkeypatch: Any) -> None:
+    """By State Manager, or by a command that a run sent which was stopped then."""
+    monkeypatch.setattr(BACK, "BUSY_S", 0.0)
+    monkeypatch.setattr(BACK, "BACK_S", 90.0)
+    first, second = account.facts
+    taken, state = account.take(STAGE), ssm_state(ACCOUNT, REGION)
+    ran_there = [e.invocations for a in state.associations.values() for e in a.executions]
+    run = [invocations[first] for invocations in ran_there if first in invocations][-1]
+    run.status = "InProgress"
+    association = next(iter(state.associations.values()))
+    respond = state.responder
+    state.responder = lambda message, node_id: (
+        None if message["DocumentName"] == association.name else respond(message, node_id)
+    )
+    sent = account.client("ssm").send_command(
+        DocumentName=association.name,
+        InstanceIds=[second],
+        Parameters=association.parameters,
+    )["Command"]["CommandId"]
+    tags, ran = account.tags(second), account.nodes[second].ran[:]
+    undoing = take_back(account.config(), account.ledger, taken.run.id, [STAGE])
+    said = on_hosts(undoing)
+    assert [status for status, _ in said.values()] == ["failed", "failed"]
+    assert "State Manager is still at work on it ('InProgress')" in said[first][1]
+    assert "a command that an earlier run sent to it is still at work on it" in said[second][1]
+    assert (account.tags(second), account.nodes[second].ran) == (tags, ran)
+    state.responder = respond
+    run.status = state.commands[sent].invocations[second].status = "Success"
+    undoing = take_back(account.config(), account.ledger, taken.run.id, [STAGE])
+    assert undoing.outcome() == "Undone", on_hosts(undoing)
 
 
 def test_a_host_that_logs_to_the_journal_alone_is_held_before_an_agent_is_installed(
