@@ -121,7 +121,7 @@ uninstall() {
     done
     later=$(find "$home" -type f 2>/dev/null | while read -r path; do
         if ! grep -qxF "path $path" "$noted"; then echo "$path"; fi
-    done)
+    done | sed '6s/.*/and more/; 7,$d') # Systems Manager cuts off what is longer than 2500 characters
     if [ -n "$later" ]; then stays "files that neither the agent nor Haltuun made: $(echo "$later" | tr '\n' ' ')"; fi
     # Its package makes them and leaves them.
     if [ -z "$(note passwd)" ] && is_in passwd cwagent; then must NOT_UNINSTALLED userdel cwagent; fi

@@ -206,6 +206,14 @@ def test_what_somebody_put_beside_the_agent_stays_and_is_named(host: FakeHost) -
     assert not (host.root / NOTED).exists() and "cwagent" not in (host.root / "etc/passwd").read_text()
 
 
+def test_of_many_files_some_are_named_for_a_long_answer_is_cut_off(host: FakeHost) -> None:
+    configured(host, "dash")
+    host.write({f"{HOME}/of-somebody/{number:0100}": "x" for number in range(30)})
+    said = gone_back(host)
+    assert said.startswith("LEFT: ") and said.endswith("and more ")
+    assert len(said) < 2000
+
+
 def test_what_the_ssm_agent_knows_nothing_of_is_uninstalled_by_the_host(host: FakeHost) -> None:
     before = tree(host.root)
     configured(host, "dash")
