@@ -26,7 +26,8 @@ from lab.agent.netkit.websocket import (
     open_websocket,
     take_frame,
 )
-from lab.agent.ssm.messages import command_in, reply_payload
+from lab.agent.ssm.documents import run_document
+from lab.agent.ssm.messages import Command, command_in, reply_payload
 from lab.cloud import agentjobs, websocket
 from lab.cloud.websocket import ServerSocket
 
@@ -252,3 +253,12 @@ def test_only_an_acknowledgement_other_than_200_is_a_failure() -> None:
     )
     assert refused is not None
     assert (refused["Status"], refused["StandardError"]) == ("Failed", "InvalidDocument")
+
+
+@pytest.mark.parametrize(("says", "run"), [({"onFailure": "exit"}, ["first"]), ({}, ["first", "second"])])
+def test_a_step_that_failed_keeps_the_later_ones_from_running_where_it_says_so(
+    says: dict[str, str], run: list[str]
+) -> None:
+    steps = tuple({"name": name, "action": "aws:none", "inputs": says} for name in ("first", "second"))
+    result = run_document(Command(COMMAND, "message", "ours", {}, steps), session=None)  # type: ignore[arg-type]
+    assert (result.status, [name for name, _ in result.steps]) == ("Failed", run)

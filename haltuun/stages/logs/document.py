@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from haltuun.model import Json
 from haltuun.stages.discover.lines import script
@@ -50,7 +50,9 @@ def document() -> Json:
             },
         },
         "mainSteps": [
-            _script("note", ("package",), "note.sh"),
+            # No agent comes where that was not noted, else the way back would take it for one that was there:
+            # of SSM agents from 3.0.502 on (their release notes).
+            _script("note", ("package",), "note.sh", {"onFailure": "exit"}),
             {
                 "action": "aws:configurePackage",
                 "name": PACKAGE_STEP,
@@ -62,14 +64,14 @@ def document() -> Json:
     }
 
 
-def _script(name: str, given: Sequence[str], file: str) -> Json:
+def _script(name: str, given: Sequence[str], file: str, more: Mapping[str, str] | None = None) -> Json:
     """A step that runs what both scripts share and then its own, with these parameters of the document."""
     lines = [*(f"{one}='{{{{ {one} }}}}'" for one in given), *_with_shared(file).splitlines()]
     return {
         "action": "aws:runShellScript",
         "name": name,
         "precondition": _ON_LINUX,
-        "inputs": {"timeoutSeconds": "900", "runCommand": lines},
+        "inputs": {"timeoutSeconds": "900", "runCommand": lines, **(more or {})},
     }
 
 

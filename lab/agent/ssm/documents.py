@@ -195,22 +195,26 @@ def _with_values(value: Any, parameters: Parameters) -> Any:
 
 
 def _run_steps(command: Command, session: Session) -> Result:
-    """One after the other; one that failed keeps none of the later ones from running, as with the real agent
-    where a step says nothing of it (onFailure).
+    """One after the other; one that failed keeps the later ones from running only where it says so
+    (onFailure), as with the real agent.
     """
     steps: list[tuple[str, Result]] = []
     for step in command.steps:
-        name, action = str(step.get("name")), ACTIONS.get(str(step.get("action")))
-        if action is None:
-            refused = f"Plugin with name {step.get('action')} is not supported"
-            steps.append((name, Result("Failed", 1, "", refused)))
-            continue
         given = {key: _with_values(value, command.parameters) for key, value in step["inputs"].items()}
-        renamed = {"runCommand": "commands", "timeoutSeconds": "executionTimeout"}
-        inputs = {renamed.get(key, key): value for key, value in given.items()}
-        steps.append((name, action(command.id, inputs, session)))
+        result = _run_step(command, str(step.get("action")), given, session)
+        steps.append((str(step.get("name")), result))
+        if result.status != "Success" and given.get("onFailure") == "exit":
+            break
     worst = next((result for _, result in steps if result.status != "Success"), Result("Success", 0))
     return Result(worst.status, worst.response_code, steps=tuple(steps))
+
+
+def _run_step(command: Command, name: str, given: Parameters, session: Session) -> Result:
+    action = ACTIONS.get(name)
+    if action is None:
+        return Result("Failed", 1, "", f"Plugin with name {name} is not supported")
+    renamed = {"runCommand": "commands", "timeoutSeconds": "executionTimeout"}
+    return action(command.id, {renamed.get(key, key): value for key, value in given.items()}, session)
 
 
 def run_document(command: Command, session: Session) -> Result:

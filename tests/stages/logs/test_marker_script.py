@@ -160,6 +160,12 @@ def test_the_document_can_be_told_from_any_other_version_of_it() -> None:
     assert len({digest(content()), digest(json.dumps(other)), digest("no JSON")}) == 3
 
 
+def test_no_agent_comes_to_a_host_that_could_not_note_how_it_was() -> None:
+    note, package, _ = document()["mainSteps"]
+    assert (note["name"], note["inputs"]["onFailure"]) == ("note", "exit")
+    assert package["action"] == "aws:configurePackage"
+
+
 def test_run_command_would_not_take_parts_of_it_for_its_own_parameters() -> None:
     assert "{{" not in SCRIPT
     assert "{{" not in back_script(ACCOUNT, REGION, ID, uninstalled=False)
