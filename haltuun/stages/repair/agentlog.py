@@ -17,7 +17,7 @@ from haltuun.stages.repair.facts import Identity, LogLine
 
 FILE = "/var/log/amazon/ssm/amazon-ssm-agent.log"
 METADATA_ADDRESS = "169.254.169.254"
-LAST_DAY = timedelta(days=1)
+LAST_DAY, LAST_HOUR = timedelta(days=1), timedelta(hours=1)
 
 # Agents 2.3 log the second before they first call, earlier ones the third; none of them has a worker.
 _STARTS = re.compile(
@@ -66,10 +66,11 @@ _CHANNEL = (
 )
 # Online without Session Manager: what ssmmessages refused still holds (controlchannel.go:267-281).
 _FALLBACK = "SSM Connection channel status is set to ec2messages"
-# Polled until the channel is up; from then on it does not matter (ssmconnectionchannel.go:62-74), but to
-# agents before 3.3.40, which go on to get their commands so (RELEASENOTES).
+# Polled until the channel is up (ssmconnectionchannel.go:62-74), before 3.3.40 then, too; but from 3.1.821 on
+# commands come by the channel while there is one (RELEASENOTES). Agents before that try a failed poll again
+# at once: one is nothing, what holds is soon said so many times.
 _POLLING = ("ec2messages.", "[MDSInteractor]")
-POLLS_UNTIL = (3, 3, 40)
+POLLED_UNTIL, FAILING_POLLS = (3, 1, 821), 3
 _VERSION = re.compile(r"(?:amazon-ssm-agent - |Amazon SSM Agent )v?(\d+(?:\.\d+)+)")
 # A registration that Systems Manager refuses (an expired activation) has emptied the vault before it asked:
 # core/agent_parser.go, registerManagedInstance.
@@ -199,9 +200,12 @@ class AgentLog(Frozen):
         after = _after(self.entries, self.connected)
         if self.channel is None or self.channel is not self.connected:
             return after
-        if self.version is not None and is_true(is_older(self.version[0], POLLS_UNTIL)):
+        polls = [entry for entry in after if any(word in entry.text for word in _POLLING)]
+        by_polls = self.version is not None and is_true(is_older(self.version[0], POLLED_UNTIL))
+        if by_polls and _fail_on(polls):
             return after
-        return tuple(entry for entry in after if not any(word in entry.text for word in _POLLING))
+        of_polls = {entry.place for entry in polls}
+        return tuple(entry for entry in after if entry.place not in of_polls)
 
     def since_accepted(self) -> tuple[Entry, ...]:
         """What was logged after Systems Manager last took such a call: what it refused before is over. The
@@ -243,6 +247,14 @@ class AgentLog(Frozen):
 
 def _after(entries: tuple[Entry, ...], mark: Entry | None) -> tuple[Entry, ...]:
     return entries if mark is None else tuple(entry for entry in entries if entry.place > mark.place)
+
+
+def _fail_on(polls: Sequence[Entry]) -> bool:
+    """Whether so many failed within the last hour of them that it goes on."""
+    failed = [entry for entry in polls if entry.level != "INFO"]
+    newest = failed[-1].at if failed else None
+    recent = [e for e in failed if e.at is None or newest is None or abs(newest - e.at) <= LAST_HOUR]
+    return len(recent) >= FAILING_POLLS
 
 
 def covers(no_proxy: str, host: str, port: int) -> bool:

@@ -72,7 +72,9 @@ OF_TOKENS = Versions(
 )
 OF_TLS = Versions(f"{_SEEN}; from 3.3.987 on they want TLS 1.2", (2, 0))
 OF_CHANNEL = Versions(
-    f"{_SEEN}; before 3.3.40 they poll ec2messages always, later only while they have no channel", (2, 0)
+    f"{_SEEN}; before 3.3.40 they poll ec2messages always, later only while they have no channel; from"
+    " 3.1.821 on their commands come by the channel while there is one",
+    (2, 0),
 )
 
 

@@ -187,10 +187,23 @@ def test_polling_matters_only_where_there_is_no_channel() -> None:
     assert _found(*START, CHANNEL_DENIED, POLLS, *POLLING_FAILS) == {"MESSAGES_DENIED", "EGRESS_BLOCKED"}
 
 
-def test_agents_that_poll_always_need_it_beside_their_channel_too() -> None:
-    for version, codes in (("3.2.2303.0", {"EGRESS_BLOCKED"}), ("3.3.40.0", set())):
+def test_polls_that_go_on_failing_matter_to_agents_that_get_their_commands_by_nothing_else() -> None:
+    def found(version: str, *more: str) -> set[str]:
         said = CHANNEL.partition("[ssm-")[0] + f"[amazon-ssm-agent] amazon-ssm-agent - v{version}"
-        assert _found(*START, said, UP, *POLLING_FAILS) == codes
+        return _found(*START, said, UP, *more)
+
+    assert found("3.1.804.0", *POLLING_FAILS * 3) == {"EGRESS_BLOCKED"}
+    assert found("3.1.821.0", *POLLING_FAILS * 3) == set()
+    assert found("3.3.40.0", *POLLING_FAILS * 3) == set()
+
+
+def test_a_poll_that_failed_once_beside_an_open_channel_is_nothing() -> None:
+    said = CHANNEL.partition("[ssm-")[0] + "[amazon-ssm-agent] amazon-ssm-agent - v2.3.1644.0"
+    earlier = [
+        tuple(row.replace("06:02:", f"{hour:02d}:02:") for row in POLLING_FAILS) for hour in (6, 9, 12, 15)
+    ]
+    assert _found(*START, said, UP, *POLLING_FAILS) == set()
+    assert _found(*START, said, UP, *(row for fails in earlier for row in fails)) == set()
 
 
 def test_what_was_said_long_ago_beside_an_open_channel_is_over_without_a_clock_too() -> None:
