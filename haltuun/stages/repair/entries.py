@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import TypeVar
 
 from haltuun.model import Frozen
 from haltuun.stages.repair.facts import LogLine
@@ -78,6 +79,7 @@ class Entry(Frozen):
         return LogLine(file=self.file, line=self.line, text=self.raw.replace("\n", " | "))
 
 
+_Time = TypeVar("_Time", datetime, bytes)
 _Block = tuple[int, re.Match[str], list[LogLine]]
 
 
@@ -112,10 +114,15 @@ def read_entries(lines: Sequence[LogLine]) -> list[Entry]:
 
 def _forwards(entries: list[Entry]) -> list[Entry]:
     """An export may have the newest first, as CloudWatch Logs Insights does unasked."""
-    times = [entry.at for entry in entries if entry.at]
-    if len(times) < 2 or times[0] == times[-1] or any(one < other for one, other in pairwise(times)):
+    if not newest_first([entry.at for entry in entries if entry.at]):
         return entries
     return [entry.model_copy(update={"place": n}) for n, entry in enumerate(reversed(entries))]
+
+
+def newest_first(times: Sequence[_Time]) -> bool:
+    """By most of them: core and worker write one log, and a clock may be set."""
+    pairs = list(pairwise(times))
+    return sum(one > other for one, other in pairs) > sum(one < other for one, other in pairs)
 
 
 def _goes_on(block: _Block, line: LogLine) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from haltuun.stages.repair.entries import ENTRY_LINES, TAGS, own_words
+from haltuun.stages.repair.entries import ENTRY_LINES, TAGS, newest_first, own_words
 from haltuun.stages.repair.facts import LogLine
 from haltuun.stages.repair.layout import Kind
 
@@ -59,6 +59,8 @@ _CARRIED_LINE = re.compile(
     re.M,
 )
 CARRIED_BYTES = 64 << 10
+# Of an export that has the newest first, so much is looked at.
+NEWEST_BYTES = 4 << 20
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TAGS = tuple(tag.encode() for tag in TAGS)
 MIXED_LINES = 10_000  # an agent that only ever retries writes so many in weeks
@@ -150,6 +152,7 @@ class LogTail:
         self._starts: deque[_Start] = deque([_Start(1)], maxlen=STARTS)
         # Whether every program's lines are in there; None: no line has told yet.
         self._mixed: bool | None = None
+        self._newest_first = False
         self._agents: deque[tuple[int, bytes]] = deque(maxlen=MIXED_LINES)
         self._agents_size = 0
 
@@ -177,6 +180,8 @@ class LogTail:
 
     def _settle(self) -> None:
         """Of each start no more than is looked at."""
+        if self._newest_first:
+            return
         for start in self._starts:
             most_bytes, most_lines = OLDER_BYTES, RAW_LINES // STARTS
             if start is self._starts[-1]:
@@ -190,6 +195,9 @@ class LogTail:
             self._tell(text)
         if self._mixed:
             self._add_mixed(text)
+            return
+        if self._newest_first:
+            self._add_newest(text)
             return
         if not self.began_at and (found := _FIRST_TIME.search(text)):
             self.began_at = found.group()
@@ -207,6 +215,7 @@ class LogTail:
         carried = None if own or self.kind == "system" else _CARRIED_LINE.search(text[:CARRIED_BYTES])
         if carried and not any(map(_is_tagged, text[:CARRIED_BYTES].split(b"\n"))):
             self._mixed, self.began_at = False, carried.group(1)
+            self._newest_first = newest_first(_CARRIED_LINE.findall(text[:CARRIED_BYTES]))
             return
         if own and mixed and self.kind == "system":
             self._mixed = mixed.start() < own.start()
@@ -214,6 +223,17 @@ class LogTail:
             self._mixed = own is None
         if self._mixed:
             self._starts.clear()
+
+    def _add_newest(self, text: bytes) -> None:
+        """What counts comes first, however many starts follow."""
+        start, room = self._starts[-1], RAW_LINES - self._line + 1
+        if room <= 0 or start.raw_size > NEWEST_BYTES:
+            return
+        text = b"".join(text.splitlines(keepends=True)[:room])
+        start.raw.append(text)
+        start.raw_size += len(text)
+        self._line += text.count(b"\n")
+        self.has_start = self.has_start or any(word in text for word in _START_WORDS)
 
     def _add_mixed(self, text: bytes) -> None:
         line, counted = self._line, 0

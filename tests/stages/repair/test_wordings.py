@@ -163,6 +163,23 @@ def test_a_log_says_the_same_in_whatever_carries_it(
             assert {cause.code for cause in diagnose(Agent(log=tail.lines())).causes} == codes, name
 
 
+@pytest.mark.parametrize("form", [_csv, _quoted, _json])
+def test_of_an_export_that_has_the_newest_first_the_last_start_counts(
+    form: Callable[[str, int], str],
+) -> None:
+    """However many are before it, and though core and worker may be a second at odds."""
+    stale = "@as OnPrem\n@online\nINFO [ssm-agent-worker] Bye.\nINFO [amazon-ssm-agent] Bye.\n"
+    rows = _rows(stale * (logtail.STARTS + 4) + "@as EC2\n@online")
+    rows[-2], rows[-1] = rows[-1], rows[-2]
+    tail = LogTail("/export.csv")
+    tail.feed(io.BytesIO("\n".join(form(row, n) for n, row in enumerate(rows)).encode()))
+    backwards = LogTail("/export.csv")
+    backwards.feed(io.BytesIO("\n".join(form(row, n) for n, row in enumerate(rows[::-1])).encode()))
+    for one in (tail, backwards):
+        found = diagnose(Agent(log=one.lines()))
+        assert (found.identity, found.connected, found.causes) == ("EC2", True, ())
+
+
 def test_what_grep_puts_before_a_line_that_names_the_agent_makes_no_journal_of_it() -> None:
     rows = _rows("@start\n@no identity")
     assert rows[-1].endswith(
