@@ -19,7 +19,13 @@ from haltuun.stages.repair.agentlog import METADATA_ADDRESS, covers, is_older
 from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import CORE, LogLine
 from haltuun.stages.repair.leftovers import CONFIG_FILE, CREDENTIALS_FILE
-from haltuun.stages.repair.situation import DEFAULT_ORDER, Situation, identity_taken, will_take_onprem
+from haltuun.stages.repair.situation import (
+    DEFAULT_ORDER,
+    ORDERS_SINCE,
+    Situation,
+    identity_taken,
+    will_take_onprem,
+)
 
 SSM = "/var/lib/amazon/ssm"
 EVIDENCE_LINES = 3  # of one fault that repeats every few minutes, the newest
@@ -63,7 +69,7 @@ OF_3 = Versions(
 # What changed with a version (amazon-ssm-agent RELEASENOTES; of tokens, issue 277, too).
 OF_CONFIG = Versions(
     "agents 3.0.1295 to 3.3.1142 as seen, none older has the setting; later ones by their source",
-    (3, 0, 1295),
+    ORDERS_SINCE,
 )
 OF_METADATA = Versions(f"{_SEEN}; from 3.2.1041 on they ask with a session token alone", (2, 0))
 OF_TOKENS = Versions(

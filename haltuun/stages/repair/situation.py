@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from haltuun.model import Unknown
-from haltuun.stages.repair.agentlog import AgentLog, read_log
+from haltuun.model import Unknown, is_true
+from haltuun.stages.repair.agentlog import AgentLog, is_older, read_log
 from haltuun.stages.repair.entries import Entry
 from haltuun.stages.repair.facts import Agent, Identity
 
 # agent/appconfig/constants.go:293-295
 DEFAULT_ORDER = ("OnPrem", "EC2", "CustomIdentity")
+# Older agents know no other order, whatever is configured (RELEASENOTES).
+ORDERS_SINCE = (3, 0, 1295)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def will_take_onprem(agent: Agent) -> bool | Unknown:
     if isinstance(agent.vault, Unknown):
         return agent.vault
     order: tuple[str, ...] = DEFAULT_ORDER
-    if not isinstance(agent.config, Unknown) and agent.config.consumption_order:
+    version = agent.version
+    by_default = not isinstance(version, Unknown) and is_true(is_older(version, ORDERS_SINCE))
+    if not by_default and not isinstance(agent.config, Unknown) and agent.config.consumption_order:
         order = agent.config.consumption_order
     if "OnPrem" not in order or ("EC2" in order and order.index("EC2") < order.index("OnPrem")):
         return False

@@ -95,6 +95,22 @@ def test_a_rule_finds_nothing_of_an_agent_that_is_older_than_it_holds_for(
 
 
 @pytest.mark.parametrize(
+    ("version", "codes"), [("3.0.1209.0-1", {"STALE_HYBRID"}), ("3.0.1295.0-1", {"IDENTITY_ORDER_OVERRIDE"})]
+)
+def test_an_order_of_identities_says_nothing_to_an_agent_older_than_it(version: str, codes: set[str]) -> None:
+    found = diagnose(
+        Agent(
+            packages={"deb": version},
+            config=AgentConfig(state="ok", consumption_order=("EC2",)),
+            vault=Vault(
+                manifest=True, key_file=True, instance_id="mi-0123456789abcdef0", region="x", private_key=True
+            ),
+        )
+    )
+    assert {cause.code for cause in found.causes} == codes
+
+
+@pytest.mark.parametrize(
     "said",
     [
         "WARN EC2RoleProvider Failed to connect to Systems Manager with instance profile role credentials."
