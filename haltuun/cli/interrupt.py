@@ -35,9 +35,18 @@ def stoppable() -> Iterator[None]:
         )
         raise KeyboardInterrupt
 
+    tell = sys.unraisablehook
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        # Where it strikes a finalizer its exception ends there; the run is asked to stop all the same.
+        if not issubclass(what.exc_type, KeyboardInterrupt):
+            tell(what)
+
+    sys.unraisablehook = unraisable
     signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = tell
         stopping.forget()

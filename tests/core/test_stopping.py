@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +34,20 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_ctrl_c_that_strikes_a_finalizer_is_heeded_at_the_next_step() -> None:
+class Fails:
+    def __del__(self) -> None:
+        raise ValueError
+
+
+def test_a_ctrl_c_that_strikes_a_finalizer_is_heeded_at_the_next_step_and_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(what.exc_type))
     with stoppable():
+        fails: Fails | None = Fails()
+        assert fails is not None
+        fails = None
         stopping.heed()
         swallows: Swallows | None = Swallows()
         assert swallows is not None
@@ -43,6 +55,7 @@ def test_a_ctrl_c_that_strikes_a_finalizer_is_heeded_at_the_next_step() -> None:
         with pytest.raises(KeyboardInterrupt):
             stopping.heed()
     stopping.heed()
+    assert told == [ValueError]
 
 
 def test_of_several_hosts_the_one_in_hand_is_the_last() -> None:

@@ -197,7 +197,7 @@ def test_a_job_carries_what_the_agent_runs() -> None:
     assert (taken.id, taken.document, taken.parameters) == (
         COMMAND,
         "AWS-RunShellScript",
-        payload["Parameters"],
+        {"workingDirectory": "", **payload["Parameters"]},
     )
     delivered = agentjobs.delivery_of(command(), NODE)
     assert (delivered["MessageId"], delivered["Destination"]) == (content["JobId"], NODE)
